@@ -1,0 +1,38 @@
+// What the caches of a model are made of, as sizes: the deciding half counts pages and slots and never looks inside.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace weir {
+
+// The recurrent state is carried on absolute multiples of this many tokens, and pages hold as many: a page boundary is a
+// grid point, so a checkpoint on the grid never splits a page.
+inline constexpr int32_t kGridTokens = 64;
+
+// One class of page: KV of the attention layers, KV of the draft head, ...
+struct PageClass {
+  std::string name;
+  int64_t bytes_per_page = 0;
+  int32_t tokens_per_page = kGridTokens;
+};
+
+// Sizes of one model's caches. A model without recurrent layers has state_slot_bytes == 0 and needs no slots.
+struct CacheLayout {
+  std::vector<PageClass> classes;
+  int64_t state_slot_bytes = 0;
+};
+
+// The named maxima that memory is reserved for at start.
+struct RunnerLimits {
+  int32_t rows_max = 0;             // live sequences (--max-num-seqs)
+  int32_t step_tokens_max = 0;      // tokens computed in one step (--max-num-batched-tokens)
+  int32_t state_slots = 0;          // recurrent-state slots
+  std::vector<int32_t> pages;       // pages per class, as CacheLayout::classes
+  int64_t sequence_tokens_max = 0;  // context length (--max-model-len)
+  int32_t vocabulary = 0;           // ids that may be sampled
+  int32_t steps_in_flight = 2;      // plans submitted and not yet polled
+};
+
+}  // namespace weir

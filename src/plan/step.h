@@ -1,0 +1,107 @@
+// The two plain values that pass between the halves. StepPlan goes down: edits to the batch table, then which sequences
+// compute how many tokens. StepResult comes up: the tokens. Neither knows what a page or a slot holds.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "plan/ids.h"
+#include "plan/sampling.h"
+
+namespace weir {
+
+enum class EditKind : uint8_t {
+  kLeave,         // row: free it; later edits may reuse the row, its pages and its slot
+  kJoin,          // row, state (zeroed), prompt_length, sampling = plan.sampling[first]
+  kAppendPages,   // row, page_class, plan.pages[first, first + count) appended to the row's table of that class
+  kSaveState,     // row's live state -> slot `state`
+  kRestoreState,  // slot `state` -> row's live state; the row continues at `position`
+};
+
+// Applied in order before the step's work. Rows are stable: a row keeps its index from join to leave.
+struct Edit {
+  EditKind kind = EditKind::kLeave;
+  RowId row;
+  StateSlotId state;
+  PageClassId page_class;
+  int32_t first = 0;
+  int32_t count = 0;
+  int64_t prompt_length = 0;  // kJoin: tokens [0, prompt_length) are prompt, the rest were generated
+  int64_t position = 0;       // kRestoreState
+};
+
+// A row's numeric family follows its role, never the make-up or size of the step.
+enum class RowRole : uint8_t { kPrompt, kGenerated };
+
+// Tokens [position, position + token_count) of one sequence.
+// `first_token` >= 0: they are plan.tokens[first_token ..): prompt, or generated tokens being recomputed.
+// `first_token` == -1: token_count is 1 and the token is the one that the row sampled last, known to the runner alone;
+// `position` is then an upper bound and the row's own cursor decides.
+// A work item never spans prompt and generated tokens. A row appears at most once in a step.
+struct SequenceWork {
+  RowId row;
+  RowRole role = RowRole::kPrompt;
+  bool sample = false;  // sample a token from the last row's logits
+  int32_t token_count = 0;
+  int32_t draft_count = 0;  // drafts to verify behind the token (upper bound)
+  int32_t first_token = -1;
+  int64_t position = 0;
+};
+
+struct StepPlan {
+  StepId id = 0;
+  std::vector<Edit> edits;
+  std::vector<SequenceWork> work;
+  std::vector<TokenId> tokens;
+  std::vector<PageId> pages;
+  std::vector<SamplingParams> sampling;
+
+  // Empties the plan and keeps its memory.
+  void clear();
+  // Tokens computed by the step, drafts included (upper bound).
+  int64_t token_total() const;
+};
+
+struct TokenLogprob {
+  TokenId token = 0;
+  float logprob = 0.0F;  // raw: before temperature and penalties
+  int32_t rank = 0;      // 1: the likeliest
+};
+
+enum class StopReason : uint8_t {
+  kNone,
+  kStopId,  // the last token is one of stop_ids
+  kLength,  // the last token is the max_tokens-th
+};
+
+// Log-probabilities of one token: of the token itself, then of the likeliest `top_count` ids, likeliest first, both in
+// StepResult::logprobs[first ..].
+struct LogprobRow {
+  int32_t first = 0;
+  int32_t top_count = 0;
+};
+
+// What one work item yielded. A row that had already stopped on the device yields nothing: token_count 0.
+struct SequenceResult {
+  RowId row;
+  StopReason stop = StopReason::kNone;
+  int32_t token_count = 0;  // tokens sampled, 0 or 1 + accepted drafts
+  int32_t first_token = 0;  // into StepResult::tokens
+  int32_t first_row = 0;    // into StepResult::rows: token_count rows, if logprobs were asked for
+  int32_t prompt_first_row = 0;   // into StepResult::rows
+  int32_t prompt_row_count = 0;   // prompt log-probabilities: of the prompt tokens after each row of this chunk
+};
+
+struct StepResult {
+  StepId id = 0;
+  std::vector<SequenceResult> sequences;  // as StepPlan::work
+  std::vector<TokenId> tokens;
+  std::vector<LogprobRow> rows;
+  std::vector<TokenLogprob> logprobs;
+  std::string fault;  // not empty: the rank stopped, with operation and step; nothing else holds
+
+  void clear();
+};
+
+}  // namespace weir
