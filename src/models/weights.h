@@ -1,0 +1,118 @@
+// The weights of a model in host memory: views into the mapped checkpoint where the stored form is used as it is, owned
+// copies where loading changes it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "models/config.h"
+#include "tensor/dtype.h"
+#include "weights/checkpoint.h"
+
+namespace weir {
+
+// Gated DeltaNet mixer. nk/nv heads of dk/dv; C = 2 nk dk + nv dv.
+struct GdnWeights {
+  WeightMatrix in_qkv;  // [C, D]: all q heads, all k heads, all v heads
+  WeightMatrix in_z;    // [nv * dv, D]
+  WeightMatrix in_b;    // [nv, D]
+  WeightMatrix in_a;    // [nv, D]
+  WeightMatrix out;     // [D, nv * dv]
+  VectorView conv;      // [C * 4]: four taps a channel, the last multiplies the current token
+  VectorView a_log;     // [nv]
+  VectorView dt_bias;   // [nv]
+  VectorView norm;      // [dv], plain (not 1 + w)
+};
+
+struct AttentionWeights {
+  WeightMatrix q;     // [2 H E, D]: per head E query rows, then E gate rows
+  WeightMatrix k;     // [K E, D]
+  WeightMatrix v;     // [K E, D]
+  WeightMatrix o;     // [D, H E]
+  VectorView q_norm;  // [E], zero-centred
+  VectorView k_norm;  // [E], zero-centred
+};
+
+// down(silu(gate x) * up x).
+struct MlpWeights {
+  WeightMatrix gate;  // [F, D]
+  WeightMatrix up;    // [F, D]
+  WeightMatrix down;  // [D, F]
+};
+
+struct MoeWeights {
+  WeightMatrix router;       // [X, D]
+  WeightMatrix shared_gate;  // [1, D]
+  MlpWeights shared;
+  std::vector<MlpWeights> experts;  // X
+};
+
+struct LayerWeights {
+  LayerKind kind = LayerKind::kLinear;
+  VectorView input_norm;       // [D], zero-centred
+  VectorView post_norm;        // [D], zero-centred
+  GdnWeights gdn;              // kLinear
+  AttentionWeights attention;  // kFull
+  MoeWeights moe;              // config.moe()
+  MlpWeights dense;            // otherwise
+};
+
+// The multi-token prediction head: one full-attention layer of the model's own MLP kind.
+struct MtpWeights {
+  WeightMatrix fc;            // [D, 2 D]: embedding columns first
+  VectorView norm_embedding;  // [D], zero-centred
+  VectorView norm_hidden;     // [D], zero-centred
+  VectorView norm;            // [D], zero-centred
+  LayerWeights layer;
+};
+
+// Owned memory that views point into; addresses are stable and aligned to 64 bytes (a cache line, and a vector
+// register).
+class WeightStore {
+ public:
+  WeightStore() = default;
+  WeightStore(WeightStore&&) noexcept = default;
+  WeightStore& operator=(WeightStore&&) noexcept = default;
+  std::span<std::byte> allocate(int64_t bytes);
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* block) const;
+  };
+  std::vector<std::unique_ptr<std::byte[], Free>> blocks_;
+  int64_t bytes_ = 0;
+};
+
+struct ModelWeights {
+  WeightMatrix embed;    // [V, D], BF16 or F32
+  WeightMatrix lm_head;  // [V, D]; the same view as `embed` when tied
+  VectorView final_norm;
+  std::vector<LayerWeights> layers;
+  std::optional<MtpWeights> mtp;
+  WeightStore store;
+
+  // Bytes of all the weights as stored (a tied head counts once).
+  int64_t total_bytes = 0;
+};
+
+// Binds every tensor of `checkpoint` to its place. Matrices keep their stored format, which is read from each tensor's
+// own dtype and scales; their views point into the checkpoint, which must outlive the weights (data is aligned to its
+// element: misaligned tensors are copied). qwen3_next projections are de-interleaved into copies. Errors (kCorrupt)
+// name the tensor: missing ones (the first 8 and a count), unknown ones (model.visual.* is skipped), wrong shapes and
+// dtypes with what was expected and found.
+Result<ModelWeights> load_weights(const ModelConfig& config, const Checkpoint& checkpoint);
+
+// Random weights of the config's shapes, no file read; every tensor has its own memory. Linears that official
+// checkpoints quantise get `format` (kBf16, kFp8Block or kMxfp4; where K does not suit the format, BF16), the rest
+// BF16. Scaled so that activations stay near 1 and routing looks random: over M tokens a layer uses about X (1 - (1 -
+// k/X)^M) experts. Equal for equal seeds, whatever the number of threads. `mtp` adds the draft head.
+Result<ModelWeights> dummy_weights(const ModelConfig& config, WeightFormat format, uint64_t seed, bool mtp = true);
+
+}  // namespace weir
