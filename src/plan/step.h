@@ -39,6 +39,8 @@ enum class RowRole : uint8_t { kPrompt, kGenerated };
 // `first_token` == -1: token_count is 1 and the token is the one that the row sampled last, known to the runner alone;
 // `position` is then an upper bound and the row's own cursor decides.
 // A work item never spans prompt and generated tokens. A row appears at most once in a step.
+// If the row wants prompt log-probabilities and the prompt goes on behind this item, the next prompt token follows in
+// plan.tokens at first_token + token_count: the last row's log-probability is about it.
 struct SequenceWork {
   RowId row;
   RowRole role = RowRole::kPrompt;
