@@ -25,7 +25,7 @@ struct TensorInfo {
   std::span<const std::byte> bytes;
 };
 
-// What the tensors are looked up in: tests make one in memory, `Checkpoint` from files.
+// The tensors of all files. Immutable once open; addresses stay valid for its life.
 class Checkpoint {
  public:
   // Maps every file and checks every header; reads no tensor. The index, if there is one, must name exactly the tensors
@@ -40,6 +40,8 @@ class Checkpoint {
   std::span<const TensorInfo> tensors() const { return tensors_; }
   // Sum of the tensors' bytes, headers excluded.
   int64_t total_bytes() const { return total_bytes_; }
+  // metadata.total_size of the index: what the checkpoint's maker believed; -1 when not said.
+  int64_t declared_bytes() const { return declared_bytes_; }
   int64_t shard_count() const { return static_cast<int64_t>(files_.size()); }
 
   // Drops every mapped page from this process, once the weights have been repacked.
@@ -48,10 +50,12 @@ class Checkpoint {
  private:
   Checkpoint() = default;
   Status add_file(const std::string& path);
+  Status index_names();
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string_view, size_t> by_name_;
   int64_t total_bytes_ = 0;
+  int64_t declared_bytes_ = -1;
 };
 
 }  // namespace weir
