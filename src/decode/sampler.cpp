@@ -25,7 +25,7 @@ void apply_penalties(std::span<float> logits, const SampleArgs& args) {
   const SamplingParams& params = *args.params;
   for (int32_t i = 0; i < params.logit_bias_count; ++i) {
     const LogitBias& bias = params.logit_bias[static_cast<size_t>(i)];
-    logits[static_cast<size_t>(bias.token)] += bias.bias;
+    if (bias.token < args.vocabulary) logits[static_cast<size_t>(bias.token)] += bias.bias;
   }
   if (args.history != nullptr && args.history->active()) {
     for (int32_t id = 0; id < args.vocabulary; ++id) {
@@ -45,7 +45,8 @@ void apply_masks(std::span<float> logits, const SampleArgs& args) {
   const SamplingParams& params = *args.params;
   if (args.output_count < params.min_tokens) {
     for (int32_t i = 0; i < params.banned_until_min_count; ++i) {
-      logits[static_cast<size_t>(params.banned_until_min[static_cast<size_t>(i)])] = kMasked;
+      const TokenId banned = params.banned_until_min[static_cast<size_t>(i)];
+      if (banned < args.vocabulary) logits[static_cast<size_t>(banned)] = kMasked;
     }
   }
   if (!args.mask.empty()) {
@@ -89,7 +90,10 @@ TokenId argmax(std::span<const float> logits) {
   return static_cast<TokenId>(best - logits.begin());
 }
 
-Sampler::Sampler(int32_t logits_max) { kept_.reserve(static_cast<size_t>(logits_max)); }
+Sampler::Sampler(int32_t logits_max) {
+  adjusted_.resize(static_cast<size_t>(logits_max));
+  kept_.reserve(static_cast<size_t>(logits_max));
+}
 
 // Heap order: the likeliest on top, the lower id first among equals.
 bool Sampler::less_likely(const Candidate& a, const Candidate& b) {
@@ -130,11 +134,13 @@ void Sampler::filter(std::span<const float> logits, const SamplingParams& params
   }
 }
 
-TokenId Sampler::sample(std::span<float> logits, const SampleArgs& args) {
-  WEIR_CHECK(args.vocabulary > 0 && static_cast<size_t>(args.vocabulary) <= logits.size(), "vocabulary {} of {} logits",
-             args.vocabulary, logits.size());
+TokenId Sampler::sample(std::span<const float> logits, const SampleArgs& args) {
+  const auto vocabulary = static_cast<size_t>(args.vocabulary);
+  WEIR_CHECK(args.vocabulary > 0 && vocabulary <= logits.size() && vocabulary <= adjusted_.size(),
+             "vocabulary {} of {} logits", args.vocabulary, logits.size());
   const SamplingParams& params = *args.params;
-  const std::span<float> real = logits.first(static_cast<size_t>(args.vocabulary));
+  std::copy_n(logits.begin(), vocabulary, adjusted_.begin());
+  const std::span<float> real = std::span<float>(adjusted_).first(vocabulary);
   apply_penalties(real, args);
   apply_masks(real, args);
   if (params.temperature <= 0.0F) return argmax(real);

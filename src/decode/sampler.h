@@ -50,8 +50,8 @@ class Sampler {
   // Scratch is reserved for `logits_max` logits.
   explicit Sampler(int32_t logits_max);
 
-  // The token of one row. `logits` [V >= vocabulary] is changed in place (bias, penalties, masks).
-  TokenId sample(std::span<float> logits, const SampleArgs& args);
+  // The token of one row of `logits` [V >= vocabulary], which stay as they are.
+  TokenId sample(std::span<const float> logits, const SampleArgs& args);
 
  private:
   struct Candidate {
@@ -61,6 +61,7 @@ class Sampler {
   static bool less_likely(const Candidate& a, const Candidate& b);
   void filter(std::span<const float> logits, const SamplingParams& params);
 
+  std::vector<float> adjusted_;
   std::vector<Candidate> kept_;
 };
 

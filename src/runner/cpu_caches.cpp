@@ -1,0 +1,99 @@
+#include "runner/cpu_caches.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "ops/gdn/gdn.h"
+#include "runner/cpu_weights.h"
+
+namespace weir {
+
+Result<ReservedBytes> ReservedBytes::reserve(int64_t bytes) {
+  ReservedBytes out;
+  if (bytes == 0) return out;
+  void* data = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) {
+    return with_remedy(make_error(ErrorCode::kExhausted, "cannot reserve {} MiB for caches", bytes >> 20),
+                       "lower --kv-cache-memory-bytes, --max-num-seqs or --max-model-len");
+  }
+  out.data_ = static_cast<std::byte*>(data);
+  out.size_ = bytes;
+  return out;
+}
+
+ReservedBytes::ReservedBytes(ReservedBytes&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+ReservedBytes& ReservedBytes::operator=(ReservedBytes&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+ReservedBytes::~ReservedBytes() {
+  if (data_ != nullptr) munmap(data_, static_cast<size_t>(size_));
+}
+
+CacheLayout cpu_cache_layout(const ModelConfig& config, bool draft_kv) {
+  const CacheSizes sizes = cpu_cache_sizes(config);
+  CacheLayout layout;
+  layout.classes.push_back({"kv", config.count_layers(LayerKind::kFull) * sizes.kv_page_bytes, kGridTokens});
+  if (draft_kv) layout.classes.push_back({"draft kv", sizes.kv_page_bytes, kGridTokens});
+  layout.state_slot_bytes = config.count_layers(LayerKind::kLinear) * sizes.gdn_slot_bytes;
+  return layout;
+}
+
+Result<CpuCaches> CpuCaches::create(const ModelConfig& config, const CacheLayout& layout,
+                                    const std::vector<int32_t>& pages, int32_t slots) {
+  WEIR_CHECK(pages.size() == layout.classes.size(), "{} page counts for {} classes", pages.size(),
+             layout.classes.size());
+  CpuCaches caches;
+  caches.config_ = &config;
+  for (size_t i = 0; i < pages.size(); ++i) {
+    Class entry;
+    entry.page_bytes = layout.classes[i].bytes_per_page;
+    entry.count = pages[i];
+    WEIR_ASSIGN_OR_RETURN(entry.memory, ReservedBytes::reserve(entry.page_bytes * entry.count));
+    caches.classes_.push_back(std::move(entry));
+  }
+  caches.slot_bytes_ = layout.state_slot_bytes;
+  caches.slot_count_ = slots;
+  WEIR_ASSIGN_OR_RETURN(caches.slots_, ReservedBytes::reserve(caches.slot_bytes_ * slots));
+  return caches;
+}
+
+std::byte* CpuCaches::page(PageClassId page_class, PageId page) const {
+  const Class& entry = classes_.at(page_class.index());
+  WEIR_CHECK(page.valid() && page.value() < entry.count, "page {} of {}", page.value(), entry.count);
+  return entry.memory.data() + entry.page_bytes * page.value();
+}
+
+std::byte* CpuCaches::slot(StateSlotId slot) const {
+  if (slot_bytes_ == 0) return nullptr;
+  WEIR_CHECK(slot.valid() && slot.value() < slot_count_, "state slot {} of {}", slot.value(), slot_count_);
+  return slots_.data() + slot_bytes_ * slot.value();
+}
+
+void CpuCaches::zero_slot(StateSlotId id) const {
+  if (slot_bytes_ == 0) return;
+  const GdnShape shape = gdn_shape(*config_);
+  const int64_t layer_bytes = gdn_slot_bytes(shape);
+  for (int64_t offset = 0; offset < slot_bytes_; offset += layer_bytes) gdn_zero_slot(shape, slot(id) + offset);
+}
+
+void CpuCaches::copy_slot(StateSlotId from, StateSlotId to) const {
+  if (slot_bytes_ == 0) return;
+  std::memcpy(slot(to), slot(from), static_cast<size_t>(slot_bytes_));
+}
+
+int64_t CpuCaches::bytes() const {
+  int64_t bytes = slots_.size();
+  for (const Class& entry : classes_) bytes += entry.memory.size();
+  return bytes;
+}
+
+}  // namespace weir

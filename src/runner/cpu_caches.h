@@ -1,0 +1,60 @@
+// Pages and state slots of the CPU backend: one reserved range per class, touched only as it is used.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/result.h"
+#include "models/config.h"
+#include "models/program.h"
+#include "plan/layout.h"
+
+namespace weir {
+
+// Address space of a fixed size whose pages the kernel supplies on first touch.
+class ReservedBytes {
+ public:
+  ReservedBytes() = default;
+  static Result<ReservedBytes> reserve(int64_t bytes);
+  ReservedBytes(ReservedBytes&& other) noexcept;
+  ReservedBytes& operator=(ReservedBytes&& other) noexcept;
+  ~ReservedBytes();
+  std::byte* data() const { return data_; }
+  int64_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// How the CPU lays out this model's caches. `draft_kv`: with a page class for the draft head.
+CacheLayout cpu_cache_layout(const ModelConfig& config, bool draft_kv);
+
+class CpuCaches {
+ public:
+  // `pages` per class of `layout`, and `slots` state slots.
+  static Result<CpuCaches> create(const ModelConfig& config, const CacheLayout& layout,
+                                  const std::vector<int32_t>& pages, int32_t slots);
+
+  std::byte* page(PageClassId page_class, PageId page) const;
+  // Null for models without recurrent layers.
+  std::byte* slot(StateSlotId slot) const;
+  void zero_slot(StateSlotId slot) const;
+  void copy_slot(StateSlotId from, StateSlotId to) const;
+  int64_t bytes() const;
+
+ private:
+  struct Class {
+    ReservedBytes memory;
+    int64_t page_bytes = 0;
+    int64_t count = 0;
+  };
+  const ModelConfig* config_ = nullptr;
+  std::vector<Class> classes_;
+  ReservedBytes slots_;
+  int64_t slot_bytes_ = 0;
+  int64_t slot_count_ = 0;
+};
+
+}  // namespace weir
