@@ -1,0 +1,92 @@
+// weir logits: log-probabilities of a list of token ids, and of the draft head's chain behind it.
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "cli/loading.h"
+#include "decode/logprobs.h"
+#include "runner/offline.h"
+
+namespace weir {
+namespace {
+
+// A million ids of seven digits.
+constexpr int64_t kTokenFileBytesMax = 8 << 20;
+
+// Ids separated by white space or commas; brackets are ignored, so a JSON list is fine too.
+Result<std::vector<TokenId>> read_tokens(const std::string& path, int64_t vocabulary) {
+  WEIR_ASSIGN_OR_RETURN(const std::string text, read_file(path, kTokenFileBytesMax));
+  std::vector<TokenId> tokens;
+  for (size_t at = 0; (at = text.find_first_not_of(" \t\r\n,[]", at)) != std::string::npos;) {
+    const size_t end = std::min(text.find_first_of(" \t\r\n,[]", at), text.size());
+    TokenId token = 0;
+    const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, token);
+    if (error != std::errc() || stop != text.data() + end || token < 0 || token >= vocabulary) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("{}: '{}' at byte {} is no token id", path, text.substr(at, std::min<size_t>(end - at, 40)), at),
+                   fmt::format("give ids from 0 to {}, separated by spaces", vocabulary - 1)};
+    }
+    tokens.push_back(token);
+    at = end;
+  }
+  if (tokens.empty()) return Error{ErrorCode::kInvalidArgument, path + " has no token ids", "give at least one"};
+  return tokens;
+}
+
+// One position: what followed it and the likeliest ids.
+void print_row(const Options& options, int64_t position, const StepResult& result, size_t row_index) {
+  const LogprobRow& row = result.rows[row_index];
+  const TokenLogprob* entries = result.logprobs.data() + row.first;
+  if (options.json) {
+    fmt::print("{{\"position\": {}, \"token\": {}, \"logprob\": {:.9g}, \"rank\": {}, \"top\": [", position,
+               entries[0].token, entries[0].logprob, entries[0].rank);
+    for (int32_t i = 1; i <= row.top_count; ++i) {
+      fmt::print("{}[{}, {:.9g}]", i == 1 ? "" : ", ", entries[i].token, entries[i].logprob);
+    }
+    fmt::print("]}}\n");
+    return;
+  }
+  fmt::print("{:>7} {:>8} {:>12.6f} {:>7} ", position, entries[0].token, entries[0].logprob, entries[0].rank);
+  for (int32_t i = 1; i <= row.top_count; ++i) fmt::print(" {}:{:.4f}", entries[i].token, entries[i].logprob);
+  fmt::print("\n");
+}
+
+}  // namespace
+
+Status command_logits(const Options& options) {
+  Phases phases;
+  WEIR_ASSIGN_OR_RETURN(const LoadedModel model, load_model(options, 0, &phases));
+  WEIR_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, read_tokens(options.prompt, model.config.vocabulary));
+  const auto count = static_cast<int64_t>(tokens.size());
+  if (count + options.drafts > model.memory.limits.sequence_tokens_max) {
+    return Error{ErrorCode::kTooLarge,
+                 fmt::format("{} tokens and {} drafts do not fit the context of {}", count, options.drafts,
+                             model.memory.limits.sequence_tokens_max),
+                 "give fewer tokens or raise --max-model-len"};
+  }
+  WEIR_ASSIGN_OR_RETURN(const auto offline, OfflineModel::create(model.cpu.get(), count + options.drafts, options.chunk));
+  LogprobWriter writer(static_cast<int32_t>(model.config.vocabulary));
+  const auto top = static_cast<int32_t>(options.top);
+  StepResult result;
+  if (!options.json) fmt::print("{:>7} {:>8} {:>12} {:>7}  likeliest\n", "after", "token", "logprob", "rank");
+  offline->score(tokens, 0, [&](int64_t i, std::span<const float> logits) {
+    // After the last token there is none to score: the row is about the likeliest id.
+    const TokenId about = i + 1 < count ? tokens[static_cast<size_t>(i + 1)] : argmax(logits);
+    result.clear();
+    writer.append(logits, about, top, &result);
+    print_row(options, i, result, 0);
+  });
+  if (options.drafts == 0) return Ok{};
+  WEIR_ASSIGN_OR_RETURN(const DraftChain chain, offline->draft(tokens, static_cast<int32_t>(options.drafts)));
+  if (!options.json) fmt::print("draft head behind token {}:\n", chain.tokens.front());
+  for (size_t i = 0; i < chain.logits.size(); ++i) {
+    result.clear();
+    writer.append(chain.logits[i], chain.tokens[i + 1], top, &result);
+    print_row(options, count + static_cast<int64_t>(i), result, 0);
+  }
+  return Ok{};
+}
+
+}  // namespace weir

@@ -1,0 +1,44 @@
+// One answer in the terminal: a prompt through the engine, text as it comes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/flags.h"
+#include "cli/host.h"
+#include "cli/loading.h"
+
+namespace weir {
+
+struct ChatTurn {
+  std::string role;
+  std::string content;
+};
+
+// The prompt of a conversation by the model's template, or an error that says why there is none.
+Result<std::vector<TokenId>> conversation_prompt(const ModelText& text, const std::vector<ChatTurn>& turns,
+                                                 bool thinking);
+
+// The flags' sampling parameters over the model's defaults.
+SamplingParams terminal_sampling(const Options& options, const ModelText& text, int64_t tokens_left);
+
+struct Answer {
+  std::string text;
+  std::vector<TokenId> tokens;
+  FinishReason finish = FinishReason::kNone;
+  std::string error;              // kError
+  int64_t first_token_us = 0;     // from submission
+  int64_t total_us = 0;
+};
+
+// Generates, calling `emit` with each piece of text. `interrupted` is looked at between events: true cancels.
+Result<Answer> generate(EngineHost& host, const ModelText& text, std::span<const TokenId> prompt,
+                        const SamplingParams& sampling, const std::function<void(std::string_view)>& emit,
+                        const std::function<bool()>& interrupted);
+
+}  // namespace weir

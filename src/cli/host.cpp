@@ -1,0 +1,27 @@
+#include "cli/host.h"
+
+namespace weir {
+
+Result<std::unique_ptr<EngineHost>> EngineHost::start(const Options& options, LoadedModel* model) {
+  std::unique_ptr<EngineHost> host(new EngineHost());
+  Wake* wake = &host->wake_;
+  WEIR_ASSIGN_OR_RETURN(host->runner_, CpuRunner::create(model->cpu.get(), model->memory.layout, model->memory.limits,
+                                                         [wake] { wake->notify(); }));
+  EngineConfig config;
+  if (options.max_num_queued_reqs > 0) config.queue_requests_max = static_cast<int32_t>(options.max_num_queued_reqs);
+  if (options.max_num_queued_tokens > 0) config.queue_tokens_max = options.max_num_queued_tokens;
+  if (options.priority_aging_ms > 0) config.aging_us = options.priority_aging_ms * 1000;
+  config.prefill_chunk_max = static_cast<int32_t>(options.long_prefill_token_threshold);
+  WEIR_ASSIGN_OR_RETURN(Engine engine, Engine::create(config, model->memory.layout, host->runner_.get(), &host->clock_, wake));
+  host->engine_ = std::make_unique<Engine>(std::move(engine));
+  host->thread_ = std::thread([raw = host.get()] { raw->engine_->run(raw->stop_); });
+  return host;
+}
+
+EngineHost::~EngineHost() {
+  stop_ = true;
+  wake_.notify();
+  if (thread_.joinable()) thread_.join();
+}
+
+}  // namespace weir

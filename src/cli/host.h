@@ -1,0 +1,38 @@
+// The engine in this process: runner, engine thread, and the client that server and terminal commands use.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/wake.h"
+#include "cli/loading.h"
+#include "engine/engine.h"
+#include "runner/cpu_runner.h"
+
+namespace weir {
+
+class EngineHost {
+ public:
+  // Borrows the model. Starts the engine's thread.
+  static Result<std::unique_ptr<EngineHost>> start(const Options& options, LoadedModel* model);
+  // Stops the engine; live sequences end with kAbort.
+  ~EngineHost();
+
+  EngineClient client() { return engine_->client(); }
+  const Clock& clock() const { return clock_; }
+  const CpuRunner& runner() const { return *runner_; }
+
+ private:
+  EngineHost() = default;
+
+  SteadyClock clock_;
+  Wake wake_;
+  std::unique_ptr<CpuRunner> runner_;
+  std::unique_ptr<Engine> engine_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+}  // namespace weir

@@ -1,0 +1,233 @@
+#include "cli/loading.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+
+#include "base/clock.h"
+#include "models/weights.h"
+#include "weights/checkpoint.h"
+
+namespace weir {
+namespace {
+
+constexpr int64_t kConfigBytesMax = 16 << 20;
+
+std::string size_text(int64_t bytes) {
+  if (bytes >= int64_t{10} << 30) return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30));
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+int64_t read_number_file(const char* path) {
+  std::ifstream file(path);
+  int64_t value = -1;
+  file >> value;
+  return file ? value : -1;
+}
+
+WeightFormat dummy_format(const std::string& name) {
+  if (name == "bf16") return WeightFormat::kBf16;
+  if (name == "mxfp4") return WeightFormat::kMxfp4;
+  return WeightFormat::kFp8Block;
+}
+
+// Bytes of a dummy model's weights: the binding table multiplied out in the chosen format.
+int64_t dummy_bytes(const ModelConfig& config, const std::string& format) {
+  const StorageLayout layout = format == "bf16"    ? StorageLayout::kBf16
+                               : format == "mxfp4" ? StorageLayout::kMxfp4
+                                                   : StorageLayout::kFp8Block;
+  std::vector<StoredTensor> stored;
+  BindingVariant variant;
+  variant.mtp = true;
+  for (const Binding& binding : make_bindings(config, variant)) append_stored(binding, layout, false, &stored);
+  int64_t bytes = 0;
+  for (const StoredTensor& tensor : stored) bytes += tensor.bytes();
+  return bytes;
+}
+
+CpuOptions cpu_options(const Options& options) {
+  CpuOptions cpu;
+  cpu.threads = static_cast<int>(options.threads);
+  cpu.isa = isa_from_name(options.isa);
+  return cpu;
+}
+
+}  // namespace
+
+Phases::Phases() : start_us_(SteadyClock().now_us()), last_us_(start_us_) {}
+
+void Phases::done(std::string name) {
+  const int64_t now = SteadyClock().now_us();
+  phases_.emplace_back(std::move(name), now - last_us_);
+  last_us_ = now;
+}
+
+std::string Phases::text() const {
+  std::string out;
+  for (const auto& [name, us] : phases_) out += fmt::format("{} {:.0f} ms, ", name, static_cast<double>(us) / 1e3);
+  return out + fmt::format("{:.0f} ms in all", static_cast<double>(last_us_ - start_us_) / 1e3);
+}
+
+Result<std::string> read_file(const std::filesystem::path& path, int64_t bytes_max) {
+  std::error_code error;
+  const auto size = static_cast<int64_t>(std::filesystem::file_size(path, error));
+  if (error) return make_error(ErrorCode::kNotFound, "{}: {}", path.string(), error.message());
+  if (size > bytes_max) {
+    return make_error(ErrorCode::kTooLarge, "{} has {} bytes, more than {}", path.string(), size, bytes_max);
+  }
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) return make_error(ErrorCode::kIo, "{} cannot be read", path.string());
+  return std::move(text).str();
+}
+
+int64_t free_memory_bytes() {
+  int64_t available = 0;
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  while (file >> key >> kib) {
+    if (key == "MemAvailable:") available = kib * 1024;
+    file.ignore(64, '\n');
+  }
+  const int64_t limit = read_number_file("/sys/fs/cgroup/memory.max");
+  const int64_t used = read_number_file("/sys/fs/cgroup/memory.current");
+  return limit > 0 && used >= 0 ? std::min(available, std::max<int64_t>(0, limit - used)) : available;
+}
+
+Result<ModelConfig> read_config(const std::filesystem::path& folder) {
+  WEIR_ASSIGN_OR_RETURN(const std::string text, read_file(folder / "config.json", kConfigBytesMax));
+  auto config = parse_model_config(text);
+  if (!config) return in_context(std::move(config).error(), (folder / "config.json").string());
+  return config;
+}
+
+Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
+                               int32_t vocabulary) {
+  MemoryPlan plan;
+  plan.layout = cpu_cache_layout(config, false);
+  plan.weight_bytes = weight_bytes;
+  plan.free_bytes = free_memory_bytes();
+  // Commands without an engine run one sequence.
+  const auto rows = static_cast<int32_t>(
+      std::max<int64_t>(1, std::min(options.max_num_seqs, options.max_num_batched_tokens)));
+  plan.slot_bytes = plan.layout.state_slot_bytes * rows;
+  const int64_t rest = plan.free_bytes - weight_bytes - plan.slot_bytes;
+  if (rest <= 0) {
+    return Error{ErrorCode::kExhausted,
+                 fmt::format("{} of weights and {} of state for {} sequences do not fit the {} that are free",
+                             size_text(weight_bytes), size_text(plan.slot_bytes), rows, size_text(plan.free_bytes)),
+                 fmt::format("lower --max-num-seqs ({} a sequence), or use a machine with {} free",
+                             size_text(plan.layout.state_slot_bytes),
+                             size_text(weight_bytes + plan.layout.state_slot_bytes + (int64_t{1} << 30)))};
+  }
+  const int64_t longest = options.max_model_len > 0 ? options.max_model_len : config.max_positions;
+  if (longest > config.max_positions) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("--max-model-len is {}, the model was made for {}", longest, config.max_positions),
+                 "lower --max-model-len"};
+  }
+  const int64_t page_bytes = plan.layout.classes[0].bytes_per_page;
+  const int64_t pages_full = (longest + kGridTokens - 1) / kGridTokens;
+  int64_t pages = pages_full * rows;
+  if (page_bytes > 0) {
+    // A quarter of what is free: the machine has other work, and a CPU server is often not alone.
+    const int64_t budget = options.kv_cache_memory_bytes > 0 ? options.kv_cache_memory_bytes : rest / 4;
+    if (budget > rest) {
+      return Error{ErrorCode::kExhausted,
+                   fmt::format("--kv-cache-memory-bytes asks for {}, {} are free beside weights and states",
+                               size_text(budget), size_text(rest)),
+                   fmt::format("give at most {}", rest)};
+    }
+    pages = std::min(pages, budget / page_bytes);
+    if (pages < 1) {
+      return Error{ErrorCode::kExhausted, fmt::format("no KV page of {} fits {}", size_text(page_bytes), size_text(budget)),
+                   fmt::format("give --kv-cache-memory-bytes {} or more", page_bytes)};
+    }
+  }
+  if (options.max_model_len > 0 && pages < pages_full) {
+    return Error{ErrorCode::kExhausted,
+                 fmt::format("--max-model-len {} needs {} of KV pages, there are {}", longest,
+                             size_text(pages_full * page_bytes), size_text(pages * page_bytes)),
+                 fmt::format("give --max-model-len {} or --kv-cache-memory-bytes {}", pages * kGridTokens,
+                             pages_full * page_bytes)};
+  }
+  plan.page_bytes = pages * page_bytes;
+  plan.limits.rows_max = rows;
+  plan.limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
+  plan.limits.state_slots = rows;
+  plan.limits.pages = {static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX))};
+  plan.limits.sequence_tokens_max = std::min(longest, pages * kGridTokens);
+  plan.limits.vocabulary = vocabulary;
+  return plan;
+}
+
+Result<ModelText> load_text(const Options& options, const std::filesystem::path& folder) {
+  ModelText text;
+  WEIR_ASSIGN_OR_RETURN(text.tokenizer, Tokenizer::load(folder / "tokenizer.json"));
+  WEIR_ASSIGN_OR_RETURN(text.defaults, load_generation_defaults(folder, text.tokenizer.get()));
+  if (options.generation_config == "weir") {
+    const std::vector<int32_t> eos_ids = text.defaults.eos_ids;
+    text.defaults = {};
+    text.defaults.eos_ids = eos_ids;
+  }
+  if (!options.chat_template.empty()) {
+    WEIR_ASSIGN_OR_RETURN(std::string source, read_file(options.chat_template, TemplateLimits{}.source_bytes_max));
+    auto parsed = ChatTemplate::parse(std::move(source));
+    if (!parsed) return in_context(std::move(parsed).error(), options.chat_template);
+    text.templates.standard = std::move(*parsed);
+  } else if (auto templates = load_chat_templates(folder.string()); templates.ok()) {
+    text.templates = std::move(*templates);
+  } else if (templates.error().code == ErrorCode::kNotFound) {
+    text.template_problem = templates.error().text();
+  } else {
+    return std::move(templates).error();
+  }
+  text.template_kwargs = options.default_chat_template_kwargs;
+  return text;
+}
+
+Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phases* phases) {
+  LoadedModel loaded;
+  WEIR_ASSIGN_OR_RETURN(loaded.folder, find_model(options));
+  loaded.name = loaded.folder.filename().string();
+  WEIR_ASSIGN_OR_RETURN(loaded.config, read_config(loaded.folder));
+  loaded.dummy = options.load_format == "dummy";
+  phases->done("config");
+
+  std::unique_ptr<Checkpoint> checkpoint;
+  int64_t weight_bytes = 0;
+  if (loaded.dummy) {
+    // Random matrices and their packed form exist together while packing.
+    weight_bytes = 2 * dummy_bytes(loaded.config, options.dummy_format);
+  } else {
+    WEIR_ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(loaded.folder.string()));
+    weight_bytes = checkpoint->total_bytes();
+  }
+  const int32_t sampled = vocabulary > 0 ? vocabulary : static_cast<int32_t>(loaded.config.vocabulary);
+  if (sampled > loaded.config.vocabulary) {
+    return Error{ErrorCode::kCorrupt,
+                 fmt::format("the tokenizer has {} ids, the model {} rows", sampled, loaded.config.vocabulary),
+                 "tokenizer.json and config.json are of different models"};
+  }
+  WEIR_ASSIGN_OR_RETURN(loaded.memory, plan_memory(options, loaded.config, weight_bytes, sampled));
+  phases->done("memory plan");
+
+  auto weights = loaded.dummy ? dummy_weights(loaded.config, dummy_format(options.dummy_format),
+                                              static_cast<uint64_t>(options.seed))
+                              : load_weights(loaded.config, *checkpoint);
+  if (!weights) return in_context(std::move(weights).error(), loaded.folder.string());
+  phases->done("weights");
+  // Drafts reach up to seven positions past the end.
+  constexpr int64_t kDraftPositions = 8;
+  loaded.cpu = CpuModel::create(loaded.config, *weights, cpu_options(options),
+                                loaded.memory.limits.sequence_tokens_max + kDraftPositions);
+  if (checkpoint) checkpoint->release_pages();
+  phases->done("packing");
+  return loaded;
+}
+
+}  // namespace weir

@@ -1,0 +1,85 @@
+// From a MODEL argument to something that runs: files found, memory planned, weights packed, text assets read.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/flags.h"
+#include "models/config.h"
+#include "runner/cpu_runner.h"
+#include "text/chat.h"
+#include "text/generation.h"
+#include "text/tokenizer.h"
+
+namespace weir {
+
+// Times of the start-up phases, for the banner.
+class Phases {
+ public:
+  Phases();
+  // Ends the phase that runs and names it.
+  void done(std::string name);
+  // "config 1 ms, weights 12 ms, ...; 210 ms in all".
+  std::string text() const;
+
+ private:
+  int64_t start_us_;
+  int64_t last_us_;
+  std::vector<std::pair<std::string, int64_t>> phases_;
+};
+
+// What a served model needs besides its weights.
+struct ModelText {
+  std::unique_ptr<Tokenizer> tokenizer;
+  ChatTemplates templates;  // standard is null when the model has none
+  GenerationDefaults defaults;
+  std::string template_kwargs;   // JSON object or ""
+  std::string template_problem;  // why there is no template
+};
+
+// Sizes decided before anything is loaded.
+struct MemoryPlan {
+  CacheLayout layout;
+  RunnerLimits limits;
+  int64_t weight_bytes = 0;  // as stored
+  int64_t page_bytes = 0;    // all pages of all classes
+  int64_t slot_bytes = 0;    // all state slots
+  int64_t free_bytes = 0;    // of the machine, at the time of planning
+};
+
+struct LoadedModel {
+  std::filesystem::path folder;
+  std::string name;  // the last part of MODEL
+  ModelConfig config;
+  MemoryPlan memory;
+  std::unique_ptr<CpuModel> cpu;
+  bool dummy = false;
+};
+
+// MODEL as a folder: itself, or the snapshot of a pulled hub model.
+Result<std::filesystem::path> find_model(const Options& options);
+
+Result<ModelConfig> read_config(const std::filesystem::path& folder);
+
+// Derives the limits from flags, config and free memory. Errors name the flags and sizes that would fit.
+// `vocabulary`: ids that may be sampled.
+Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
+                               int32_t vocabulary);
+
+Result<ModelText> load_text(const Options& options, const std::filesystem::path& folder);
+
+// Weights and program. `memory.limits.sequence_tokens_max` bounds the positions.
+Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phases* phases);
+
+// A file's content. kNotFound, kIo, kTooLarge over `bytes_max`.
+Result<std::string> read_file(const std::filesystem::path& path, int64_t bytes_max);
+
+// The machine's available memory in bytes, as /proc/meminfo and the control group say.
+int64_t free_memory_bytes();
+
+}  // namespace weir
