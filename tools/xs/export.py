@@ -12,9 +12,9 @@ import json
 import pathlib
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from model import Config, fp8_block, fp8_restore
+from model import Config, Xs, fp8_block, fp8_restore
 
 SHARD_BYTES = 15 * 1024 * 1024  # files stay under 16 MiB, so that any of them travels alone
 
@@ -90,6 +90,21 @@ def restored(tensors):
     return out
 
 
+def load_state(folder, c=None):
+    """The float32 state of model.Xs from a checkpoint folder; FP8 weights come back as a reader sees them."""
+    c = c or Config()
+    state = {name: torch.empty_like(value) for name, value in Xs(c).state_dict().items()}
+    tensors = {}
+    for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
+        tensors.update(load_file(file))
+    tensors = restored(tensors)
+    for name, view, _ in all_tensors(state, c):
+        view.copy_(tensors.pop(name))
+    if tensors:
+        raise ValueError(f"tensors nobody asked for: {sorted(tensors)[:3]}")
+    return state
+
+
 def config_json(c, fp8, eos):
     kinds = ["full_attention" if c.is_full(i) else "linear_attention" for i in range(c.layers)]
     out = {
@@ -133,6 +148,7 @@ def write_folder(folder, state, c=None, fp8=True, eos=None):
     for index, shard in enumerate(shards):
         file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)
         where.update({name: file for name in shard})
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     dump(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})

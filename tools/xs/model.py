@@ -222,7 +222,6 @@ class Xs(nn.Module):
         functions = dict(linear_in=linear_in, full_in=full_in, linear_out=linear_out, full_out=full_out, mtp_in=mtp_in, norm=norm, losses=losses)
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self.f = {name: wrap(function) for name, function in functions.items()}
-        self.prepare = wrap(self._prepare)
 
     def set_dtype(self, dtype):
         for block in [*self.blocks, self.mtp_block]:
@@ -232,7 +231,8 @@ class Xs(nn.Module):
 
     dtype = torch.bfloat16
 
-    def _prepare(self, quantise):
+    def prepare(self, quantise=False):
+        """The weights of one step: per block (model's, then the draft's), the embedding, and the draft's input matrix."""
         return [b.prepare(quantise) for b in [*self.blocks, self.mtp_block]], self.embed.to(self.dtype), self.mtp_fc.to(self.dtype)
 
     def moe_args(self, block, w):
