@@ -116,6 +116,9 @@ enum class StorageLayout : uint8_t {
   kMxfp4,     // AMD Quark: routed experts of the backbone U8 codes and U8 scales, the rest BF16
 };
 
+// The format that a layout gives to a slot's tensor (`layer` tells the MTP layer, which Quark leaves alone).
+WeightFormat stored_format(StorageLayout layout, Slot slot, int32_t layer);
+
 struct StoredTensor {
   std::string name;
   DType dtype = DType::kBf16;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "models/binding.h"
 #include "models/config.h"
 #include "tensor/dtype.h"
 #include "weights/checkpoint.h"
@@ -102,12 +103,26 @@ struct ModelWeights {
   int64_t total_bytes = 0;
 };
 
+// What the tensors' names say beyond the config; `config.prefix` is the checkpoint's.
+BindingVariant find_variant(const ModelConfig& config, const Checkpoint& checkpoint);
+
 // Binds every tensor of `checkpoint` to its place. Matrices keep their stored format, which is read from each tensor's
 // own dtype and scales; their views point into the checkpoint, which must outlive the weights (data is aligned to its
 // element: misaligned tensors are copied). qwen3_next projections are de-interleaved into copies. Errors (kCorrupt)
 // name the tensor: missing ones (the first 8 and a count), unknown ones (model.visual.* is skipped), wrong shapes and
 // dtypes with what was expected and found.
 Result<ModelWeights> load_weights(const ModelConfig& config, const Checkpoint& checkpoint);
+
+// The place of a slot; `layer` is kNoLayer, kMtpLayer or an index, `expert` matters to the expert slots alone. nullptr
+// where the model has none: an MTP slot of a model without the head, or a slot that loading turns into others
+// (kGdnQkvz, kGdnBa, kExpertsGateUp, kExpertsDown).
+WeightMatrix* find_matrix(ModelWeights* weights, Slot slot, int32_t layer, int32_t expert = kNoExpert);
+VectorView* find_vector(ModelWeights* weights, Slot slot, int32_t layer);
+const WeightMatrix* find_matrix(const ModelWeights& weights, Slot slot, int32_t layer, int32_t expert = kNoExpert);
+const VectorView* find_vector(const ModelWeights& weights, Slot slot, int32_t layer);
+
+// Weights with every layer, expert and (if `mtp`) draft head in place and nothing in them yet.
+ModelWeights empty_weights(const ModelConfig& config, bool mtp);
 
 // Random weights of the config's shapes, no file read; every tensor has its own memory. Linears that official
 // checkpoints quantise get `format` (kBf16, kFp8Block or kMxfp4; where K does not suit the format, BF16), the rest
