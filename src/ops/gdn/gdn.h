@@ -24,7 +24,7 @@ namespace weir {
 inline constexpr int64_t kGdnChunk = 64;
 inline constexpr int64_t kGdnConvWidth = 4;
 inline constexpr int64_t kGdnInputRing = 16;  // raw rows kept: 3 of the convolution's window, the rest for rollback
-inline constexpr int64_t kGdnRollbackMax = kGdnInputRing - (kGdnConvWidth - 1) - 1;
+inline constexpr int64_t kGdnRollbackMax = kGdnInputRing - (kGdnConvWidth - 1);
 
 struct GdnShape {
   int64_t key_heads = 0;    // nk

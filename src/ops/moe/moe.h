@@ -10,18 +10,18 @@
 namespace weir {
 
 // down(SiLU(gate x) * (up x)). gate, up: [F, D]; down: [D, F].
-struct MlpWeights {
+struct PackedMlp {
   PackedMatrix gate;
   PackedMatrix up;
   PackedMatrix down;
   int64_t bytes() const { return gate.bytes() + up.bytes() + down.bytes(); }
 };
 
-struct MoeWeights {
+struct PackedMoe {
   PackedMatrix router;       // [X, D]
   PackedMatrix shared_gate;  // [1, D]; empty: no shared expert
-  MlpWeights shared;
-  std::vector<MlpWeights> experts;  // [X], all of one F
+  PackedMlp shared;
+  std::vector<PackedMlp> experts;  // [X], all of one F
   int64_t top_k = 0;
   int64_t bytes() const;
 };
@@ -50,10 +50,10 @@ struct FeedForwardArgs {
   int64_t y_stride = 0;
   bool add = true;
 };
-void moe(Cpu& cpu, const MoeWeights& weights, const FeedForwardArgs& args);
-void mlp(Cpu& cpu, const MlpWeights& weights, const FeedForwardArgs& args);
+void moe(Cpu& cpu, const PackedMoe& weights, const FeedForwardArgs& args);
+void mlp(Cpu& cpu, const PackedMlp& weights, const FeedForwardArgs& args);
 
-int64_t moe_scratch_bytes(const MoeWeights& weights, int64_t rows, int threads);
-int64_t mlp_scratch_bytes(const MlpWeights& weights, int64_t rows, int threads);
+int64_t moe_scratch_bytes(const PackedMoe& weights, int64_t rows, int threads);
+int64_t mlp_scratch_bytes(const PackedMlp& weights, int64_t rows, int threads);
 
 }  // namespace weir
