@@ -318,7 +318,7 @@ Result<ModelConfig> read_config(const object& outer) {
     if (each == nullptr) continue;
     const std::string_view name = each->is_string() ? std::string_view(each->get_string()) : std::string_view();
     const std::optional<ModelFamily> family = family_of(name);
-    if (!family || (each == text_type && *family != config.family)) {
+    if (!family || (each != type && *family != config.family)) {
       return unsupported(fmt::format("model_type \"{}\"", name.substr(0, 40)));
     }
     config.family = *family;
