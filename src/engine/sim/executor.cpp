@@ -1,0 +1,256 @@
+#include "engine/sim/executor.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "engine/sim/script.h"
+
+namespace weir::sim {
+
+Executor::Executor(const CacheLayout& layout, const RunnerLimits& limits)
+    : layout_(layout), limits_(limits), rows_(static_cast<size_t>(limits.rows_max)) {
+  for (size_t i = 0; i < layout.classes.size(); ++i) {
+    Class& pages = classes_.emplace_back();
+    pages.tokens_per_page = layout.classes[i].tokens_per_page;
+    pages.owner.assign(static_cast<size_t>(limits.pages[i]), -1);
+    pages.cells.resize(pages.owner.size() * static_cast<size_t>(pages.tokens_per_page));
+  }
+  for (DeviceRow& row : rows_) row.pages.resize(classes_.size());
+  slots_.resize(static_cast<size_t>(std::max(limits.state_slots, 0)));
+}
+
+template <class... Args>
+void Executor::violate(const StepPlan& plan, const char* format, Args... args) {
+  violations_.push_back(fmt::format("step {}: ", plan.id) + fmt::format(fmt::runtime(format), args...));
+}
+
+void Executor::execute(const StepPlan& plan, StepResult* result) {
+  result->clear();
+  result->id = plan.id;
+  if (plan.token_total() > limits_.step_tokens_max) {
+    violate(plan, "{} tokens, the budget is {}", plan.token_total(), limits_.step_tokens_max);
+  }
+  if (plan.work.empty()) violate(plan, "no work");
+  for (const Edit& edit : plan.edits) apply(plan, edit);
+  seen_.assign(rows_.size(), 0);
+  for (const SequenceWork& work : plan.work) {
+    SequenceResult yielded;
+    yielded.row = work.row;
+    yielded.first_token = static_cast<int32_t>(result->tokens.size());
+    if (work_is_sound(plan, work)) compute(plan, work, result, &yielded);
+    result->sequences.push_back(yielded);
+  }
+}
+
+void Executor::apply(const StepPlan& plan, const Edit& edit) {
+  if (!edit.row.valid() || edit.row.index() >= rows_.size()) {
+    violate(plan, "edit of row {}", edit.row.value());
+    return;
+  }
+  DeviceRow& row = rows_[edit.row.index()];
+  if (row.live == (edit.kind == EditKind::kJoin)) {
+    violate(plan, "edit {} of row {}, which is {}", static_cast<int>(edit.kind), edit.row.value(),
+            row.live ? "taken" : "free");
+    return;
+  }
+  switch (edit.kind) {
+    case EditKind::kLeave:
+      leave(&row, edit.row.value());
+      break;
+    case EditKind::kJoin:
+      join(plan, edit);
+      break;
+    case EditKind::kAppendPages:
+      append(plan, edit);
+      break;
+    case EditKind::kSaveState:
+    case EditKind::kRestoreState:
+      violate(plan, "checkpoints are not part of this script");
+      break;
+  }
+}
+
+void Executor::join(const StepPlan& plan, const Edit& edit) {
+  DeviceRow& row = rows_[edit.row.index()];
+  auto pages = std::move(row.pages);
+  row = DeviceRow();
+  row.pages = std::move(pages);
+  row.live = true;
+  row.prompt_length = edit.prompt_length;
+  row.sampling = plan.sampling.at(static_cast<size_t>(edit.first));
+  row.id = row.sampling.seed;
+  if (edit.prompt_length < 1) violate(plan, "row {} joins with a prompt of {}", edit.row.value(), edit.prompt_length);
+  if (layout_.state_slot_bytes == 0) return;
+  if (!edit.state.valid() || edit.state.index() >= slots_.size()) {
+    violate(plan, "row {} joins with slot {}", edit.row.value(), edit.state.value());
+    return;
+  }
+  Slot& slot = slots_[edit.state.index()];
+  if (slot.owner >= 0) violate(plan, "slot {} of row {} goes to row {}", edit.state.value(), slot.owner, edit.row.value());
+  slot = Slot{edit.row.value(), kScriptStart, 0};
+  row.slot = edit.state;
+}
+
+void Executor::leave(DeviceRow* row, int32_t index) {
+  row->live = false;
+  for (size_t i = 0; i < classes_.size(); ++i) {
+    for (const PageId page : row->pages[i]) {
+      if (classes_[i].owner[page.index()] == index) classes_[i].owner[page.index()] = -1;
+    }
+    row->pages[i].clear();
+  }
+  if (row->slot.valid() && slots_[row->slot.index()].owner == index) slots_[row->slot.index()].owner = -1;
+}
+
+void Executor::append(const StepPlan& plan, const Edit& edit) {
+  if (!edit.page_class.valid() || edit.page_class.index() >= classes_.size()) {
+    violate(plan, "page class {}", edit.page_class.value());
+    return;
+  }
+  Class& pages = classes_[edit.page_class.index()];
+  for (int32_t i = edit.first; i < edit.first + edit.count; ++i) {
+    const PageId page = plan.pages.at(static_cast<size_t>(i));
+    if (!page.valid() || page.index() >= pages.owner.size()) {
+      violate(plan, "page {}", page.value());
+      return;
+    }
+    int32_t& owner = pages.owner[page.index()];
+    if (owner >= 0) violate(plan, "page {} of row {} goes to row {}", page.value(), owner, edit.row.value());
+    owner = edit.row.value();
+    rows_[edit.row.index()].pages[edit.page_class.index()].push_back(page);
+    const auto width = static_cast<size_t>(pages.tokens_per_page);
+    std::fill_n(pages.cells.begin() + static_cast<int64_t>(page.index() * width), width, Cell());
+  }
+}
+
+bool Executor::work_is_sound(const StepPlan& plan, const SequenceWork& work) {
+  if (!work.row.valid() || work.row.index() >= rows_.size() || !rows_[work.row.index()].live) {
+    violate(plan, "work for row {}, which is free", work.row.value());
+    return false;
+  }
+  const DeviceRow& row = rows_[work.row.index()];
+  const size_t before = violations_.size();
+  if (seen_[work.row.index()]++ > 0) violate(plan, "row {} twice in a step", work.row.value());
+  if (work.token_count < 1) violate(plan, "row {} with {} tokens", work.row.value(), work.token_count);
+  if (work.first_token < 0) {
+    if (work.token_count != 1 || work.role != RowRole::kGenerated || row.last_token < 0) {
+      violate(plan, "row {} continues with {} tokens, last token {}", work.row.value(), work.token_count, row.last_token);
+    }
+    if (!row.stopped && work.position != row.position) {
+      violate(plan, "row {} stands at {}, the plan says {}", work.row.value(), row.position, work.position);
+    }
+    return violations_.size() == before;
+  }
+  if (row.last_token >= 0) violate(plan, "row {} has sampled and is given tokens", work.row.value());
+  if (work.position != row.position) {
+    violate(plan, "row {} stands at {}, its work begins at {}", work.row.value(), row.position, work.position);
+  }
+  const int64_t end = work.position + work.token_count;
+  const bool in_prompt = work.role == RowRole::kPrompt;
+  if (in_prompt ? end > row.prompt_length : work.position < row.prompt_length) {
+    violate(plan, "row {}: [{}, {}) is not {} (border {})", work.row.value(), work.position, end,
+            in_prompt ? "prompt" : "generated", row.prompt_length);
+  }
+  if (static_cast<size_t>(work.first_token + work.token_count) > plan.tokens.size()) {
+    violate(plan, "row {}: tokens past the end of the plan", work.row.value());
+  }
+  return violations_.size() == before;
+}
+
+void Executor::compute(const StepPlan& plan, const SequenceWork& work, StepResult* result, SequenceResult* yielded) {
+  DeviceRow& row = rows_[work.row.index()];
+  if (row.stopped) {
+    ++overshoots_;
+    return;
+  }
+  const bool prompt_rows = row.sampling.prompt_logprobs >= 0 && work.role == RowRole::kPrompt;
+  yielded->prompt_first_row = static_cast<int32_t>(result->rows.size());
+  for (int32_t i = 0; i < work.token_count; ++i) {
+    const auto at = static_cast<size_t>(work.first_token + i);
+    write(plan, &row, work.first_token < 0 ? row.last_token : plan.tokens[at]);
+    if (!prompt_rows || row.position >= row.prompt_length) continue;
+    if (at + 1 >= plan.tokens.size()) {
+      violate(plan, "row {}: the prompt token behind the chunk is missing", work.row.value());
+      continue;
+    }
+    add_row(result, read_history(plan, row), plan.tokens[at + 1], row.sampling.prompt_logprobs);
+    ++yielded->prompt_row_count;
+  }
+  row.last_token = -1;
+  if (!work.sample) return;
+  const uint64_t history = read_history(plan, row);
+  const TokenId token = next_token(history, row.sampling, row.position - row.prompt_length, limits_.vocabulary);
+  row.last_token = token;
+  ++row.sampled;
+  yielded->token_count = 1;
+  yielded->first_row = static_cast<int32_t>(result->rows.size());
+  result->tokens.push_back(token);
+  if (row.sampling.logprobs >= 0) add_row(result, history, token, row.sampling.logprobs);
+  if (is_stop_id(row.sampling, token)) {
+    yielded->stop = StopReason::kStopId;
+  } else if (row.position - row.prompt_length + 1 >= row.sampling.max_tokens) {
+    yielded->stop = StopReason::kLength;
+  }
+  row.stopped = yielded->stop != StopReason::kNone;
+}
+
+void Executor::add_row(StepResult* result, uint64_t history, TokenId token, int32_t top_count) {
+  const TokenLogprob chosen = script_logprob(history, token);
+  result->rows.push_back({static_cast<int32_t>(result->logprobs.size()), top_count});
+  result->logprobs.push_back(chosen);
+  for (int32_t i = 0; i < top_count; ++i) {
+    const auto below = static_cast<float>(i);
+    result->logprobs.push_back({(token + i) % limits_.vocabulary, chosen.logprob - below, i + 1});
+  }
+}
+
+void Executor::write(const StepPlan& plan, DeviceRow* row, TokenId token) {
+  for (size_t i = 0; i < classes_.size(); ++i) {
+    const auto width = static_cast<int64_t>(classes_[i].tokens_per_page);
+    const auto page = static_cast<size_t>(row->position / width);
+    if (page >= row->pages[i].size()) {
+      violate(plan, "sequence {} has {} pages of class {} at token {}", row->id, row->pages[i].size(), i, row->position);
+      continue;
+    }
+    const auto cell = static_cast<int64_t>(row->pages[i][page].index()) * width + row->position % width;
+    classes_[i].cells[static_cast<size_t>(cell)] = Cell{token, row->position};
+  }
+  if (row->slot.valid()) {
+    Slot& slot = slots_[row->slot.index()];
+    if (slot.count != row->position) violate(plan, "sequence {} at {}, its state at {}", row->id, row->position, slot.count);
+    slot.history = extend(slot.history, token, row->position);
+    ++slot.count;
+  }
+  ++row->position;
+}
+
+// What the row's caches say it has seen: from every class of pages, and from the state slot; they must agree.
+uint64_t Executor::read_history(const StepPlan& plan, const DeviceRow& row) {
+  uint64_t agreed = 0;
+  for (size_t i = 0; i < classes_.size(); ++i) {
+    const auto width = static_cast<int64_t>(classes_[i].tokens_per_page);
+    uint64_t history = kScriptStart;
+    for (int64_t position = 0; position < row.position; ++position) {
+      const auto page = static_cast<size_t>(position / width);
+      if (page >= row.pages[i].size()) break;
+      const int64_t at = static_cast<int64_t>(row.pages[i][page].index()) * width + position % width;
+      const Cell& cell = classes_[i].cells[static_cast<size_t>(at)];
+      if (cell.position != position) {
+        violate(plan, "sequence {}: page holds token {} where {} should be", row.id, cell.position, position);
+        return 0;
+      }
+      history = extend(history, cell.token, position);
+    }
+    if (i > 0 && history != agreed) violate(plan, "sequence {}: page classes disagree", row.id);
+    agreed = history;
+  }
+  if (row.slot.valid()) {
+    const uint64_t state = slots_[row.slot.index()].history;
+    if (!classes_.empty() && state != agreed) violate(plan, "sequence {}: pages and state disagree", row.id);
+    agreed = state;
+  }
+  return agreed;
+}
+
+}  // namespace weir::sim

@@ -1,0 +1,77 @@
+// Executes plans on a model of the device's memory and checks each against the rules of plan/step.h: pages are arrays of
+// what was written at each position, a state slot is a running hash. Rows carry the sequence's id as sampling.seed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "plan/layout.h"
+#include "plan/step.h"
+
+namespace weir::sim {
+
+struct DeviceRow {
+  bool live = false;
+  bool stopped = false;
+  uint64_t id = 0;  // sampling.seed
+  int64_t position = 0;
+  int64_t prompt_length = 0;
+  TokenId last_token = -1;  // sampled, not computed yet
+  int32_t sampled = 0;      // in this residency
+  StateSlotId slot;
+  SamplingParams sampling;
+  std::vector<std::vector<PageId>> pages;  // per class
+};
+
+class Executor {
+ public:
+  Executor(const CacheLayout& layout, const RunnerLimits& limits);
+
+  const RunnerLimits& limits() const { return limits_; }
+  // Executes one plan. What breaks a rule is added to violations().
+  void execute(const StepPlan& plan, StepResult* result);
+
+  const std::vector<DeviceRow>& rows() const { return rows_; }
+  const std::vector<std::string>& violations() const { return violations_; }
+  int64_t overshoots() const { return overshoots_; }
+
+ private:
+  struct Cell {
+    TokenId token = -1;
+    int64_t position = -1;
+  };
+  struct Class {
+    int32_t tokens_per_page = 0;
+    std::vector<int32_t> owner;  // row per page, -1: free
+    std::vector<Cell> cells;     // [pages][tokens_per_page]
+  };
+  struct Slot {
+    int32_t owner = -1;
+    uint64_t history = 0;
+    int64_t count = 0;
+  };
+
+  template <class... Args>
+  void violate(const StepPlan& plan, const char* format, Args... args);
+  void apply(const StepPlan& plan, const Edit& edit);
+  void join(const StepPlan& plan, const Edit& edit);
+  void leave(DeviceRow* row, int32_t index);
+  void append(const StepPlan& plan, const Edit& edit);
+  bool work_is_sound(const StepPlan& plan, const SequenceWork& work);
+  void compute(const StepPlan& plan, const SequenceWork& work, StepResult* result, SequenceResult* yielded);
+  void write(const StepPlan& plan, DeviceRow* row, TokenId token);
+  uint64_t read_history(const StepPlan& plan, const DeviceRow& row);
+  void add_row(StepResult* result, uint64_t history, TokenId token, int32_t top_count);
+
+  CacheLayout layout_;
+  RunnerLimits limits_;
+  std::vector<DeviceRow> rows_;
+  std::vector<Class> classes_;
+  std::vector<Slot> slots_;
+  std::vector<std::string> violations_;
+  std::vector<uint8_t> seen_;
+  int64_t overshoots_ = 0;
+};
+
+}  // namespace weir::sim

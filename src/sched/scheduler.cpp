@@ -1,0 +1,262 @@
+#include "sched/scheduler.h"
+
+#include <algorithm>
+
+namespace weir {
+
+namespace {
+
+size_t records_max(const SchedulerConfig& config, const RunnerLimits& limits) {
+  return static_cast<size_t>(config.queue_requests_max) + static_cast<size_t>(limits.rows_max);
+}
+
+}  // namespace
+
+Status Scheduler::check(const SchedulerConfig& config, const CacheLayout& layout, const RunnerLimits& limits) {
+  const auto refuse = [](std::string message, std::string remedy) {
+    return Error{ErrorCode::kInvalidArgument, std::move(message), std::move(remedy)};
+  };
+  if (limits.rows_max < 1 || config.queue_requests_max < 1 || config.queue_tokens_max < 1 || config.aging_us < 1 ||
+      config.prefill_chunk_max < 0 || limits.steps_in_flight < 1) {
+    return refuse("rows, queue limits, aging time and steps in flight must be at least 1", "check the limits given");
+  }
+  if (limits.step_tokens_max < limits.rows_max) {
+    return refuse(fmt::format("a step of {} tokens cannot advance {} sequences", limits.step_tokens_max, limits.rows_max),
+                  "raise --max-num-batched-tokens or lower --max-num-seqs");
+  }
+  if (layout.classes.size() != limits.pages.size()) {
+    return refuse(fmt::format("{} page classes but {} page counts", layout.classes.size(), limits.pages.size()), "");
+  }
+  for (size_t i = 0; i < layout.classes.size(); ++i) {
+    if (layout.classes[i].tokens_per_page < 1 || limits.pages[i] < 1) {
+      return refuse(fmt::format("no page of class {}", layout.classes[i].name), "give the caches more memory");
+    }
+  }
+  if (layout.state_slot_bytes > 0 && limits.state_slots < 1) {
+    return refuse("no recurrent-state slot", "give the caches more memory");
+  }
+  if (limits.sequence_tokens_max < 2) return refuse("a context of less than 2 tokens", "raise --max-model-len");
+  return Ok{};
+}
+
+Scheduler::Scheduler(const SchedulerConfig& config, const CacheLayout& layout, const RunnerLimits& limits)
+    : config_(config),
+      limits_(limits),
+      cache_(layout, limits),
+      sequence_tokens_max_(std::min(limits.sequence_tokens_max, cache_.tokens_alone_max())),
+      store_(config.queue_tokens_max + limits.rows_max * sequence_tokens_max_,
+             static_cast<int64_t>(records_max(config, limits))),
+      rows_(limits.rows_max),
+      sequences_(records_max(config, limits)),
+      ids_(sequences_.size(), 0),
+      waiting_(static_cast<size_t>(config.queue_requests_max)),
+      preempted_(static_cast<size_t>(limits.rows_max)),
+      running_(static_cast<size_t>(limits.rows_max)) {
+  free_records_.reserve(sequences_.size());
+  for (size_t i = sequences_.size(); i-- > 0;) free_records_.push_back(static_cast<int32_t>(i));
+  leaving_.reserve(static_cast<size_t>(limits.rows_max));
+}
+
+// A row can leave twice (ended before the plan, preempted in it), join once and get pages of every class twice.
+size_t Scheduler::edits_max() const {
+  return static_cast<size_t>(limits_.rows_max) * (3 + 2 * limits_.pages.size());
+}
+
+// What a preemption frees can be taken again in the same plan.
+size_t Scheduler::pages_max() const { return 2 * static_cast<size_t>(cache_.pages_total()); }
+
+// Every item may carry one prompt token more than it computes.
+size_t Scheduler::tokens_max() const {
+  return static_cast<size_t>(limits_.step_tokens_max) + static_cast<size_t>(limits_.rows_max);
+}
+
+void Scheduler::reserve(StepPlan* plan, std::vector<WorkOwner>* owners) const {
+  plan->edits.reserve(edits_max());
+  plan->work.reserve(static_cast<size_t>(limits_.rows_max));
+  plan->tokens.reserve(tokens_max());
+  plan->pages.reserve(pages_max());
+  plan->sampling.reserve(static_cast<size_t>(limits_.rows_max));
+  owners->reserve(static_cast<size_t>(limits_.rows_max));
+}
+
+void Scheduler::check_no_growth(const StepPlan& plan) const {
+  WEIR_CHECK(plan.edits.size() <= edits_max() && plan.work.size() <= static_cast<size_t>(limits_.rows_max) &&
+                 plan.tokens.size() <= tokens_max() && plan.pages.size() <= pages_max() &&
+                 plan.sampling.size() <= static_cast<size_t>(limits_.rows_max),
+             "a plan of {} edits, {} items, {} tokens, {} pages outgrew its memory", plan.edits.size(),
+             plan.work.size(), plan.tokens.size(), plan.pages.size());
+}
+
+bool Scheduler::plan(int64_t now_us, StepPlan* plan, std::vector<WorkOwner>* owners) {
+  owners->clear();
+  Draft draft{plan, owners, now_us, limits_.step_tokens_max};
+  emit_leaves(&draft);
+  continue_decodes(&draft);
+  continue_prefills(&draft);
+  admit(&draft);
+  check_no_growth(*plan);
+  if (!plan->work.empty()) return true;
+  // Without work only rows that leave can have been edited: they leave with the next plan.
+  for (const Edit& edit : plan->edits) {
+    WEIR_CHECK(edit.kind == EditKind::kLeave, "an edit of row {} without work", edit.row.value());
+    leaving_.push_back(edit.row);
+  }
+  plan->clear();
+  return false;
+}
+
+void Scheduler::emit_leaves(Draft* draft) {
+  for (const RowId row : leaving_) draft->plan->edits.push_back(Edit{.row = row, .state = {}, .page_class = {}});
+  leaving_.clear();
+}
+
+void Scheduler::continue_decodes(Draft* draft) {
+  // First key first: a preemption takes from the other end, so it never hits a sequence that this plan already advances.
+  for (int32_t position = 0; position < running_.size(); ++position) {
+    const int32_t index = running_.at(position).index;
+    const Sequence& sequence = this->sequence(index);
+    if (sequence.phase != Phase::kDecode || sequence.samples_planned == sequence.sampling.max_tokens) continue;
+    if (make_room(draft, sequence)) add_decode(draft, index);
+  }
+}
+
+// A page for the sequence's next token. False: the sequence itself was the last in the order and had to go.
+bool Scheduler::make_room(Draft* draft, const Sequence& sequence) {
+  while (!cache_.grow(sequence.row, sequence.computed + 1, draft->plan)) {
+    const OrderedQueue::Entry victim = running_.last();
+    const bool itself = victim.key == sequence.key;
+    preempt(draft, victim.index);
+    if (itself) return false;
+  }
+  return true;
+}
+
+void Scheduler::preempt(Draft* draft, int32_t index) {
+  Sequence& victim = sequence(index);
+  draft->plan->edits.push_back(Edit{.row = vacate(&victim), .state = {}, .page_class = {}});
+  victim.phase = Phase::kPreempted;
+  victim.computed = 0;
+  ++victim.preemption_count;
+  ++counters_.preemptions;
+  preempted_.insert(victim.key, index);
+}
+
+void Scheduler::add_decode(Draft* draft, int32_t index) {
+  Sequence& decoding = sequence(index);
+  SequenceWork work;
+  work.row = decoding.row;
+  work.role = RowRole::kGenerated;
+  work.sample = true;
+  work.token_count = 1;
+  work.position = decoding.computed;
+  draft->plan->work.push_back(work);
+  draft->owners->push_back({index, decoding.key.id, false, true});
+  draft->budget -= 1;
+  decoding.computed += 1;
+  decoding.computed_max = std::max(decoding.computed_max, decoding.computed);
+  ++decoding.samples_planned;
+  ++decoding.steps_in_flight;
+}
+
+void Scheduler::continue_prefills(Draft* draft) {
+  for (int32_t position = 0; position < running_.size() && draft->budget > 0; ++position) {
+    const int32_t index = running_.at(position).index;
+    if (sequence(index).phase == Phase::kPrefill) add_prefill(draft, index);
+  }
+}
+
+void Scheduler::add_prefill(Draft* draft, int32_t index) {
+  Sequence& filling = sequence(index);
+  const int64_t known = filling.tokens.count;
+  const bool in_prompt = filling.computed < filling.prompt_count;
+  const int64_t border = in_prompt ? filling.prompt_count : known;
+  const int64_t cap = config_.prefill_chunk_max > 0 ? config_.prefill_chunk_max : border;
+  int64_t end = std::min({border, filling.computed + draft->budget, filling.computed + cap});
+  // A chunk that does not finish ends on the grid if it can: the recurrent state is folded there anyway.
+  if (end < border && end / kGridTokens * kGridTokens > filling.computed) end = end / kGridTokens * kGridTokens;
+  const bool peeks = in_prompt && filling.sampling.prompt_logprobs >= 0 && end < filling.prompt_count;
+
+  SequenceWork work;
+  work.row = filling.row;
+  work.role = in_prompt ? RowRole::kPrompt : RowRole::kGenerated;
+  work.sample = end == known && filling.samples_planned < filling.sampling.max_tokens;
+  work.token_count = static_cast<int32_t>(end - filling.computed);
+  work.first_token = static_cast<int32_t>(draft->plan->tokens.size());
+  work.position = filling.computed;
+  store_.read(&filling.tokens, filling.computed, work.token_count + (peeks ? 1 : 0), &draft->plan->tokens);
+  draft->plan->work.push_back(work);
+  draft->owners->push_back({index, filling.key.id, end == filling.prompt_count, work.sample});
+  draft->budget -= work.token_count;
+
+  counters_.recomputed_tokens += std::max<int64_t>(0, std::min(end, filling.computed_max) - filling.computed);
+  filling.computed = end;
+  filling.computed_max = std::max(filling.computed_max, end);
+  ++filling.steps_in_flight;
+  if (end == known) filling.phase = Phase::kDecode;
+  if (work.sample) ++filling.samples_planned;
+}
+
+// The queue whose first sequence deserves a row next. Running and preempted sequences together never outnumber the rows:
+// that bounds the tokens kept. At that bound only preempted ones may come back.
+OrderedQueue* Scheduler::next_queue() {
+  const bool fresh = !waiting_.empty() && running_.size() + preempted_.size() < limits_.rows_max;
+  if (!fresh) return preempted_.empty() ? nullptr : &preempted_;
+  return preempted_.empty() || waiting_.first().key < preempted_.first().key ? &waiting_ : &preempted_;
+}
+
+void Scheduler::admit(Draft* draft) {
+  while (draft->budget > 0 && rows_.free() > 0 && cache_.slot_free()) {
+    OrderedQueue* queue = next_queue();
+    if (queue == nullptr) return;
+    const int32_t index = queue->first().index;
+    const Sequence& candidate = sequence(index);
+    // What it sampled before it was preempted must have arrived: it is part of what is recomputed.
+    if (candidate.steps_in_flight > 0) return;
+    // A page for each running sequence stays free, so that nobody who joins is preempted before the others have filled one.
+    if (!cache_.fits(candidate.tokens.count, running_.size())) return;
+    queue->remove(candidate.key);
+    join(draft, index);
+    add_prefill(draft, index);
+  }
+}
+
+void Scheduler::join(Draft* draft, int32_t index) {
+  Sequence& joining = sequence(index);
+  if (joining.phase == Phase::kWaiting) {
+    count_admission(joining);
+    joining.admitted = true;
+    joining.admitted_us = draft->now_us;
+  }
+  joining.phase = Phase::kPrefill;
+  joining.row = rows_.take();
+  joining.samples_planned = joining.generated;
+  running_.insert(joining.key, index);
+  Edit edit;
+  edit.kind = EditKind::kJoin;
+  edit.row = joining.row;
+  edit.state = cache_.join(joining.row);
+  edit.first = static_cast<int32_t>(draft->plan->sampling.size());
+  edit.prompt_length = joining.prompt_count;
+  draft->plan->edits.push_back(edit);
+  SamplingParams& sampling = draft->plan->sampling.emplace_back(joining.sampling);
+  // Log-probabilities that went out before a preemption are not computed again.
+  if (joining.prompt_rows_published == joining.prompt_count - 1) sampling.prompt_logprobs = -1;
+  WEIR_CHECK(cache_.grow(joining.row, joining.tokens.count, draft->plan), "row {} joined without room",
+             joining.row.value());
+}
+
+void Scheduler::count_admission(const Sequence& admitted) {
+  bool overtakes = false;
+  bool promoted = false;
+  for (int32_t position = 0; position < waiting_.size(); ++position) {
+    const Sequence& other = sequence(waiting_.at(position).index);
+    overtakes |= other.arrival_us < admitted.arrival_us;
+    promoted |= other.priority < admitted.priority;
+  }
+  counters_.overtakes += overtakes ? 1 : 0;
+  counters_.promotions += promoted ? 1 : 0;
+  ++counters_.admitted;
+  counters_.admitted_prompt_tokens += admitted.prompt_count;
+}
+
+}  // namespace weir

@@ -1,0 +1,171 @@
+// Decides what each step computes. Pure: no clock, no thread, no I/O; the same calls give the same plans.
+//
+// The rules, in the order in which plan() applies them:
+//  1. Every sequence that is decoding gets one token in every step, before anything else (rows_max <= step_tokens_max).
+//  2. If one of them needs a page and none is free, the running sequence with the last key is preempted: everything it
+//     holds is given back, and it is recomputed later from its own tokens. The sequence with the first key is never
+//     preempted and fits alone (refused otherwise), so it always finishes: no livelock.
+//  3. What is left of the token budget goes to prompts that were begun, then to admissions, in key order. The first in
+//     the order that does not fit waits, and nobody passes it: no starvation.
+// A result is known two plans later at the earliest; what the host knows about a sequence is a lower bound until then.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "cache/id_pool.h"
+#include "cache/sequence_cache.h"
+#include "plan/layout.h"
+#include "plan/step.h"
+#include "sched/ordered_queue.h"
+#include "sched/token_store.h"
+
+namespace weir {
+
+struct SchedulerConfig {
+  int32_t queue_requests_max = 0;
+  int64_t queue_tokens_max = 0;
+  int32_t prefill_chunk_max = 0;  // 0: the step's budget
+  int64_t aging_us = 0;
+};
+
+enum class Phase : uint8_t {
+  kFree,       // the record is unused
+  kWaiting,    // never admitted
+  kPrefill,    // resident; known tokens are still to be computed
+  kDecode,     // resident; every known token is computed or in flight
+  kPreempted,  // was admitted, holds nothing but its tokens
+  kEnded,      // holds nothing; the record waits for forget()
+};
+
+struct Sequence {
+  Phase phase = Phase::kFree;
+  bool admitted = false;  // ever
+  OrderKey key;  // key.id names the sequence
+  int32_t priority = 0;
+  int64_t arrival_us = 0;
+  int64_t admitted_us = 0;
+  int64_t first_token_us = 0;
+  int32_t prompt_count = 0;
+  int32_t generated = 0;         // output tokens known
+  int32_t samples_planned = 0;   // output tokens known or in flight
+  int32_t steps_in_flight = 0;   // submitted steps with work of this sequence
+  int32_t preemption_count = 0;
+  int32_t prompt_rows_published = 0;  // prompt log-probabilities of positions [1, 1 + this) went out
+  int64_t computed = 0;          // tokens [0, computed) are computed or in flight, in this residency
+  int64_t computed_max = 0;      // the same over all residencies: below it work is recomputation
+  RowId row;
+  TokenList tokens;              // prompt and known output
+  SamplingParams sampling;       // max_tokens cut to the end of the context
+};
+
+// A request as the scheduler takes it.
+struct SequenceRequest {
+  SequenceId id = 0;
+  int64_t arrival_us = 0;
+  int32_t priority = 0;
+  const SamplingParams* sampling = nullptr;
+};
+
+// Which sequence a work item of a submitted plan belongs to.
+struct WorkOwner {
+  int32_t index = -1;
+  SequenceId id = 0;        // the record may have been reused since: then the item is nobody's
+  bool ends_prompt = false; // the item computes the last prompt token
+  bool samples = false;
+};
+
+struct SchedulerCounters {
+  int64_t admitted = 0;
+  int64_t admitted_prompt_tokens = 0;
+  int64_t preemptions = 0;
+  int64_t recomputed_tokens = 0;
+  int64_t overtakes = 0;   // admitted before an earlier arrival
+  int64_t promotions = 0;  // admitted before a better priority
+};
+
+class Scheduler {
+ public:
+  // Whether these limits can serve at all; kInvalidArgument with the remedy.
+  static Status check(const SchedulerConfig& config, const CacheLayout& layout, const RunnerLimits& limits);
+  // `layout` and `limits` must have passed check(). Reserves everything.
+  Scheduler(const SchedulerConfig& config, const CacheLayout& layout, const RunnerLimits& limits);
+
+  // Tokens of prompt and output together that one sequence can have.
+  int64_t sequence_tokens_max() const { return sequence_tokens_max_; }
+  // Queues a sequence and returns its index. Its prompt follows in one or more calls of append_prompt, before the next
+  // plan(). Programmer error: a full queue or a prompt that cannot run (the client checks both).
+  int32_t add(const SequenceRequest& request);
+  void append_prompt(int32_t index, std::span<const TokenId> tokens);
+
+  // Gives a plan and its owners the memory that plan() will ever need; plan() checks that it suffices.
+  void reserve(StepPlan* plan, std::vector<WorkOwner>* owners) const;
+  // Fills an empty plan and the owners of its work; false: there is nothing to compute (the plan stays empty).
+  bool plan(int64_t now_us, StepPlan* plan, std::vector<WorkOwner>* owners);
+
+  // Takes one item's result. Returns the sequence's index, or -1 if nobody wants it any more. If the sequence has ended
+  // (`*stop` is not kNone) it holds nothing any more and its record is kEnded.
+  int32_t settle(const WorkOwner& owner, const SequenceResult& result, std::span<const TokenId> tokens, int64_t now_us,
+                 StopReason* stop);
+
+  // Ends a live sequence at once, whatever it was doing: its pages serve the next plan. -1 if the id is not live.
+  int32_t end(SequenceId id);
+  // Any live sequence, -1 if there is none.
+  int32_t any_live() const;
+  // Frees the record of an ended sequence.
+  void forget(int32_t index);
+
+  Sequence& sequence(int32_t index) { return sequences_[static_cast<size_t>(index)]; }
+  const SequenceCache& cache() const { return cache_; }
+  const SchedulerCounters& counters() const { return counters_; }
+  int32_t waiting() const { return waiting_.size(); }
+  int32_t preempted() const { return preempted_.size(); }
+  int32_t running() const { return running_.size(); }
+  int64_t token_blocks_used() const { return store_.blocks_used(); }
+
+ private:
+  // One plan in the making.
+  struct Draft {
+    StepPlan* plan;
+    std::vector<WorkOwner>* owners;
+    int64_t now_us;
+    int32_t budget;  // tokens left
+  };
+
+  void emit_leaves(Draft* draft);
+  void continue_decodes(Draft* draft);
+  void continue_prefills(Draft* draft);
+  void admit(Draft* draft);
+  OrderedQueue* next_queue();
+  void join(Draft* draft, int32_t index);
+  void count_admission(const Sequence& admitted);
+  bool make_room(Draft* draft, const Sequence& sequence);
+  void preempt(Draft* draft, int32_t index);
+  void add_decode(Draft* draft, int32_t index);
+  void add_prefill(Draft* draft, int32_t index);
+  RowId vacate(Sequence* sequence);
+  void retire(int32_t index);
+  size_t edits_max() const;
+  size_t pages_max() const;
+  size_t tokens_max() const;
+  void check_no_growth(const StepPlan& plan) const;
+
+  SchedulerConfig config_;
+  RunnerLimits limits_;
+  SequenceCache cache_;
+  int64_t sequence_tokens_max_;
+  TokenStore store_;
+  IdPool<RowId> rows_;
+  std::vector<Sequence> sequences_;
+  std::vector<SequenceId> ids_;  // of live records, 0 else: what end() searches
+  std::vector<int32_t> free_records_;
+  OrderedQueue waiting_;
+  OrderedQueue preempted_;
+  OrderedQueue running_;
+  std::vector<RowId> leaving_;  // rows whose kLeave edit goes into the next plan
+  SchedulerCounters counters_;
+};
+
+}  // namespace weir
