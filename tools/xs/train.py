@@ -141,6 +141,7 @@ def main():
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--bench", type=int, default=0, help="stop after this many steps")
     parser.add_argument("--at", type=float, default=0.1, help="with --bench: the progress that is played")
+    parser.add_argument("--kernels", default="fla", choices=["fla", "chunked"])
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--muon-rate", type=float, default=MUON_RATE)
     parser.add_argument("--adam-rate", type=float, default=ADAM_RATE)
@@ -154,7 +155,7 @@ def main():
     print(f"workers started after {time.time() - start:.1f} s", flush=True)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.cache_size_limit = 64
-    model = Xs(Config(), kernels="fla", compiled=True).cuda()
+    model = Xs(Config(), kernels=options.kernels, compiled=True).cuda()
     print("parameters", sum(p.numel() for p in model.parameters()), flush=True)
     steps = train(model, queue, shared, options)
     print(f"{steps} steps, {steps * TOKENS / 1e6:.0f}M tokens, {time.time() - start:.0f} s in all", flush=True)
