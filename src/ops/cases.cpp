@@ -111,11 +111,11 @@ reference::Rows rows_of(std::span<const float> values, int64_t width) {
   return rows;
 }
 
-double row_error(std::span<const float> a, const reference::Rows& b) {
+double row_error(std::span<const float> a, const reference::Rows& b, double typical) {
   double worst = 0;
   size_t at = 0;
   for (const reference::Row& row : b) {
-    double largest = 1e-30;
+    double largest = typical;
     for (const double v : row) largest = std::max(largest, std::abs(v));
     for (const double v : row) {
       const double error = std::abs(static_cast<double>(a[at++]) - v) / largest;
