@@ -59,6 +59,8 @@ class HttpExchange {
   void start_stream(const HttpResponse& head);
   // Adds bytes to the stream. False if the client is gone or was cut off for reading too slowly: stop producing.
   bool write(std::string_view bytes);
+  // Raises the bound of the stream buffer by `bytes`, for a frame that is large by nature (an echoed prompt).
+  void allow_unsent(int64_t bytes) { unsent_bytes_max_ += bytes; }
   // Ends the stream; `close` ends the connection too.
   void finish(bool close = false);
 
