@@ -30,8 +30,9 @@ struct TemplateLimits {
   int64_t steps_max = 20'000'000;
   // One rendered prompt: four times a context of a million tokens at four bytes a token.
   int64_t output_bytes_max = int64_t{16} << 20;
-  // Bytes of all strings and lists made while rendering: a floor, and a share for each byte of the request.
-  int64_t work_bytes_floor = int64_t{64} << 20;
+  // Bytes of all strings and lists made while rendering, those dropped again included: a floor, and a share for each
+  // byte of the request. A turn of a large template makes about 20 kB and ten copies of its text.
+  int64_t work_bytes_floor = int64_t{256} << 20;
   int64_t work_bytes_per_input_byte = 64;
   // Items of one `range(...)`; the value of the sandbox this follows.
   int64_t range_items_max = 100'000;
