@@ -151,7 +151,7 @@ def report(count):
 
 
 def write_notice(config, work, used, path):
-    """The table of NOTICE.md: package, version, licence, what was taken, characters."""
+    """NOTICE.md: its fixed head (notice_head.md), then package, version, what was taken, characters, licences."""
     names = sorted({name for group in config["group"] for name in group["packages"]})
     versions = corpus_fetch.available(names)
     what = collections.defaultdict(set)
@@ -159,10 +159,11 @@ def write_notice(config, work, used, path):
         for name in group["packages"]:
             what[name].add({"man": "manual pages"}.get(group["reader"], f"{group['kind']} text"))
     with open(path, "w", encoding="ascii") as sink:
-        sink.write("| package | version | taken | characters | licences named in its copyright file |\n| --- | --- | --- | --- | --- |\n")
+        sink.write((HERE / "notice_head.md").read_text(encoding="ascii"))
+        sink.write("| package | version | taken | characters | licences its copyright file names |\n| --- | --- | --- | --- | --- |\n")
         for name in names:
             if used[name]:
-                licence = corpus_clean.to_ascii(corpus_fetch.licence_of(work / "root", name)) or "see its copyright file"
+                licence = config["licence"].get(name) or corpus_clean.to_ascii(corpus_fetch.licence_of(work / "root", name)) or "?"
                 licence = re.sub(r"\s*\|\s*", " / ", licence)
                 sink.write(f"| {name} | {versions.get(name, '?')} | {', '.join(sorted(what[name]))} | {used[name]} | {licence} |\n")
 
@@ -172,8 +173,8 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for downloads and stored steps")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for corpus.jsonl.xz and facts.jsonl")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes for rendering and reading")
-    parser.add_argument("--preset", default="9e", help="xz preset (default 9e)")
-    parser.add_argument("--notice", type=pathlib.Path, help="also write the table of sources there")
+    parser.add_argument("--preset", default="9", help="xz preset (default 9)")
+    parser.add_argument("--notice", type=pathlib.Path, help="also write NOTICE.md there")
     args = parser.parse_args()
     config = corpus_fetch.read_sources(HERE / "sources.toml")
     names = sorted({name for group in config["group"] for name in group["packages"]})

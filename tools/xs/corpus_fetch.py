@@ -106,4 +106,4 @@ def licence_of(root, name):
                 seen.append(entry)
         return "; ".join(seen[:6]) + (" and others" if len(seen) > 6 else "")
     common = sorted(set(re.findall(r"/usr/share/common-licenses/([A-Za-z0-9.+-]*[A-Za-z0-9+])", text)))
-    return "; ".join(common) + " (named in its copyright file)" if common else ""
+    return "; ".join(common)
