@@ -1,6 +1,5 @@
 """Fetch Debian packages with apt and unpack only the parts that hold text. Nothing is installed."""
 import concurrent.futures
-import pathlib
 import re
 import subprocess
 

@@ -35,7 +35,7 @@ def render(path):
     raw = read_source(path)
     if len(raw) < 300 and b".so " in raw or len(raw) > 3_000_000:
         return ""
-    # -rHY=0: no hyphenation; .ad l comes from -P-cbou plain output being one line per paragraph anyway.
+    # -rHY=0: no hyphenation. -P-cbou: no escapes, no overstriking, no underlining.
     done = subprocess.run(["groff", "-k", "-t", "-mandoc", "-Tutf8", "-P-cbou", "-rHY=0", f"-rLL={LINE_LENGTH}"],
                           input=raw, capture_output=True, check=False, timeout=60)
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
