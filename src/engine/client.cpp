@@ -202,6 +202,7 @@ EngineStats EngineClient::stats() const {
   stats.slots_total = shared_->slots_total;
   stats.slots_used = gauges.slots_used.get();
   stats.steps_in_flight = gauges.steps_in_flight.get();
+  stats.token_blocks_used = gauges.token_blocks_used.get();
   stats.steps = gauges.steps.get();
   stats.prompt_tokens = gauges.prompt_tokens.get();
   stats.generated_tokens = gauges.generated_tokens.get();

@@ -293,6 +293,7 @@ void Engine::Impl::update_gauges() {
   gauges.pages_used.set(scheduler.cache().pages_used());
   gauges.slots_used.set(scheduler.cache().slots_used());
   gauges.steps_in_flight.set(flight_count);
+  gauges.token_blocks_used.set(scheduler.token_blocks_used());
   gauges.prompt_tokens.set(counters.admitted_prompt_tokens);
   gauges.recomputed_tokens.set(counters.recomputed_tokens);
   gauges.preemptions.set(counters.preemptions);

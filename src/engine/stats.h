@@ -18,6 +18,7 @@ struct EngineStats {
   int64_t slots_total = 0;
   int64_t slots_used = 0;
   int64_t steps_in_flight = 0;
+  int64_t token_blocks_used = 0;  // of the store of token ids that recomputation reads
   // Counters.
   int64_t steps = 0;               // results retired
   int64_t prompt_tokens = 0;       // of admitted requests

@@ -1,0 +1,198 @@
+#include "engine/sim/schedule.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <deque>
+
+#include "engine/engine.h"
+#include "engine/sim/draw.h"
+#include "engine/sim/runners.h"
+#include "engine/sim/validator.h"
+
+namespace weir::sim {
+
+namespace {
+
+// A schedule of at most 20 requests of at most 260 tokens, one token a step and each recomputed a few times, ends far
+// below this; one that does not has stopped making progress.
+constexpr int64_t kTurnsMax = 60'000;
+
+class Schedule {
+ public:
+  explicit Schedule(uint64_t seed)
+      : random_(seed),
+        world_(draw_world(&random_)),
+        requests_(draw_requests(&random_, world_)),
+        runner_(world_.layout, world_.limits, &clock_),
+        engine_(std::move(Engine::create(world_.config, world_.layout, &runner_, &clock_, &wake_)).value()),
+        client_(engine_.client()),
+        validator_(rules(), &reach_) {
+    runner_.set_observer([this](const StepPlan& plan, const StepResult&) { plans_.push_back(plan); });
+  }
+
+  ScheduleResult run() {
+    while (!done() && validator_.violations().empty()) {
+      act();
+      turn();
+      if (++turns_ > kTurnsMax) validator_.violate(fmt::format("no end after {} turns", kTurnsMax));
+    }
+    if (validator_.violations().empty()) validator_.on_idle(client_.stats(), client_.stats().faulted);
+    return finish();
+  }
+
+ private:
+  Rules rules() const {
+    Rules rules;
+    rules.aging_us = world_.config.aging_us;
+    rules.tokens_max = world_.limits.sequence_tokens_max;
+    rules.vocabulary = world_.limits.vocabulary;
+    rules.rows_max = world_.limits.rows_max;
+    for (size_t i = 0; i < world_.layout.classes.size(); ++i) {
+      const int64_t width = world_.layout.classes[i].tokens_per_page;
+      rules.tokens_per_page.push_back(static_cast<int32_t>(width));
+      rules.tokens_max = std::min(rules.tokens_max, width * world_.limits.pages[i]);
+    }
+    return rules;
+  }
+
+  bool done() const { return next_request_ == requests_.size() && client_.idle() && runner_.in_flight() == 0; }
+
+  // What the server does between two turns.
+  void act() {
+    if (turns_ == world_.fault_turn) runner_.fail_next();
+    if (turns_ == world_.drain_turn) {
+      client_.begin_drain();
+      reach_.add(Reached::kDrain);
+    }
+    if (random_.one_in(50)) reserve_and_return();
+    while (next_request_ < requests_.size() && requests_[next_request_].arrival_us <= clock_.now_us()) {
+      if (!submit(&requests_[next_request_])) break;
+      ++next_request_;
+    }
+    for (Request* request : submitted_) consider_cancel(request);
+  }
+
+  void reserve_and_return() {
+    if (client_.try_reserve(static_cast<int32_t>(random_.between(1, 2))).ok()) reach_.add(Reached::kTicketReturned);
+  }
+
+  // Returns whether the request is dealt with; a full queue makes most clients come again.
+  bool submit(Request* request) {
+    Result<Ticket> ticket = client_.try_reserve(1);
+    if (!ticket.ok()) {
+      if (ticket.error().code != ErrorCode::kExhausted) return true;  // draining or faulted: never again
+      reach_.add(Reached::kQueueFull);
+      return random_.one_in(4);
+    }
+    GenerateHeader& header = request->header;
+    header.id = client_.next_id();
+    header.arrival_us = std::max(request->arrival_us, clock_.now_us() - random_.between(0, 200));
+    header.sampling.seed = header.id;
+    const Status status = client_.submit(&*ticket, header, request->prompt);
+    const auto needed = static_cast<int64_t>(request->prompt.size()) + (header.sampling.max_tokens > 0 ? 1 : 0);
+    const auto prompt_count = static_cast<int64_t>(request->prompt.size());
+    const bool fits = needed <= rules().tokens_max && prompt_count <= world_.config.queue_tokens_max;
+    if (status.ok()) {
+      if (!fits) validator_.violate(fmt::format("a prompt of {} tokens was accepted", prompt_count));
+      validator_.on_submit(header, request->prompt);
+      submitted_.push_back(request);
+      return true;
+    }
+    switch (status.error().code) {
+      case ErrorCode::kInvalidArgument:
+        if (fits) validator_.violate("refused: " + status.error().text());
+        reach_.add(Reached::kRefusedTooLong);
+        return true;
+      case ErrorCode::kExhausted:
+        reach_.add(Reached::kQueueTokensFull);
+        return random_.one_in(4);
+      default:
+        return true;
+    }
+  }
+
+  void consider_cancel(Request* request) {
+    if (!request->cancels || validator_.view(request->header.id) != request->cancel_in) return;
+    if (request->cancel_after-- > 0) return;
+    request->cancels = random_.one_in(10);  // some clients say it twice
+    client_.cancel(request->header.id);
+    if (random_.one_in(20)) client_.cancel(client_.next_id());  // nobody's
+    validator_.on_cancel(request->header.id);
+  }
+
+  void turn() {
+    runner_.set_latency_us(random_.between(0, world_.latency_max_us));
+    validator_.on_turn_begin();
+    plans_.clear();
+    const int64_t stalls = client_.stats().event_stalls;
+    engine_.step();
+    if (client_.stats().event_stalls > stalls) reach_.add(Reached::kEventStall);
+    if (!world_.late || random_.one_in(200)) {
+      while (client_.poll(&event_)) validator_.on_event(event_);
+    }
+    for (const StepPlan& plan : plans_) validator_.on_plan(plan, world_.late);
+    validator_.on_turn_end(client_.stats(), runner_.executor().rows(), world_.late);
+    for (const std::string& violation : runner_.executor().violations()) validator_.violate(violation);
+    clock_.advance_us(random_.between(0, world_.turn_max_us));
+    if (runner_.in_flight() == 0 && next_request_ < requests_.size() && client_.idle()) {
+      clock_.advance_us(std::max<int64_t>(0, requests_[next_request_].arrival_us - clock_.now_us()));
+    }
+  }
+
+  ScheduleResult finish() {
+    const EngineStats stats = client_.stats();
+    ScheduleResult result;
+    result.violations = validator_.violations();
+    result.turns = turns_;
+    result.steps = stats.steps;
+    reach_.add(Reached::kStopOvershoot, runner_.executor().overshoots());
+    reach_.add(Reached::kPriorityOvertakes, stats.overtakes);
+    reach_.add(Reached::kAgingPromotes, stats.promotions);
+    // A late reader's view of where sequences are is late too: only what it was made for counts.
+    if (world_.late) {
+      result.reach.add(Reached::kEventStall, reach_.of(Reached::kEventStall));
+    } else {
+      result.reach = reach_;
+    }
+    return result;
+  }
+
+  Random random_;
+  World world_;
+  std::vector<Request> requests_;
+  ManualClock clock_;
+  Wake wake_;
+  ScriptedRunner runner_;
+  Engine engine_;
+  EngineClient client_;
+  Reach reach_;
+  Validator validator_;
+  std::vector<StepPlan> plans_;
+  std::vector<Request*> submitted_;
+  size_t next_request_ = 0;
+  int64_t turns_ = 0;
+  Event event_;
+};
+
+}  // namespace
+
+ScheduleResult run_schedule(uint64_t seed) { return Schedule(seed).run(); }
+
+SweepResult run_schedules(uint64_t first_seed, int64_t count) {
+  SweepResult sweep;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t seed = first_seed + static_cast<uint64_t>(i);
+    ScheduleResult one = run_schedule(seed);
+    sweep.total.reach.add_all(one.reach);
+    sweep.total.turns += one.turns;
+    sweep.total.steps += one.steps;
+    if (one.violations.empty()) continue;
+    sweep.total.violations = std::move(one.violations);
+    sweep.failed_seed = seed;
+    break;
+  }
+  return sweep;
+}
+
+}  // namespace weir::sim
