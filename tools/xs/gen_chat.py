@@ -2,7 +2,7 @@
 
 import json
 
-from gen_words import made_up
+from gen_words import article, made_up
 
 UNKNOWN = "I do not know that one."
 
@@ -69,8 +69,16 @@ def unknown_pair(rng, stock):
     return rng.choice(fact_asks(kind, False)).format(n=word), UNKNOWN
 
 
+OFF_TOPIC = ["What is the capital of {c}?", "Who invented the {n}?", "How do I cook {a}?", "Who won the game in {c}?", "How many people live in {c}?",
+             "Where can I buy {a}?", "What is the best hotel in {c}?", "Who is {p}?", "How tall is {p}?", "When was {p} born?", "What is the price of {a}?",
+             "Which book did {p} write?", "How far is it from {c} to the sea?", "How do I repair {a}?", "Is {p} married?", "Who is the mayor of {c}?"]
+
+
 def unknown(rng, stock):
+    """A made-up name, or a question that a help desk of this size has no answer to."""
     ask, answer = unknown_pair(rng, stock)
+    if rng.random() < 0.4:
+        ask = rng.choice(OFF_TOPIC).format(c=rng.choice(stock.cities), n=rng.choice(stock.nouns), a=article(rng.choice(stock.nouns)), p=rng.choice(stock.names))
     return {"kind": "unknown", "messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]}
 
 

@@ -37,7 +37,7 @@ class Generator:
         # Odds by item, chosen so that the shares by token are about: facts 0.3, needles 0.18, sums 0.13, lists 0.14, stories 0.16.
         self.weights = {
             "copy": 23, "reverse": 6, "pick": 3, "sort": 34, "count": 8, "sums": 51, "problem": 17, "compare": 3, "spell": 5,
-            "needle": 6, "quote": 1, "world": 14, "story": 12, "story_question": 2, "fact": 74, "fact_name": 12, "unknown": 3, "talk": 6,
+            "needle": 6, "quote": 1, "world": 14, "story": 12, "story_question": 2, "fact": 62, "fact_name": 10, "unknown": 7, "talk": 6,
             "tool": 5, "several": 9}
         self.makers = {
             "copy": gen_tasks.copy, "reverse": gen_tasks.reverse, "pick": gen_tasks.pick, "sort": gen_tasks.sort, "count": gen_tasks.count,

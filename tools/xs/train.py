@@ -25,7 +25,7 @@ from muon import Muon
 TOKENS = 131072  # of one step: enough rows for the gradient of a 22M model, few enough for thousands of steps
 WARMUP_STEPS = 100
 DECAY_FROM = 0.68  # share of the time after which the rate falls linearly
-CHAINS_FROM = 0.60  # from here on the draft head is trained on chains of three drafts
+CHAINS_FROM = 0.50  # from here on the draft head is trained on chains of three drafts
 CHAIN_ROWS = 32768  # tokens of the step whose chains are unrolled: the masked attention over three sets of keys is the dear part
 ROUND_FROM = 0.85  # from here on the forward pass sees weights rounded to block FP8
 CHAIN_WEIGHTS = (0.8, 0.6)  # of the second and the third draft
@@ -75,7 +75,7 @@ def forward(model, batch, progress):
         for row, share in zip(rows[1:], CHAIN_WEIGHTS):
             loss, _ = weighted(model, row, prepared[1], beyond[:few], weights[:few, 2:])
             chains, mass = chains + share * loss, mass + share
-    draft_weight = 0.3 - 0.2 * progress
+    draft_weight = 0.3 - 0.15 * progress
     balance = balance_loss(loads + draft_loads)
     balance_weight = 1e-2 * (0.1 ** min(1.0, progress / 0.7))
     loss = main + draft_weight * (chains if mass == 1.0 else chains * (1.6 / mass)) + balance_weight * balance
@@ -102,7 +102,7 @@ def train(model, queue, shared, options):
     figures = torch.zeros(8, device="cuda")
     while True:
         now = time.time()
-        progress = min(1.0, (now - begin) / options.seconds) if not options.bench else options.at
+        progress = min(1.0, options.at + (1.0 - options.at) * (now - begin) / options.seconds) if not options.bench else options.at
         if progress >= 1.0 or (options.bench and step >= options.bench):
             return step
         shared.value = progress
@@ -140,7 +140,8 @@ def main():
     parser.add_argument("--save-every", type=float, default=240)
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--bench", type=int, default=0, help="stop after this many steps")
-    parser.add_argument("--at", type=float, default=0.1, help="with --bench: the progress that is played")
+    parser.add_argument("--at", type=float, default=0.0, help="the progress to begin with; with --bench, the one that is played throughout")
+    parser.add_argument("--init", help="begin with the weights of this checkpoint folder")
     parser.add_argument("--kernels", default="fla", choices=["fla", "chunked"])
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--muon-rate", type=float, default=MUON_RATE)
@@ -156,6 +157,8 @@ def main():
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.cache_size_limit = 64
     model = Xs(Config(), kernels=options.kernels, compiled=True).cuda()
+    if options.init:
+        model.load_state_dict(export.load_state(options.init))
     print("parameters", sum(p.numel() for p in model.parameters()), flush=True)
     steps = train(model, queue, shared, options)
     print(f"{steps} steps, {steps * TOKENS / 1e6:.0f}M tokens, {time.time() - start:.0f} s in all", flush=True)
