@@ -1,5 +1,8 @@
 #include "models/weights.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cstdlib>
 
 #include "base/check.h"
@@ -9,6 +12,10 @@ namespace {
 
 // A cache line, and a vector register.
 constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = 2u << 20;
+// The vectors of a small model fit in one least block; the largest bounds what is reserved and not used.
+constexpr size_t kBlockMin = 256u << 10;
+constexpr size_t kBlockMax = 64u << 20;
 
 LayerWeights* find_layer(ModelWeights* weights, int32_t layer) {
   if (layer == kMtpLayer) return weights->mtp ? &weights->mtp->layer : nullptr;
@@ -107,11 +114,21 @@ void WeightStore::Free::operator()(std::byte* block) const {
 std::span<std::byte> WeightStore::allocate(int64_t bytes) {
   WEIR_CHECK(bytes >= 0, "{} bytes", bytes);
   const size_t rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
-  auto* block = static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded));
-  WEIR_CHECK(block != nullptr, "out of memory for {} bytes of weights", bytes);
-  blocks_.emplace_back(block);
+  if (rounded > left_.size()) {
+    // A quarter of what there is: the unused rest stays a small share and the number of blocks small.
+    const size_t grown = std::clamp(static_cast<size_t>(bytes_) / 4, kBlockMin, kBlockMax);
+    const size_t unit = std::max(rounded, grown) < kHugePage ? kBlockMin : kHugePage;
+    const size_t size = (std::max(rounded, grown) + unit - 1) / unit * unit;
+    auto* block = static_cast<std::byte*>(std::aligned_alloc(size < kHugePage ? kAlignment : kHugePage, size));
+    WEIR_CHECK(block != nullptr, "out of memory for {} bytes of weights", size);
+    if (size >= kHugePage) ::madvise(block, size, MADV_HUGEPAGE);  // advice: refusal costs time only
+    blocks_.emplace_back(block);
+    left_ = {block, size};
+  }
+  const std::span<std::byte> taken = left_.first(static_cast<size_t>(bytes));
+  left_ = left_.subspan(rounded);
   bytes_ += bytes;
-  return {block, static_cast<size_t>(bytes)};
+  return taken;
 }
 
 ModelWeights empty_weights(const ModelConfig& config, bool mtp) {

@@ -74,13 +74,14 @@ struct MtpWeights {
 };
 
 // Owned memory that views point into; addresses are stable and aligned to 64 bytes (a cache line, and a vector
-// register).
+// register). Taken from the system in blocks that grow with the whole, on huge pages where it grants them.
 class WeightStore {
  public:
   WeightStore() = default;
   WeightStore(WeightStore&&) noexcept = default;
   WeightStore& operator=(WeightStore&&) noexcept = default;
   std::span<std::byte> allocate(int64_t bytes);
+  // Bytes handed out.
   int64_t bytes() const { return bytes_; }
 
  private:
@@ -88,6 +89,7 @@ class WeightStore {
     void operator()(std::byte* block) const;
   };
   std::vector<std::unique_ptr<std::byte[], Free>> blocks_;
+  std::span<std::byte> left_;  // of the last block
   int64_t bytes_ = 0;
 };
 
