@@ -26,8 +26,8 @@ class Utf8Stream {
 
   char pending_[4] = {};
   int pending_size_ = 0;
-  int needed_ = 0;             // bytes the code point has in all
-  unsigned char low_ = 0x80;   // the range that the next byte must be in
+  int needed_ = 0;            // bytes the code point has in all
+  unsigned char low_ = 0x80;  // the range that the next byte must be in
   unsigned char high_ = 0xBF;
 };
 

@@ -21,10 +21,12 @@ struct GenerationDefaults {
   std::vector<int32_t> eos_ids;
 };
 
-// Reads generation_config.json (sampling defaults, eos_token_id), config.json (eos_token_id at the top or in text_config)
-// and tokenizer_config.json (eos_token, a string or an object with "content") from `model_folder`; a file that is not
-// there is skipped. The end ids are the union: some models state one of two in each file. `tokenizer` finds the id of
-// eos_token; null skips that. kCorrupt: a file is not JSON or a field has the wrong type or an impossible value.
-Result<GenerationDefaults> load_generation_defaults(const std::filesystem::path& model_folder, const Tokenizer* tokenizer);
+// Reads generation_config.json (sampling defaults, eos_token_id), config.json (eos_token_id at the top or in
+// text_config) and tokenizer_config.json (eos_token, a string or an object with "content") from `model_folder`; a file
+// that is not there is skipped. The end ids are the union: some models state one of two in each file. `tokenizer` finds
+// the id of eos_token; null skips that. kCorrupt: a file is not JSON or a field has the wrong type or an impossible
+// value.
+Result<GenerationDefaults> load_generation_defaults(const std::filesystem::path& model_folder,
+                                                    const Tokenizer* tokenizer);
 
 }  // namespace weir

@@ -21,7 +21,8 @@ using TokenId = int32_t;
 struct TokenizerLimits {
   // The largest known file (GLM-5: 155k tokens, 322k merges as pairs) has 20 MB; three times that is room to grow.
   static constexpr int64_t kFileBytesMax = int64_t{64} << 20;
-  // The largest known vocabularies have 262,144 ids; ids index tables, so a stray large one must not allocate gigabytes.
+  // The largest known vocabularies have 262,144 ids; ids index tables, so a stray large one must not allocate
+  // gigabytes.
   static constexpr int64_t kVocabularyMax = int64_t{1} << 20;
   // A merge makes one token, but several merges may make the same one (GLM: 2.1 for each token).
   static constexpr int64_t kMergesMax = int64_t{1} << 22;
@@ -45,8 +46,8 @@ class Tokenizer {
   // Reads and parses `tokenizer_json`. kNotFound, kIo, or as parse().
   static Result<std::unique_ptr<Tokenizer>> load(const std::filesystem::path& tokenizer_json);
 
-  // Builds from the text of a tokenizer.json. kCorrupt: not a well-formed tokenizer; kUnsupported: names the model type,
-  // normalizer, pre-tokenizer or option that would change ids and is not implemented; kTooLarge: over a limit.
+  // Builds from the text of a tokenizer.json. kCorrupt: not a well-formed tokenizer; kUnsupported: names the model
+  // type, normalizer, pre-tokenizer or option that would change ids and is not implemented; kTooLarge: over a limit.
   static Result<std::unique_ptr<Tokenizer>> parse(std::string_view json);
 
   virtual ~Tokenizer() = default;
@@ -58,8 +59,8 @@ class Tokenizer {
   // Time O(n log n) in the worst case.
   virtual Result<std::vector<TokenId>> encode(std::string_view utf8, EncodeOptions options = {}) const = 0;
 
-  // The raw bytes that `id` stands for, not always whole UTF-8; an added token's own text. Empty for an id that no token
-  // has (a padding row of the model, a negative id). Valid as long as the tokenizer.
+  // The raw bytes that `id` stands for, not always whole UTF-8; an added token's own text. Empty for an id that no
+  // token has (a padding row of the model, a negative id). Valid as long as the tokenizer.
   virtual std::string_view bytes(TokenId id) const = 0;
 
   // The text of `ids`: the bytes concatenated, each maximal invalid part replaced by U+FFFD. `skip_special` leaves out

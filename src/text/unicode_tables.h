@@ -1,0 +1,30 @@
+// Where the linked Unicode data differ from the reference tokenizer's; the tables are generated.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace weir {
+
+// The general categories that occur in category_changes().
+enum class GeneralCategory : uint8_t { kCf, kLl, kLm, kLo, kLu, kMc, kMn, kNd, kNo, kPd, kPo, kSm, kSo };
+
+struct CategoryChange {
+  char32_t first;
+  char32_t last;
+  GeneralCategory category;  // what the reference's regular expressions see
+};
+
+struct CodePointRange {
+  char32_t first;
+  char32_t last;
+};
+
+// Ascending. Code points that the linked regex engine puts in another category than the reference.
+std::span<const CategoryChange> category_changes();
+
+// Ascending. Code points that got canonical properties after Unicode 9, which the reference's normaliser treats as
+// letters that combine with nothing.
+std::span<const CodePointRange> nfc_barriers();
+
+}  // namespace weir
