@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "weights/json_check.h"
+#include "weights/safetensors.h"
 
 namespace weir {
 namespace {
@@ -378,6 +379,18 @@ Result<ModelConfig> parse_model_config(std::string_view json) {
     return make_error(ErrorCode::kInvalidArgument, "config.json must hold an object");
   }
   return read_config(document.get_object());
+}
+
+Result<ModelConfig> read_model_config(const std::string& directory) {
+  const std::string path = directory + "/config.json";
+  Result<std::unique_ptr<MappedFile>> file = MappedFile::open(path);
+  if (!file.ok()) {
+    return with_remedy(std::move(file).error(), "a checkpoint is a folder with config.json and .safetensors files");
+  }
+  const std::span<const std::byte> bytes = (*file)->bytes();
+  Result<ModelConfig> config = parse_model_config({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  if (!config.ok()) return in_context(std::move(config).error(), directory);
+  return config;
 }
 
 }  // namespace weir

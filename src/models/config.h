@@ -76,6 +76,9 @@ struct ModelConfig {
 // known feature that this engine does not serve is kUnsupported and says which.
 Result<ModelConfig> parse_model_config(std::string_view json);
 
+// The config.json of a checkpoint folder.
+Result<ModelConfig> read_model_config(const std::string& directory);
+
 // "qwen3_5_moe" and so on.
 std::string_view model_family_name(ModelFamily family);
 

@@ -29,10 +29,11 @@ std::string list_names(const std::vector<std::string>& names) {
 
 class Loader {
  public:
-  Loader(const ModelConfig& config, const Checkpoint& checkpoint) : config_(config), checkpoint_(checkpoint) {}
+  Loader(const ModelConfig& config, const Checkpoint& checkpoint, bool check_only)
+      : config_(config), checkpoint_(checkpoint), check_only_(check_only) {}
 
   Result<ModelWeights> load() {
-    choose_prefix();
+    config_.prefix = find_prefix(config_, checkpoint_);
     const BindingVariant variant = find_variant(config_, checkpoint_);
     used_.assign(checkpoint_.tensors().size(), false);
     weights_ = empty_weights(config_, variant.mtp);
@@ -51,14 +52,6 @@ class Loader {
   }
 
  private:
-  // A text model exported from a nested config may carry either prefix: the embedding's name tells.
-  void choose_prefix() {
-    for (const std::string_view prefix : {"model.", "model.language_model."}) {
-      if (checkpoint_.find(config_.prefix + std::string(kEmbedName)) != nullptr) return;
-      if (checkpoint_.find(std::string(prefix) + std::string(kEmbedName)) != nullptr) config_.prefix = prefix;
-    }
-  }
-
   void use(const TensorInfo* info) {
     const auto index = static_cast<size_t>(info - checkpoint_.tensors().data());
     used_[index] = true;
@@ -69,6 +62,7 @@ class Loader {
     if (binding.rule == DTypeRule::kVector) return place_vector(binding, info);
     WEIR_ASSIGN_OR_RETURN(const StoredMatrix stored, read_stored_matrix(binding, info, checkpoint_, &weights_.store));
     if (stored.scales != nullptr) use(stored.scales);
+    if (check_only_) return Ok{};
     switch (binding.slot) {
       case Slot::kExpertsGateUp:
       case Slot::kExpertsDown:
@@ -88,6 +82,7 @@ class Loader {
       return make_error(ErrorCode::kCorrupt, "tensor \"{}\" should be BF16 or F32 {}, is {} {}", binding.name,
                         binding.shape.text(), dtype_name(info.dtype), info.shape.text());
     }
+    if (check_only_) return Ok{};
     const int64_t count = binding.shape.elements();
     auto* values = reinterpret_cast<float*>(weights_.store.allocate(count * dtype_bytes(DType::kF32)).data());
     if (info.dtype == DType::kF32) {
@@ -186,12 +181,20 @@ class Loader {
 
   ModelConfig config_;
   const Checkpoint& checkpoint_;
+  bool check_only_;
   ModelWeights weights_;
   std::vector<bool> used_;
   std::vector<std::string> missing_;
 };
 
 }  // namespace
+
+std::string find_prefix(const ModelConfig& config, const Checkpoint& checkpoint) {
+  for (const std::string& prefix : {config.prefix, std::string("model."), std::string("model.language_model.")}) {
+    if (checkpoint.find(prefix + std::string(kEmbedName)) != nullptr) return prefix;
+  }
+  return config.prefix;
+}
 
 BindingVariant find_variant(const ModelConfig& config, const Checkpoint& checkpoint) {
   BindingVariant variant;
@@ -204,7 +207,12 @@ BindingVariant find_variant(const ModelConfig& config, const Checkpoint& checkpo
 }
 
 Result<ModelWeights> load_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
-  return Loader(config, checkpoint).load();
+  return Loader(config, checkpoint, false).load();
+}
+
+Status check_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
+  WEIR_RETURN_IF_ERROR(Loader(config, checkpoint, true).load());
+  return Ok{};
 }
 
 }  // namespace weir

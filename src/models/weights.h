@@ -105,6 +105,10 @@ struct ModelWeights {
   int64_t total_bytes = 0;
 };
 
+// The prefix of the text tensors in this checkpoint: a text model exported from a nested config may carry either, and
+// the embedding's name tells. The config's own where neither is found.
+std::string find_prefix(const ModelConfig& config, const Checkpoint& checkpoint);
+
 // What the tensors' names say beyond the config; `config.prefix` is the checkpoint's.
 BindingVariant find_variant(const ModelConfig& config, const Checkpoint& checkpoint);
 
@@ -114,6 +118,9 @@ BindingVariant find_variant(const ModelConfig& config, const Checkpoint& checkpo
 // name the tensor: missing ones (the first 8 and a count), unknown ones (model.visual.* is skipped), wrong shapes and
 // dtypes with what was expected and found.
 Result<ModelWeights> load_weights(const ModelConfig& config, const Checkpoint& checkpoint);
+
+// What `load_weights` would refuse, found from the headers alone.
+Status check_weights(const ModelConfig& config, const Checkpoint& checkpoint);
 
 // The place of a slot; `layer` is kNoLayer, kMtpLayer or an index, `expert` matters to the expert slots alone. nullptr
 // where the model has none: an MTP slot of a model without the head, or a slot that loading turns into others
