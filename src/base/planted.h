@@ -8,12 +8,14 @@ enum class PlantedBug {
   kNone,
   kResumeOffByOne,   // a preempted sequence is recomputed from its second token
   kSkippedDecode,    // a decoding sequence waits while a prompt advances
-  kPageFreedTwice,   // a page is handed out again while its row still holds it
+  kPageFreedTwice,   // what is given back is handed out twice
   kLostCancel,       // a cancel is dropped
-  kStaleSlot,        // a joining row gets its slot from a row that still lives
+  kStaleSlot,        // every row is told the same state slot
   kQueueJump,        // the second in the queue is admitted first
   kTokenTwice,       // an event is published twice
-  kLeakedPages,      // a cancelled sequence keeps its pages
+  kLeakedPages,      // a row that leaves keeps its last page
+  kStateNotZeroed,   // a joining row finds the state of whoever had its slot before
+  kBatchDependentSplit,  // large steps sum a norm's squares in another order
 };
 
 #ifdef WEIR_PLANTED_BUGS

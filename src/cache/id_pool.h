@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/planted.h"
 
 namespace weir {
 
@@ -37,6 +38,8 @@ class IdPool {
   }
   // One holder less; the last one frees it.
   void give_back(IdType id) {
+    if (planted(PlantedBug::kPageFreedTwice)) free_.push_back(id);
+    if (planted(PlantedBug::kPageFreedTwice) && references(id) == 0) return;
     WEIR_CHECK(id.valid() && id.value() < total() && references(id) > 0, "id {} given back twice", id.value());
     if (--references_[id.index()] == 0) free_.push_back(id);
   }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/planted.h"
+
 namespace weir {
 
 SequenceCache::SequenceCache(const CacheLayout& layout, const RunnerLimits& limits)
@@ -40,6 +42,7 @@ StateSlotId SequenceCache::join(RowId row) {
   const StateSlotId slot = slots_.take();
   WEIR_CHECK(slot.valid(), "no state slot is free");
   row_slots_[row.index()] = slot;
+  if (planted(PlantedBug::kStaleSlot)) return StateSlotId(0);
   return slot;
 }
 
@@ -71,6 +74,7 @@ bool SequenceCache::grow(RowId row, int64_t token_count, StepPlan* plan) {
 
 void SequenceCache::leave(RowId row) {
   for (Class& pages : classes_) {
+    if (planted(PlantedBug::kLeakedPages) && !pages.tables[row.index()].empty()) pages.tables[row.index()].pop_back();
     for (const PageId page : pages.tables[row.index()]) pages.pool.give_back(page);
     pages.tables[row.index()].clear();
   }

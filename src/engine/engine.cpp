@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/planted.h"
 #include "engine/publisher.h"
 #include "engine/shared.h"
 #include "sched/scheduler.h"
@@ -168,6 +169,7 @@ void Engine::Impl::take_generate(int64_t payload) {
 void Engine::Impl::take_cancel() {
   SequenceId id = 0;
   shared->commands.take(&id, sizeof(id));
+  if (planted(PlantedBug::kLostCancel)) return;
   const int32_t index = scheduler.end(id);
   if (index >= 0) end_one(index, FinishReason::kAbort, {});
 }
@@ -234,6 +236,9 @@ void Engine::Impl::settle_item(Flight* done, size_t item) {
   const int64_t position = done->plan.work[item].position;
   const auto skip = static_cast<int32_t>(std::max<int64_t>(0, owner.prompt_rows_published - position));
   publisher.advance(owner, done->result, yielded, static_cast<int32_t>(position) + 1 + skip, skip, stop, now_us);
+  if (planted(PlantedBug::kTokenTwice)) {
+    publisher.advance(owner, done->result, yielded, static_cast<int32_t>(position) + 1 + skip, skip, stop, now_us);
+  }
   owner.prompt_rows_published += std::max(0, yielded.prompt_row_count - skip);
   shared->gauges.generated_tokens.add(yielded.token_count);
   if (stop != StopReason::kNone) scheduler.forget(index);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/planted.h"
+
 namespace weir {
 
 namespace {
@@ -116,6 +118,7 @@ void Scheduler::continue_decodes(Draft* draft) {
     const int32_t index = running_.at(position).index;
     const Sequence& sequence = this->sequence(index);
     if (sequence.phase != Phase::kDecode || sequence.samples_planned == sequence.sampling.max_tokens) continue;
+    if (planted(PlantedBug::kSkippedDecode) && this->sequence(running_.last().index).phase == Phase::kPrefill) continue;
     if (make_room(draft, sequence)) add_decode(draft, index);
   }
 }
@@ -208,7 +211,8 @@ void Scheduler::admit(Draft* draft) {
   while (draft->budget > 0 && rows_.free() > 0 && cache_.slot_free()) {
     OrderedQueue* queue = next_queue();
     if (queue == nullptr) return;
-    const int32_t index = queue->first().index;
+    const bool jumps = planted(PlantedBug::kQueueJump) && queue->size() > 1;
+    const int32_t index = queue->at(jumps ? 1 : 0).index;
     const Sequence& candidate = sequence(index);
     // What it sampled before it was preempted must have arrived: it is part of what is recomputed.
     if (candidate.steps_in_flight > 0) return;
@@ -230,6 +234,7 @@ void Scheduler::join(Draft* draft, int32_t index) {
   joining.phase = Phase::kPrefill;
   joining.row = rows_.take();
   joining.samples_planned = joining.generated;
+  if (planted(PlantedBug::kResumeOffByOne) && joining.preemption_count > 0) joining.computed = 1;
   running_.insert(joining.key, index);
   Edit edit;
   edit.kind = EditKind::kJoin;

@@ -13,13 +13,19 @@ World draw_world(Random* random) {
   limits.sequence_tokens_max = random->between(8, random->pick({40, 120, 260}));
   limits.vocabulary = static_cast<int32_t>(random->between(8, 60));
   limits.steps_in_flight = static_cast<int32_t>(random->pick({1, 2, 2, 2, 2, 3}));
+  world.tight = random->one_in(6);
+  if (world.tight) {
+    limits.rows_max = std::max(limits.rows_max, 3);
+    limits.step_tokens_max = limits.rows_max + static_cast<int32_t>(random->between(1, 6));
+    limits.sequence_tokens_max = random->between(60, 120);
+  }
   const int64_t classes = random->one_in(3) ? 2 : 1;
   for (int64_t i = 0; i < classes; ++i) {
-    const auto width = static_cast<int32_t>(random->pick({1, 4, 4, 8, 16, 64}));
+    const auto width = static_cast<int32_t>(world.tight ? 1 : random->pick({1, 4, 4, 8, 16, 64}));
     world.layout.classes.push_back({"class", 1, width});
     const int64_t alone = (limits.sequence_tokens_max + width - 1) / width;
     // From half of one longest sequence to enough for all.
-    const int64_t pages = random->between(std::max<int64_t>(1, alone / 2), random->pick({alone + 2, alone * 2, alone * limits.rows_max}));
+    const int64_t pages = world.tight ? random->between(alone, alone * 2) : random->between(std::max<int64_t>(1, alone / 2), random->pick({alone + 2, alone * 2, alone * limits.rows_max}));
     limits.pages.push_back(static_cast<int32_t>(pages));
   }
   if (!random->one_in(4)) {
@@ -57,7 +63,7 @@ void draw_sampling(Random* random, const World& world, SamplingParams* sampling)
     sampling->banned_until_min = sampling->stop_ids;
   }
   if (random->one_in(4)) sampling->logprobs = static_cast<int32_t>(random->between(0, 2));
-  if (random->one_in(4)) sampling->prompt_logprobs = static_cast<int32_t>(random->between(0, 2));
+  if (random->one_in(world.tight ? 2 : 4)) sampling->prompt_logprobs = static_cast<int32_t>(random->between(0, 2));
   if (random->one_in(5)) {
     sampling->logit_bias_count = static_cast<int32_t>(random->between(1, kLogitBiasMax));
   }
@@ -77,7 +83,7 @@ std::vector<Request> draw_requests(Random* random, const World& world) {
     request.header.priority = static_cast<int32_t>(
         priorities ? (random->one_in(20) ? random->pick({kPriorityMin, kPriorityMax}) : random->between(-3, 3)) : 0);
     // Now and then one token too many.
-    const int64_t longest = random->one_in(15) ? context + 1 : random->pick({4L, context / 2 + 1, context - 1});
+    const int64_t longest = world.tight ? context / 2 : random->one_in(15) ? context + 1 : random->pick({4L, context / 2 + 1, context - 1});
     request.prompt.resize(static_cast<size_t>(random->between(1, std::max<int64_t>(1, longest))));
     for (TokenId& token : request.prompt) token = static_cast<TokenId>(random->between(0, world.limits.vocabulary - 1));
     draw_sampling(random, world, &request.header.sampling);

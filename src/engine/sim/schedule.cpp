@@ -35,7 +35,12 @@ class Schedule {
     while (!done() && validator_.violations().empty()) {
       act();
       turn();
-      if (++turns_ > kTurnsMax) validator_.violate(fmt::format("no end after {} turns", kTurnsMax));
+      if (++turns_ > kTurnsMax) {
+        const EngineStats stats = client_.stats();
+        validator_.violate(fmt::format("no end after {} turns: {} requests of {} sent, {} waiting, {} running, {} preempted, {} steps",
+                                       kTurnsMax, next_request_, requests_.size(), stats.waiting, stats.running,
+                                       stats.preempted, stats.steps));
+      }
     }
     if (validator_.violations().empty()) validator_.on_idle(client_.stats(), client_.stats().faulted);
     return finish();
@@ -56,7 +61,10 @@ class Schedule {
     return rules;
   }
 
-  bool done() const { return next_request_ == requests_.size() && client_.idle() && runner_.in_flight() == 0; }
+  bool done() const {
+    if (next_request_ < requests_.size() || !client_.idle()) return false;
+    return runner_.in_flight() == 0 || client_.stats().faulted;  // after a fault the engine asks for no step any more
+  }
 
   // What the server does between two turns.
   void act() {

@@ -191,6 +191,7 @@ void Validator::plan_join(const StepPlan& plan, const Edit& edit, bool late) {
   rows_[edit.row.value()] = id;
   joining.view = View::kPrefill;
   joining.joined = true;
+  joining.wants_prompt_rows = plan.sampling[static_cast<size_t>(edit.first)].prompt_logprobs >= 0;
   joining.row = edit.row.value();
   joining.computed = 0;
   joining.samples = joining.outputs;
@@ -254,7 +255,7 @@ void Validator::plan_prefill(Watched* watched, const StepPlan& plan, const Seque
       reach_->add(Reached::kChunkEndsOnPageBorder);
     }
   }
-  if (watched->header.sampling.prompt_logprobs >= 0 && work.position < watched->computed_before) {
+  if (watched->wants_prompt_rows && work.position < watched->computed_before) {
     reach_->add(Reached::kPromptLogprobsReplayed);
   }
 }

@@ -59,6 +59,7 @@ class Validator {
     bool cancelled = false;
     bool cancel_visible = false;  // cancelled before this turn began
     bool joined = false;          // ever
+    bool wants_prompt_rows = false;  // in this residency
     int32_t row = -1;
     int64_t computed = 0;
     int64_t computed_before = 0;  // in earlier residencies

@@ -1,0 +1,53 @@
+// Every planted bug is found by the validator within a few hundred schedules. Compiled with WEIR_PLANTED_BUGS.
+#include <gtest/gtest.h>
+
+#include "base/planted.h"
+#include "engine/sim/schedule.h"
+
+namespace weir::sim {
+namespace {
+
+class Planted {
+ public:
+  explicit Planted(PlantedBug bug) { planted_bug = bug; }
+  ~Planted() { planted_bug = PlantedBug::kNone; }
+};
+
+struct Case {
+  PlantedBug bug;
+  const char* name;
+  const char* telltale;  // part of the violation that names it
+};
+
+class PlantedBugs : public testing::TestWithParam<Case> {};
+
+TEST_P(PlantedBugs, IsFoundByTheValidator) {
+  const Planted planted(GetParam().bug);
+  const SweepResult sweep = run_schedules(1, 300);
+  ASSERT_FALSE(sweep.total.violations.empty()) << GetParam().name;
+  bool told = false;
+  for (const std::string& violation : sweep.total.violations) told |= violation.find(GetParam().telltale) != std::string::npos;
+  EXPECT_TRUE(told) << "seed " << sweep.failed_seed << ": " << sweep.total.violations.front();
+  std::printf("%s: seed %llu: %s\n", GetParam().name, static_cast<unsigned long long>(sweep.failed_seed),
+              sweep.total.violations.front().c_str());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, PlantedBugs,
+    testing::Values(Case{PlantedBug::kResumeOffByOne, "ResumeOffByOne", "stands at 0, its work begins at 1"},
+                    Case{PlantedBug::kSkippedDecode, "SkippedDecode", "stands still"},
+                    Case{PlantedBug::kPageFreedTwice, "PageFreedTwice", "goes to row"},
+                    Case{PlantedBug::kLostCancel, "LostCancel", "was cancelled and goes on"},
+                    Case{PlantedBug::kStaleSlot, "StaleSlot", "slot 0 of row"},
+                    Case{PlantedBug::kQueueJump, "QueueJump", "passes sequence"},
+                    Case{PlantedBug::kTokenTwice, "TokenTwice", "comes after"},
+                    Case{PlantedBug::kLeakedPages, "LeakedPages", "pages are used"}),
+    [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
+
+TEST(Planted, WithoutABugNothingIsFound) {
+  const SweepResult sweep = run_schedules(1, 100);
+  EXPECT_EQ(sweep.total.violations, std::vector<std::string>());
+}
+
+}  // namespace
+}  // namespace weir::sim
