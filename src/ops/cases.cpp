@@ -9,7 +9,9 @@
 namespace weir::cases {
 namespace {
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 template <class T>
 void put(std::vector<std::byte>& to, size_t index, T value) {

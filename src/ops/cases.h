@@ -1,5 +1,5 @@
-// What the tests and the benchmark of the operations share: random inputs, random weights in every stored format, and the
-// machines on which a result must not differ.
+// What the tests and the benchmark of the operations share: random inputs, random weights in every stored format, and
+// the machines on which a result must not differ.
 #pragma once
 
 #include <cstddef>
@@ -37,8 +37,8 @@ std::vector<std::unique_ptr<Cpu>> all_cpus(int64_t scratch);
 inline constexpr int kThreadsMax = 3;
 
 reference::Rows rows_of(std::span<const float> values, int64_t width);
-// The largest |a - b| over rows, relative to the largest |b| of the row, or to `typical` where that is larger (a row of one
-// value may cancel).
+// The largest |a - b| over rows, relative to the largest |b| of the row, or to `typical` where that is larger (a row of
+// one value may cancel).
 double row_error(std::span<const float> a, const reference::Rows& b, double typical = 1e-30);
 // Bit for bit, NaN and the sign of zero included.
 bool same_bits(std::span<const float> a, std::span<const float> b);

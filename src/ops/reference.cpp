@@ -29,8 +29,10 @@ double scale(const WeightMatrix& w, int64_t index) {
 double value(const WeightMatrix& w, int64_t n, int64_t k) {
   const std::byte* row = w.data + n * w.row_bytes;
   switch (w.format) {
-    case WeightFormat::kF32: return static_cast<double>(read<float>(row, k));
-    case WeightFormat::kBf16: return static_cast<double>(bf16_to_float(read<uint16_t>(row, k)));
+    case WeightFormat::kF32:
+      return static_cast<double>(read<float>(row, k));
+    case WeightFormat::kBf16:
+      return static_cast<double>(bf16_to_float(read<uint16_t>(row, k)));
     case WeightFormat::kFp8Block:
       return static_cast<double>(fp8_e4m3_to_float(read<uint8_t>(row, k))) *
              scale(w, n / kFp8Block * w.scale_stride + k / kFp8Block);
@@ -45,7 +47,9 @@ double value(const WeightMatrix& w, int64_t n, int64_t k) {
   return 0;
 }
 
-double dot(const double* a, const double* b, int64_t n) { return std::inner_product(a, a + n, b, 0.0); }
+double dot(const double* a, const double* b, int64_t n) {
+  return std::inner_product(a, a + n, b, 0.0);
+}
 
 // Normalised and rotated head of one row.
 Row head(const AttentionShape& shape, double theta, const double* x, std::span<const float> norm, int64_t position) {
@@ -92,8 +96,12 @@ Row rms_norm(const Row& x, std::span<const float> weight, bool zero_centred, dou
   return y;
 }
 
-double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
-double silu(double x) { return x * sigmoid(x); }
+double sigmoid(double x) {
+  return 1.0 / (1.0 + std::exp(-x));
+}
+double silu(double x) {
+  return x * sigmoid(x);
+}
 
 Rows attention(const AttentionShape& shape, double theta, std::span<const float> q_norm, std::span<const float> k_norm,
                const Rows& qg, const Rows& k, const Rows& v) {
@@ -160,7 +168,8 @@ class GdnSequenceReference {
       double sum = 0;
       for (size_t tap = 0; tap < 4; ++tap) {
         if (t + tap < 3) continue;
-        sum += static_cast<double>(conv_[static_cast<size_t>(c) * 4 + tap]) * in_.u[t + tap - 3][static_cast<size_t>(c)];
+        sum +=
+            static_cast<double>(conv_[static_cast<size_t>(c) * 4 + tap]) * in_.u[t + tap - 3][static_cast<size_t>(c)];
       }
       x.push_back(silu(sum));
     }

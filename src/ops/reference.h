@@ -1,5 +1,5 @@
-// What every operation computes, in double precision and the plainest order, from stored weights and plain histories: the
-// oracle of the tests. Built for tests only.
+// What every operation computes, in double precision and the plainest order, from stored weights and plain histories:
+// the oracle of the tests. Built for tests only.
 #pragma once
 
 #include <cstdint>

@@ -15,10 +15,18 @@ namespace {
 constexpr int64_t kUnits = 48;
 constexpr int64_t kPrepareRows = 4;  // rows of a preparation task: a few microseconds
 
-int64_t group_of(const AttentionShape& shape) { return shape.heads / shape.kv_heads; }
-int64_t value_stride(const AttentionShape& shape) { return round_up(shape.head_dim, 16); }
-int64_t block_rows(const AttentionShape& shape) { return std::max<int64_t>(1, kUnits / group_of(shape)); }
-int64_t units_max(const AttentionShape& shape) { return block_rows(shape) * group_of(shape); }
+int64_t group_of(const AttentionShape& shape) {
+  return shape.heads / shape.kv_heads;
+}
+int64_t value_stride(const AttentionShape& shape) {
+  return round_up(shape.head_dim, 16);
+}
+int64_t block_rows(const AttentionShape& shape) {
+  return std::max<int64_t>(1, kUnits / group_of(shape));
+}
+int64_t units_max(const AttentionShape& shape) {
+  return block_rows(shape) * group_of(shape);
+}
 
 int64_t state_bytes(const AttentionShape& shape) {
   return round_up(units_max(shape) * (1 + 16 + value_stride(shape)) * static_cast<int64_t>(sizeof(float)), kCacheLine);
@@ -27,7 +35,9 @@ int64_t thread_bytes(const AttentionShape& shape) {
   return round_up(units_max(shape) * (kAttentionBlock * 4 + 16), kCacheLine) + 2 * state_bytes(shape);
 }
 // States of a wave when segments are spread over threads: see attend_spread.
-int64_t spread_states(int threads) { return 8 * threads; }
+int64_t spread_states(int threads) {
+  return 8 * threads;
+}
 
 AttendState state_at(const AttentionShape& shape, std::byte* memory) {
   AttendState state;
@@ -44,9 +54,7 @@ struct Item {
   int64_t rows;
   int64_t kv_head;
 
-  int64_t segments() const {
-    return (sequence->position + row + rows + kAttentionSegment - 1) / kAttentionSegment;
-  }
+  int64_t segments() const { return (sequence->position + row + rows + kAttentionSegment - 1) / kAttentionSegment; }
 };
 
 class Attention {

@@ -1,6 +1,6 @@
-// Prefill is bound by multiply-adds, decode by reading the pages. Both products of a block run through chain_rows: scores
-// with lanes over the 64 tokens (keys lie transposed), values with lanes over the head. Queries of all rows and of all
-// heads that share a key head go through a block together.
+// Prefill is bound by multiply-adds, decode by reading the pages. Both products of a block run through chain_rows:
+// scores with lanes over the 64 tokens (keys lie transposed), values with lanes over the head. Queries of all rows and
+// of all heads that share a key head go through a block together.
 #include "ops/attention/attention_kernels.h"
 
 #include "ops/cpu/chain.h"

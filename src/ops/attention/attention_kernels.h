@@ -44,15 +44,15 @@ struct AttendSegment {
   int64_t value_stride = 0;
   int64_t group = 0;
   int64_t rows = 0;
-  int64_t position = 0;     // of the first row
+  int64_t position = 0;      // of the first row
   const float* q = nullptr;  // row 0, first head of the group; heads are head_dim apart
   int64_t q_stride = 0;
   std::byte* const* pages = nullptr;
   int64_t page_offset = 0;  // to this layer's and key head's part
   int64_t token_begin = 0;  // the segment, a multiple of 64
   int64_t token_end = 0;
-  AttendState state;         // overwritten
-  float* scores = nullptr;   // [units][64]
+  AttendState state;                  // overwritten
+  float* scores = nullptr;            // [units][64]
   const float** rows_of_a = nullptr;  // [2 * units]
 };
 

@@ -10,8 +10,7 @@ constexpr int64_t kFinePositions = 256;  // the square root of 65,536: both tabl
 
 }  // namespace
 
-RopeTable::RopeTable(int64_t rope_dim, double theta, int64_t positions)
-    : half_(rope_dim / 2), positions_(positions) {
+RopeTable::RopeTable(int64_t rope_dim, double theta, int64_t positions) : half_(rope_dim / 2), positions_(positions) {
   WEIR_CHECK(rope_dim >= 0 && rope_dim % 2 == 0, "rope over {} dims", rope_dim);
   const int64_t coarse = (positions + kFinePositions - 1) / kFinePositions;
   const auto fill = [&](std::vector<Turn>& table, int64_t count, int64_t step) {

@@ -1,5 +1,5 @@
-// C[m, n] = C + A[m, k] B[k, n] as one chain of fused multiply-adds per element in ascending k. The chain of an element is
-// the same whatever tile of rows and columns it is computed in, which is what makes every operation row-invariant.
+// C[m, n] = C + A[m, k] B[k, n] as one chain of fused multiply-adds per element in ascending k. The chain of an element
+// is the same whatever tile of rows and columns it is computed in, which is what makes every operation row-invariant.
 #pragma once
 
 #include "ops/cpu/vec.h"
@@ -23,10 +23,12 @@ constexpr int tile_vectors([[maybe_unused]] int rows) {
 enum class Start { kZero, kC };
 
 template <int kRows, int kVectors, Start kStart>
-WEIR_VEC void chain_tile(const float* const* a, const float* b, int64_t b_stride, int64_t k, float* c, int64_t c_stride) {
+WEIR_VEC void chain_tile(const float* const* a, const float* b, int64_t b_stride, int64_t k, float* c,
+                         int64_t c_stride) {
   Vec sum[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kVectors; ++t) sum[r][t] = kStart == Start::kZero ? zero() : load(c + r * c_stride + t * kLanes);
+    for (int t = 0; t < kVectors; ++t)
+      sum[r][t] = kStart == Start::kZero ? zero() : load(c + r * c_stride + t * kLanes);
   }
   for (int64_t i = 0; i < k; ++i, b += b_stride) {
     Vec w[kVectors];
@@ -71,12 +73,24 @@ WEIR_VEC void chain_rows(const float* const* a, int64_t m, const float* b, int64
     const float* const* part = a + row;
     float* out = c + row * c_stride;
     switch (rows) {
-      case 1: chain_columns<1, kStart>(part, b, b_stride, vectors, k, out, c_stride); break;
-      case 2: chain_columns<2, kStart>(part, b, b_stride, vectors, k, out, c_stride); break;
-      case 3: chain_columns<3, kStart>(part, b, b_stride, vectors, k, out, c_stride); break;
-      case 4: chain_columns<4, kStart>(part, b, b_stride, vectors, k, out, c_stride); break;
-      case 5: chain_columns<5, kStart>(part, b, b_stride, vectors, k, out, c_stride); break;
-      default: chain_columns<6, kStart>(part, b, b_stride, vectors, k, out, c_stride); break;
+      case 1:
+        chain_columns<1, kStart>(part, b, b_stride, vectors, k, out, c_stride);
+        break;
+      case 2:
+        chain_columns<2, kStart>(part, b, b_stride, vectors, k, out, c_stride);
+        break;
+      case 3:
+        chain_columns<3, kStart>(part, b, b_stride, vectors, k, out, c_stride);
+        break;
+      case 4:
+        chain_columns<4, kStart>(part, b, b_stride, vectors, k, out, c_stride);
+        break;
+      case 5:
+        chain_columns<5, kStart>(part, b, b_stride, vectors, k, out, c_stride);
+        break;
+      default:
+        chain_columns<6, kStart>(part, b, b_stride, vectors, k, out, c_stride);
+        break;
     }
     row += rows;
   }

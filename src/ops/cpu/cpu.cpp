@@ -37,7 +37,9 @@ AlignedBytes::AlignedBytes(int64_t size) : size_(size) {
   std::memset(data_.get(), 0, rounded);
 }
 
-void AlignedBytes::Free::operator()(std::byte* data) const { std::free(data); }
+void AlignedBytes::Free::operator()(std::byte* data) const {
+  std::free(data);
+}
 
 Cpu::Cpu(const CpuOptions& options)
     : pool_(pool_options(options)), isa_(options.isa.value_or(best_isa())), kernels_(table_of(isa_)) {}

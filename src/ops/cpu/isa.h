@@ -11,7 +11,7 @@ namespace weir {
 enum class Isa : uint8_t {
   kScalar,  // portable C++
   kAvx2,    // AVX2, FMA, F16C
-  kAvx512,  // AVX-512 F, BW, DQ, VL
+  kAvx512,  // AVX-512 F, BW, DQ, VL and VBMI (Ice Lake, Zen 4 and later)
 };
 
 std::string_view isa_name(Isa isa);

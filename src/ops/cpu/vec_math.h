@@ -57,8 +57,12 @@ WEIR_VEC Vec softplus(Vec x) {
   return select_less(splat(20.0F), x, x, add(log(u), div(lost, u)));
 }
 
-WEIR_VEC Vec sigmoid(Vec x) { return div(splat(1.0F), add(splat(1.0F), exp(sub(zero(), x)))); }
-WEIR_VEC Vec silu(Vec x) { return div(x, add(splat(1.0F), exp(sub(zero(), x)))); }
+WEIR_VEC Vec sigmoid(Vec x) {
+  return div(splat(1.0F), add(splat(1.0F), exp(sub(zero(), x))));
+}
+WEIR_VEC Vec silu(Vec x) {
+  return div(x, add(splat(1.0F), exp(sub(zero(), x))));
+}
 
 // The sum of squares of x[0, n) in 16 interleaved lanes, then pairwise.
 WEIR_VEC float sum_squares(const float* x, int64_t n) {

@@ -24,12 +24,15 @@ float packed_value(const PackedMatrix& w, int64_t tile, int64_t lane, int64_t k)
   const int64_t at = k * kTileColumns + lane;
   constexpr float kFp8Undo = 0x1p-8F;  // packed FP8 scales carry 2^8 for the kernels
   switch (w.format()) {
-    case WeightFormat::kF32: return read<float>(data, at);
-    case WeightFormat::kBf16: return bf16_to_float(read<uint16_t>(data, at));
+    case WeightFormat::kF32:
+      return read<float>(data, at);
+    case WeightFormat::kBf16:
+      return bf16_to_float(read<uint16_t>(data, at));
     case WeightFormat::kFp8Block:
-      return fp8_e4m3_to_float(read<uint8_t>(data, at)) * (read<float>(scales, k / kFp8Block) * kFp8Undo);
+      return fp8_e4m3_to_float(read<uint8_t>(data, fp8_offset(k, lane))) *
+             (read<float>(scales, k / kFp8Block) * kFp8Undo);
     case WeightFormat::kFp8Row:
-      return fp8_e4m3_to_float(read<uint8_t>(data, at)) * (read<float>(scales, lane) * kFp8Undo);
+      return fp8_e4m3_to_float(read<uint8_t>(data, fp8_offset(k, lane))) * (read<float>(scales, lane) * kFp8Undo);
     case WeightFormat::kMxfp4: {
       const auto pair = read<uint8_t>(data, k / 2 * kTileColumns + lane);
       const auto code = static_cast<uint8_t>(k % 2 == 0 ? pair & 15 : pair >> 4);
@@ -46,11 +49,12 @@ float scale_value(const WeightMatrix& w, int64_t index) {
 float stored_value(const WeightMatrix& w, int64_t n, int64_t k) {
   const std::byte* row = w.data + n * w.row_bytes;
   switch (w.format) {
-    case WeightFormat::kF32: return read<float>(row, k);
-    case WeightFormat::kBf16: return bf16_to_float(read<uint16_t>(row, k));
+    case WeightFormat::kF32:
+      return read<float>(row, k);
+    case WeightFormat::kBf16:
+      return bf16_to_float(read<uint16_t>(row, k));
     case WeightFormat::kFp8Block:
-      return fp8_e4m3_to_float(read<uint8_t>(row, k)) *
-             scale_value(w, n / kFp8Block * w.scale_stride + k / kFp8Block);
+      return fp8_e4m3_to_float(read<uint8_t>(row, k)) * scale_value(w, n / kFp8Block * w.scale_stride + k / kFp8Block);
     case WeightFormat::kFp8Row:
       return fp8_e4m3_to_float(read<uint8_t>(row, k)) * scale_value(w, n * w.scale_stride);
     case WeightFormat::kMxfp4: {

@@ -15,7 +15,9 @@ static_assert(kGdnChunk == kGdnRows);
 
 constexpr int64_t kFloat = sizeof(float);
 
-int64_t value_stride(const GdnShape& shape) { return round_up(shape.value_dim, 16); }
+int64_t value_stride(const GdnShape& shape) {
+  return round_up(shape.value_dim, 16);
+}
 
 // Where the parts of a slot begin, in bytes.
 struct SlotParts {
@@ -39,15 +41,19 @@ SlotParts slot_parts(const GdnShape& shape) {
 }
 
 int64_t thread_bytes(const GdnShape& shape) {
-  return round_up(
-      gdn_scratch_floats(shape.key_dim, value_stride(shape), shape.value_heads / shape.key_heads) * kFloat, kCacheLine);
+  return round_up(gdn_scratch_floats(shape.key_dim, value_stride(shape), shape.value_heads / shape.key_heads) * kFloat,
+                  kCacheLine);
 }
 
-void set_base(std::byte* slot, int64_t base) { std::memcpy(slot, &base, sizeof(base)); }
+void set_base(std::byte* slot, int64_t base) {
+  std::memcpy(slot, &base, sizeof(base));
+}
 
-// Where the slot stands after `rows` rows from `position`: the last multiple of 64 before the last row's successor that a
-// row has been computed at or behind.
-int64_t next_base(int64_t position, int64_t rows) { return (position + rows - 1) / kGdnChunk * kGdnChunk; }
+// Where the slot stands after `rows` rows from `position`: the last multiple of 64 before the last row's successor that
+// a row has been computed at or behind.
+int64_t next_base(int64_t position, int64_t rows) {
+  return (position + rows - 1) / kGdnChunk * kGdnChunk;
+}
 
 GdnHead head_of(const GdnArgs& args, const GdnSequence& s, int64_t key_head) {
   const GdnParameters& p = *args.parameters;
@@ -120,7 +126,9 @@ GdnParameters make_gdn_parameters(const GdnShape& shape, VectorView conv, Vector
   return p;
 }
 
-int64_t gdn_slot_bytes(const GdnShape& shape) { return slot_parts(shape).end; }
+int64_t gdn_slot_bytes(const GdnShape& shape) {
+  return slot_parts(shape).end;
+}
 
 void gdn_zero_slot(const GdnShape& shape, std::byte* slot) {
   std::memset(slot, 0, static_cast<size_t>(gdn_slot_bytes(shape)));
@@ -132,7 +140,9 @@ int64_t gdn_slot_base(const std::byte* slot) {
   return base;
 }
 
-int64_t gdn_scratch_bytes(const GdnShape& shape, int threads) { return threads * thread_bytes(shape); }
+int64_t gdn_scratch_bytes(const GdnShape& shape, int threads) {
+  return threads * thread_bytes(shape);
+}
 
 void gdn(Cpu& cpu, const GdnArgs& args) {
   const GdnShape& shape = args.parameters->shape;

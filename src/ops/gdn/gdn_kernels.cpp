@@ -1,7 +1,7 @@
-// Prefill is bound by multiply-adds, decode by reading the state once. A chunk's rows go through the same chains one at a
-// time or sixty-four at once: products with the base state and with the ring run over register tiles of rows, and the
-// triangular part (row j of the ring on row i > j) runs as tiles for the rows before a group of up to six and one by one
-// inside the group, in ascending j either way.
+// Prefill is bound by multiply-adds, decode by reading the state once. A chunk's rows go through the same chains one at
+// a time or sixty-four at once: products with the base state and with the ring run over register tiles of rows, and the
+// triangular part (row j of the ring on row i > j) runs as tiles for the rows before a group of up to six and one by
+// one inside the group, in ascending j either way.
 #include "ops/gdn/gdn_kernels.h"
 
 #include "ops/cpu/chain.h"
@@ -25,11 +25,11 @@ struct Chunk {
 struct Scratch {
   float* q;
   float* k;
-  float* v;         // [value_heads][64][value_stride]
-  float* kk;        // [64][64]: k_i . k_j
-  float* qk;        // [64][64]: q_i . k_j
-  float* minus_a;   // [64][64]: -e^(G_i - G_j) k_i . k_j
-  float* b;         // [64][64]: e^(G_i - G_j) q_i . k_j
+  float* v;           // [value_heads][64][value_stride]
+  float* kk;          // [64][64]: k_i . k_j
+  float* qk;          // [64][64]: q_i . k_j
+  float* minus_a;     // [64][64]: -e^(G_i - G_j) k_i . k_j
+  float* b;           // [64][64]: e^(G_i - G_j) q_i . k_j
   float* from_state;  // [2][64][value_stride]: S^T k_i, then S^T q_i
   float* beta;        // [value_heads][64]
   float* decay;       // [value_heads][64]

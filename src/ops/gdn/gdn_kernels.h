@@ -17,7 +17,8 @@ struct GdnHead {
   int64_t base = 0;      // of the slot, in [position - 64, position]
   float norm_eps = 0;
 
-  // Inputs at the sequence's first row; `channels` is the width of the convolution, *_channel this head's columns of it.
+  // Inputs at the sequence's first row; `channels` is the width of the convolution, *_channel this head's columns of
+  // it.
   const float* u = nullptr;
   int64_t u_stride = 0;
   int64_t channels = 0;
@@ -37,9 +38,9 @@ struct GdnHead {
   const float* norm = nullptr;  // [value_dim]
 
   // The slot's parts of this head.
-  float* state = nullptr;   // [value_heads][key_dim][value_stride]
-  float* keys = nullptr;    // [key_dim][64], transposed
-  float* update = nullptr;  // [value_heads][64][value_stride]
+  float* state = nullptr;      // [value_heads][key_dim][value_stride]
+  float* keys = nullptr;       // [key_dim][64], transposed
+  float* update = nullptr;     // [value_heads][64][value_stride]
   float* log_decay = nullptr;  // [value_heads][64], cumulative since the base
   float* inputs = nullptr;     // [16][channels], the row of token t at t % 16
 

@@ -87,7 +87,9 @@ Floats run(Cpu& cpu, const Layer& layer, const Sequence& s, int64_t chunk) {
   return y;
 }
 
-std::vector<GdnShape> shapes() { return {{2, 4, 16, 24, 1e-6F}, {1, 1, 32, 32, 1e-6F}, {2, 2, 24, 16, 1e-5F}}; }
+std::vector<GdnShape> shapes() {
+  return {{2, 4, 16, 24, 1e-6F}, {1, 1, 32, 32, 1e-6F}, {2, 2, 24, 16, 1e-5F}};
+}
 
 TEST(Gdn, AgreesWithTheRecurrenceInDoublePrecision) {
   for (const GdnShape& shape : shapes()) {

@@ -70,7 +70,9 @@ void run_task(const Cpu& cpu, const LinearArgs& args, const Split& split, int64_
 
 }  // namespace
 
-int64_t linear_scratch_bytes(int threads) { return threads * (kScratchBytes + kPointerBytes); }
+int64_t linear_scratch_bytes(int threads) {
+  return threads * (kScratchBytes + kPointerBytes);
+}
 
 void linear_group(Cpu& cpu, const LinearArgs& args) {
   WEIR_CHECK(!args.outputs.empty() && args.outputs.size() <= kLinearGroupMax, "{} matrices", args.outputs.size());

@@ -16,9 +16,16 @@
 namespace weir {
 
 inline constexpr int64_t kTileColumns = 16;  // output columns of a tile: the lanes of the widest vector
+inline constexpr int64_t kFp8GroupRows = 4;  // k of an FP8 group
 
-// W[N, K] as tiles [ceil(N/16)][K][16] in the stored format (MXFP4: two codes of one column a byte, [K/2][16]), zero
-// columns at the end. Scales follow per tile: block FP8 and row FP8 as float32, MXFP4 as E8M0 [K/32][16].
+// Where a tile holds the FP8 code of (k, column).
+constexpr int64_t fp8_offset(int64_t k, int64_t column) {
+  return k / kFp8GroupRows * (kFp8GroupRows * kTileColumns) + column / 4 * 16 + k % kFp8GroupRows * 4 + column % 4;
+}
+
+// W[N, K] as tiles [ceil(N/16)][K][16] in the stored format, zero columns at the end. MXFP4: two codes of one column a
+// byte, [K/2][16]. FP8: groups of four k, [ceil(K/4)][4][4 k][4 columns], zeros behind K. Scales follow per tile: block
+// FP8 and row FP8 as float32, MXFP4 as E8M0 [K/32][16].
 class PackedMatrix {
  public:
   PackedMatrix() = default;

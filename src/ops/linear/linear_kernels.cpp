@@ -10,8 +10,10 @@
 namespace weir::WEIR_ISA {
 namespace {
 
-// A format says how to decode kStep consecutive k of a tile, and how a finished block joins the sum.
+// A format says how to decode kStep consecutive k of a tile, how many k a cache line holds (kLine), and how a finished
+// block joins the sum.
 struct F32Tile {
+  static constexpr int64_t kLine = 1;
   static constexpr int64_t kBlock = kLinearBlock;
   static constexpr int kStep = 1;
   WEIR_VEC void decode(const std::byte* tile, int64_t k, Vec* w) {
@@ -21,6 +23,7 @@ struct F32Tile {
 };
 
 struct Bf16Tile {
+  static constexpr int64_t kLine = 2;
   static constexpr int64_t kBlock = kLinearBlock;
   static constexpr int kStep = 1;
   WEIR_VEC void decode(const std::byte* tile, int64_t k, Vec* w) { w[0] = decode_bf16(tile + k * 2 * kLanes); }
@@ -28,24 +31,27 @@ struct Bf16Tile {
 };
 
 struct Fp8BlockTile {
+  static constexpr int64_t kLine = 4;
   static constexpr int64_t kBlock = kLinearBlock;
-  static constexpr int kStep = 1;
-  WEIR_VEC void decode(const std::byte* tile, int64_t k, Vec* w) { w[0] = decode_fp8(tile + k * kLanes); }
+  static constexpr int kStep = 4;
+  WEIR_VEC void decode(const std::byte* tile, int64_t k, Vec* w) { decode_fp8(tile + k * kLanes, w); }
   WEIR_VEC Vec join(Vec sum, Vec block, const std::byte* scales, int64_t b) {
     return fma(block, splat(reinterpret_cast<const float*>(scales)[b]), sum);
   }
 };
 
 struct Fp8RowTile {
+  static constexpr int64_t kLine = 4;
   static constexpr int64_t kBlock = kLinearBlock;
-  static constexpr int kStep = 1;
-  WEIR_VEC void decode(const std::byte* tile, int64_t k, Vec* w) { w[0] = decode_fp8(tile + k * kLanes); }
+  static constexpr int kStep = 4;
+  WEIR_VEC void decode(const std::byte* tile, int64_t k, Vec* w) { decode_fp8(tile + k * kLanes, w); }
   WEIR_VEC Vec join(Vec sum, Vec block, const std::byte* scales, int64_t) {
     return fma(block, load(reinterpret_cast<const float*>(scales)), sum);
   }
 };
 
 struct Mxfp4Tile {
+  static constexpr int64_t kLine = 8;
   static constexpr int64_t kBlock = kMxfp4Group;
   static constexpr int kStep = 2;
   WEIR_VEC void decode(const std::byte* tile, int64_t k, Vec* w) { decode_mxfp4(tile + k / 2 * kLanes, &w[0], &w[1]); }
@@ -75,6 +81,10 @@ WEIR_VEC void direct_tiles(const LinearTask& task, int64_t tile) {
     data[t] = w.data + (tile + t) * w.tile_bytes;
     scales[t] = w.scales + (tile + t) * w.tile_scale_bytes;
   }
+  // Short tiles end before the hardware has seen a stream: fetch what the next group of tiles will read. Long tiles are
+  // streams that the hardware follows; fetching the line in hand costs next to nothing.
+  constexpr int64_t kShortTile = 16 * 1024;
+  const int64_t ahead = w.tile_bytes <= kShortTile ? kTiles * w.tile_bytes : 0;
   const float* x[kRows];
   for (int r = 0; r < kRows; ++r) x[r] = task.x[r];
   Vec sum[kRows][kTiles];
@@ -88,14 +98,22 @@ WEIR_VEC void direct_tiles(const LinearTask& task, int64_t tile) {
     for (int r = 0; r < kRows; ++r) {
       for (int t = 0; t < kTiles; ++t) block[r][t] = zero();
     }
-    for (int64_t k = begin; k < end; k += Format::kStep) {
-      for (int t = 0; t < kTiles; ++t) {
-        Vec values[Format::kStep];
-        Format::decode(data[t], k, values);
-        for (int s = 0; s < Format::kStep; ++s) {
-          for (int r = 0; r < kRows; ++r) block[r][t] = fma(splat(x[r][k + s]), values[s], block[r][t]);
-        }
+    const auto advance = [&](int64_t k, int t, int64_t steps) __attribute__((always_inline)) {
+      Vec values[Format::kStep];
+      Format::decode(data[t], k, values);
+      for (int s = 0; s < steps; ++s) {
+        for (int r = 0; r < kRows; ++r) block[r][t] = fma(splat(x[r][k + s]), values[s], block[r][t]);
       }
+    };
+    int64_t k = begin;
+    for (; k + Format::kLine <= end; k += Format::kLine) {
+      for (int t = 0; t < kTiles; ++t) {
+        __builtin_prefetch(data[t] + k * (64 / Format::kLine) + ahead);
+        for (int64_t step = 0; step < Format::kLine; step += Format::kStep) advance(k + step, t, Format::kStep);
+      }
+    }
+    for (; k < end; k += Format::kStep) {
+      for (int t = 0; t < kTiles; ++t) advance(k, t, end - k < Format::kStep ? end - k : Format::kStep);
     }
     for (int r = 0; r < kRows; ++r) {
       for (int t = 0; t < kTiles; ++t) sum[r][t] = Format::join(sum[r][t], block[r][t], scales[t], b);
@@ -152,12 +170,24 @@ void panel_block(const LinearTask& task, int64_t k_begin, int64_t k_count, const
     const float* const* x = task.x + row;
     float* out = sums + row * kPanelColumns;
     switch (rows) {
-      case 1: panel_rows<Format, 1>(x, k_begin, k_count, panel, out, scales, b); break;
-      case 2: panel_rows<Format, 2>(x, k_begin, k_count, panel, out, scales, b); break;
-      case 3: panel_rows<Format, 3>(x, k_begin, k_count, panel, out, scales, b); break;
-      case 4: panel_rows<Format, 4>(x, k_begin, k_count, panel, out, scales, b); break;
-      case 5: panel_rows<Format, 5>(x, k_begin, k_count, panel, out, scales, b); break;
-      default: panel_rows<Format, 6>(x, k_begin, k_count, panel, out, scales, b); break;
+      case 1:
+        panel_rows<Format, 1>(x, k_begin, k_count, panel, out, scales, b);
+        break;
+      case 2:
+        panel_rows<Format, 2>(x, k_begin, k_count, panel, out, scales, b);
+        break;
+      case 3:
+        panel_rows<Format, 3>(x, k_begin, k_count, panel, out, scales, b);
+        break;
+      case 4:
+        panel_rows<Format, 4>(x, k_begin, k_count, panel, out, scales, b);
+        break;
+      case 5:
+        panel_rows<Format, 5>(x, k_begin, k_count, panel, out, scales, b);
+        break;
+      default:
+        panel_rows<Format, 6>(x, k_begin, k_count, panel, out, scales, b);
+        break;
     }
     row += rows;
   }
@@ -184,6 +214,7 @@ void panel(const LinearTask& task, int64_t tile) {
       for (int64_t t = 0; t < kPanelTiles; ++t) {
         Vec values[Format::kStep];
         Format::decode(data[t], begin + k, values);
+        // The last group may pass the end of K: the scratch has room, and nothing reads it.
         for (int s = 0; s < Format::kStep; ++s) store(decoded + (k + s) * kPanelColumns + t * kLanes, values[s]);
       }
     }
@@ -197,12 +228,18 @@ void panel(const LinearTask& task, int64_t tile) {
 template <class Format>
 void run(const LinearTask& task) {
   switch (task.rows) {
-    case 0: return;
-    case 1: return direct<Format, 1>(task);
-    case 2: return direct<Format, 2>(task);
-    case 3: return direct<Format, 3>(task);
-    case kDirectRowsMax: return direct<Format, kDirectRowsMax>(task);
-    default: break;
+    case 0:
+      return;
+    case 1:
+      return direct<Format, 1>(task);
+    case 2:
+      return direct<Format, 2>(task);
+    case 3:
+      return direct<Format, 3>(task);
+    case kDirectRowsMax:
+      return direct<Format, kDirectRowsMax>(task);
+    default:
+      break;
   }
   for (int64_t tile = task.tile_begin; tile < task.tile_end; tile += kPanelTiles) panel<Format>(task, tile);
 }
@@ -211,11 +248,16 @@ void run(const LinearTask& task) {
 
 void linear_task(const LinearTask& task) {
   switch (task.weight.format) {
-    case WeightFormat::kF32: return run<F32Tile>(task);
-    case WeightFormat::kBf16: return run<Bf16Tile>(task);
-    case WeightFormat::kFp8Block: return run<Fp8BlockTile>(task);
-    case WeightFormat::kFp8Row: return run<Fp8RowTile>(task);
-    case WeightFormat::kMxfp4: return run<Mxfp4Tile>(task);
+    case WeightFormat::kF32:
+      return run<F32Tile>(task);
+    case WeightFormat::kBf16:
+      return run<Bf16Tile>(task);
+    case WeightFormat::kFp8Block:
+      return run<Fp8BlockTile>(task);
+    case WeightFormat::kFp8Row:
+      return run<Fp8RowTile>(task);
+    case WeightFormat::kMxfp4:
+      return run<Mxfp4Tile>(task);
   }
 }
 

@@ -19,10 +19,10 @@ struct WeightTiles {
   int64_t tile_scale_bytes = 0;
 };
 
-inline constexpr int64_t kLinearBlock = 128;    // K block of the numeric contract; also the side of an FP8 scale block
-inline constexpr int64_t kPanelTiles = 4;       // tiles computed together: the register tile's four vectors
-inline constexpr int64_t kPanelColumns = 64;    // 16 * kPanelTiles
-inline constexpr int64_t kLinearTaskRows = 256; // rows of a task: sums of 64 KiB stay in the second-level cache
+inline constexpr int64_t kLinearBlock = 128;     // K block of the numeric contract; also the side of an FP8 scale block
+inline constexpr int64_t kPanelTiles = 4;        // tiles computed together: the register tile's four vectors
+inline constexpr int64_t kPanelColumns = 64;     // 16 * kPanelTiles
+inline constexpr int64_t kLinearTaskRows = 256;  // rows of a task: sums of 64 KiB stay in the second-level cache
 // Floats of scratch: a decoded panel [128][64] and the sums [256][64].
 inline constexpr int64_t kLinearTaskScratch = kLinearBlock * kPanelColumns + kLinearTaskRows * kPanelColumns;
 

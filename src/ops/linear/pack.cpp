@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -8,7 +9,9 @@
 namespace weir {
 namespace {
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // Copies elements of `size` bytes from rows [16 tile, ...) into [k][16].
 void pack_elements(const WeightMatrix& w, int64_t tile, int64_t size, int64_t per_row, std::byte* out) {
@@ -18,6 +21,14 @@ void pack_elements(const WeightMatrix& w, int64_t tile, int64_t size, int64_t pe
     for (int64_t k = 0; k < per_row; ++k) {
       std::memcpy(out + (k * kTileColumns + lane) * size, row + k * size, static_cast<size_t>(size));
     }
+  }
+}
+
+void pack_fp8(const WeightMatrix& w, int64_t tile, std::byte* out) {
+  const int64_t columns = std::min(kTileColumns, w.n - tile * kTileColumns);
+  for (int64_t lane = 0; lane < columns; ++lane) {
+    const std::byte* row = w.data + (tile * kTileColumns + lane) * w.row_bytes;
+    for (int64_t k = 0; k < w.k; ++k) out[fp8_offset(k, lane)] = row[k];
   }
 }
 
@@ -67,21 +78,36 @@ PackedMatrix pack(const WeightMatrix& weight) {
   int64_t size = 1;
   int64_t per_row = weight.k;
   switch (weight.format) {
-    case WeightFormat::kF32: size = 4; break;
-    case WeightFormat::kBf16: size = 2; break;
-    case WeightFormat::kFp8Block: packed.tile_scale_bytes_ = ceil_div(weight.k, kFp8Block) * 4; break;
-    case WeightFormat::kFp8Row: packed.tile_scale_bytes_ = kTileColumns * 4; break;
+    case WeightFormat::kF32:
+      size = 4;
+      break;
+    case WeightFormat::kBf16:
+      size = 2;
+      break;
+    case WeightFormat::kFp8Block:
+      packed.tile_scale_bytes_ = ceil_div(weight.k, kFp8Block) * 4;
+      break;
+    case WeightFormat::kFp8Row:
+      packed.tile_scale_bytes_ = kTileColumns * 4;
+      break;
     case WeightFormat::kMxfp4:
       WEIR_CHECK(weight.k % kMxfp4Group == 0, "MXFP4 with K {}", weight.k);
       per_row = weight.k / 2;
       packed.tile_scale_bytes_ = weight.k / kMxfp4Group * kTileColumns;
       break;
   }
+  const bool fp8 = weight.format == WeightFormat::kFp8Block || weight.format == WeightFormat::kFp8Row;
+  if (fp8) per_row = round_up(weight.k, kFp8GroupRows);
   packed.tile_bytes_ = per_row * kTileColumns * size;
   packed.data_ = AlignedBytes(packed.tiles() * packed.tile_bytes_);
   packed.scales_ = AlignedBytes(packed.tiles() * packed.tile_scale_bytes_);
   for (int64_t tile = 0; tile < packed.tiles(); ++tile) {
-    pack_elements(weight, tile, size, per_row, packed.data_.data() + tile * packed.tile_bytes_);
+    std::byte* out = packed.data_.data() + tile * packed.tile_bytes_;
+    if (fp8) {
+      pack_fp8(weight, tile, out);
+    } else {
+      pack_elements(weight, tile, size, per_row, out);
+    }
     pack_scales(weight, tile, packed.scales_.data() + tile * packed.tile_scale_bytes_);
   }
   return packed;

@@ -7,8 +7,8 @@
 namespace weir {
 
 inline WeightTiles weight_tiles(const PackedMatrix& matrix) {
-  return {matrix.format(),     matrix.n(),           matrix.k(),
-          matrix.tile_data(0), matrix.tile_bytes(),  matrix.tile_scales(0),
+  return {matrix.format(),          matrix.n(),          matrix.k(),
+          matrix.tile_data(0),      matrix.tile_bytes(), matrix.tile_scales(0),
           matrix.tile_scale_bytes()};
 }
 

@@ -10,7 +10,9 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 
-int64_t panels(const PackedMatrix& matrix) { return (matrix.tiles() + kPanelTiles - 1) / kPanelTiles; }
+int64_t panels(const PackedMatrix& matrix) {
+  return (matrix.tiles() + kPanelTiles - 1) / kPanelTiles;
+}
 
 class FeedForward {
  public:

@@ -8,8 +8,8 @@
 
 namespace weir {
 
-// Rows of a call are computed in slices of this many: bounds the scratch, and still gives each of 256 experts 16 rows of
-// a slice at top-8.
+// Rows of a call are computed in slices of this many: bounds the scratch, and still gives each of 256 experts 16 rows
+// of a slice at top-8.
 inline constexpr int64_t kFeedForwardRows = 512;
 
 // The rows that one expert computes: assignments [first, first + count) of the slice, count <= kLinearTaskRows.
@@ -21,13 +21,13 @@ struct ExpertJob {
 };
 
 struct FeedForwardSlice {
-  FeedForwardArgs args;     // of the slice
-  int64_t width = 0;        // floats between hidden rows: the largest F, rounded up to 16
-  int64_t slots = 0;        // parts of a row, shared expert included
-  int64_t assignments = 0;  // rows * slots
-  const float** inputs = nullptr;      // [assignments]: the row of x
-  const int32_t* places = nullptr;     // [rows][slots]: the assignment of each part, in order of combination
-  const float* part_weights = nullptr; // [rows][slots]
+  FeedForwardArgs args;                 // of the slice
+  int64_t width = 0;                    // floats between hidden rows: the largest F, rounded up to 16
+  int64_t slots = 0;                    // parts of a row, shared expert included
+  int64_t assignments = 0;              // rows * slots
+  const float** inputs = nullptr;       // [assignments]: the row of x
+  const int32_t* places = nullptr;      // [rows][slots]: the assignment of each part, in order of combination
+  const float* part_weights = nullptr;  // [rows][slots]
   ExpertJob* jobs = nullptr;
   int64_t job_count = 0;
 };

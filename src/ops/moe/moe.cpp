@@ -10,7 +10,9 @@
 namespace weir {
 namespace {
 
-int64_t slots_of(const PackedMoe& w) { return w.top_k + (w.shared_gate.empty() ? 0 : 1); }
+int64_t slots_of(const PackedMoe& w) {
+  return w.top_k + (w.shared_gate.empty() ? 0 : 1);
+}
 
 int64_t width_of(const PackedMoe& w) {
   const int64_t shared = w.shared_gate.empty() ? 0 : w.shared.gate.n();
@@ -67,8 +69,8 @@ class MoeSlice {
   bool shared() const { return !w_.shared_gate.empty(); }
 
   void score() {
-    const std::array<LinearOutput, 2> outputs = {{{&w_.router, logits_, experts_total_, false},
-                                                  {&w_.shared_gate, shared_logits_, 1, false}}};
+    const std::array<LinearOutput, 2> outputs = {
+        {{&w_.router, logits_, experts_total_, false}, {&w_.shared_gate, shared_logits_, 1, false}}};
     LinearArgs linear;
     linear.x = slice_.args.x;
     linear.x_stride = slice_.args.x_stride;
@@ -158,9 +160,9 @@ void route(Cpu& cpu, const RouteArgs& args) {
 }
 
 void moe(Cpu& cpu, const PackedMoe& weights, const FeedForwardArgs& args) {
-  WEIR_CHECK(!weights.experts.empty() && weights.top_k > 0 &&
-                 weights.top_k <= static_cast<int64_t>(weights.experts.size()),
-             "top {} of {} experts", weights.top_k, weights.experts.size());
+  WEIR_CHECK(
+      !weights.experts.empty() && weights.top_k > 0 && weights.top_k <= static_cast<int64_t>(weights.experts.size()),
+      "top {} of {} experts", weights.top_k, weights.experts.size());
   for (int64_t row = 0; row < args.rows; row += kFeedForwardRows) MoeSlice(cpu, weights, slice_of(args, row)).run();
 }
 

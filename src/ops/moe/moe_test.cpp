@@ -44,7 +44,8 @@ struct Block {
       : router(cases::random_weight(1, WeightFormat::kBf16, c.experts, c.d)),
         shared_gate(cases::random_weight(2, WeightFormat::kBf16, 1, c.d)),
         shared(3, c.format, c.d, std::max<int64_t>(32, c.shared_f)) {
-    for (int64_t e = 0; e < c.experts; ++e) experts.emplace_back(100 + 10 * static_cast<uint64_t>(e), c.format, c.d, c.f);
+    for (int64_t e = 0; e < c.experts; ++e)
+      experts.emplace_back(100 + 10 * static_cast<uint64_t>(e), c.format, c.d, c.f);
     packed.router = pack(router.view);
     if (c.shared_f > 0) {
       packed.shared_gate = pack(shared_gate.view);
@@ -88,8 +89,8 @@ TEST(Moe, AgreesWithDoublePrecision) {
     reference::Rows expected;
     for (const auto& row : cases::rows_of(x, c.d)) {
       const auto gate = c.shared_f > 0 ? reference::values(block.shared_gate.view) : reference::Rows{};
-      expected.push_back(reference::moe(reference::values(block.router.view), experts, c.top_k, gate,
-                                        block.shared.exact(), row));
+      expected.push_back(
+          reference::moe(reference::values(block.router.view), experts, c.top_k, gate, block.shared.exact(), row));
       for (double& v : expected.back()) v += 0.25;
     }
     EXPECT_LT(cases::row_error(run(cpu, block.packed, x, c.d, kRows), expected), 5e-6) << c.experts;
