@@ -17,13 +17,16 @@ Status check_request(const EngineShared& shared, const GenerateHeader& header, i
   if (prompt_count < 1) return Error{ErrorCode::kInvalidArgument, "the prompt has no tokens", ""};
   const int64_t needed = prompt_count + (header.sampling.max_tokens > 0 ? 1 : 0);
   if (needed > shared.sequence_tokens_max) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "the prompt has {} tokens, but one sequence can have {} tokens here, prompt and output together",
-                      prompt_count, shared.sequence_tokens_max);
+    return with_remedy(
+        make_error(ErrorCode::kInvalidArgument,
+                   "the prompt has {} tokens, but one sequence can have {} tokens here, prompt and output together",
+                   prompt_count, shared.sequence_tokens_max),
+        "shorten the prompt");
   }
   if (prompt_count > shared.config.queue_tokens_max) {
-    return make_error(ErrorCode::kInvalidArgument, "the prompt has {} tokens, but the queue holds {}", prompt_count,
-                      shared.config.queue_tokens_max);
+    return with_remedy(make_error(ErrorCode::kInvalidArgument, "the prompt has {} tokens, but the queue holds {}",
+                                  prompt_count, shared.config.queue_tokens_max),
+                       "shorten the prompt or raise --max-queued-tokens");
   }
   if (header.priority < kPriorityMin || header.priority > kPriorityMax) {
     return make_error(ErrorCode::kInvalidArgument, "priority {} is not within {} to {}", header.priority, kPriorityMin,
@@ -111,6 +114,7 @@ Status EngineClient::submit(Ticket* ticket, const GenerateHeader& header, std::s
   const int64_t payload = static_cast<int64_t>(sizeof(kind)) + header_bytes + prompt_bytes;
   {
     const std::scoped_lock lock(shared_->submit_mutex);
+    if (shared_->closed) return Error{ErrorCode::kUnavailable, "shutting down", "use another instance"};
     flush_backlog(shared_);
     const int64_t queued = shared_->queued_tokens.load(std::memory_order_relaxed);
     if (queued + prompt_count > shared_->config.queue_tokens_max) {

@@ -308,6 +308,7 @@ void Engine::Impl::update_gauges() {
 }
 
 void Engine::Impl::shut_down() {
+  shared->draining.store(true);
   for (int32_t waits = 0; waits < kShutdownWaits; ++waits) {
     now_us = clock->now_us();
     shared->gauges.heartbeat_us.set(now_us);
@@ -316,7 +317,11 @@ void Engine::Impl::shut_down() {
     retire();
     update_gauges();
     publisher.flush();
-    if (flight_count == 0 && scheduler.any_live() < 0) return;
+    if (flight_count == 0 && scheduler.any_live() < 0) {
+      const std::scoped_lock lock(shared->submit_mutex);
+      shared->closed = shared->commands.empty();
+      if (shared->closed) return;
+    }
     wake->wait(kIdleWaitUs);
   }
   WEIR_CHECK(flight_count == 0, "step {} did not come back", flight(0).plan.id);

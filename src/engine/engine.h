@@ -28,7 +28,8 @@ struct EngineConfig {
 
 struct EngineShared;
 
-// The right to submit `count()` sequences, taken before a request is tokenized; gives back what was not used.
+// The right to submit `count()` sequences, taken before a request is tokenized; gives back what was not used. Must not
+// outlive the engine.
 class Ticket {
  public:
   Ticket() = default;
@@ -100,8 +101,8 @@ class Engine {
   // Returns whether anything happened; false: wait for `wake`.
   bool step();
 
-  // Turns until `stop` is set (set it, then notify wake). Sequences that still live then end with kAbort, and no step
-  // is in flight when it returns.
+  // Turns until `stop` is set (set it, then notify wake). Sequences that still live then end with kAbort, what comes
+  // later is refused, and no step is in flight when it returns. The server must go on polling until then.
   void run(const std::atomic<bool>& stop);
 
  private:
