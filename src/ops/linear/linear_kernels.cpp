@@ -60,7 +60,9 @@ struct Mxfp4Tile {
   }
 };
 
-constexpr int kDirectRowsMax = 4;  // rows computed straight from the stored weights
+// Up to this many rows are computed straight from the stored weights, in one or two passes; decoding twice still costs
+// less than the way through scratch.
+constexpr int64_t kDirectRowsMax = 2 * kTileRowsMax;
 
 WEIR_VEC void finish(const LinearTask& task, int64_t row, int64_t tile, Vec sum) {
   float* y = task.y + row * task.y_stride + (tile - task.tile_begin) * kLanes;
@@ -82,9 +84,9 @@ WEIR_VEC void direct_tiles(const LinearTask& task, int64_t tile) {
     scales[t] = w.scales + (tile + t) * w.tile_scale_bytes;
   }
   // Short tiles end before the hardware has seen a stream: fetch what the next group of tiles will read. Long tiles are
-  // streams that the hardware follows; fetching the line in hand costs next to nothing.
+  // streams that the hardware follows; there a fetch 16 lines ahead only fills its gaps.
   constexpr int64_t kShortTile = 16 * 1024;
-  const int64_t ahead = w.tile_bytes <= kShortTile ? kTiles * w.tile_bytes : 0;
+  const int64_t ahead = w.tile_bytes <= kShortTile ? kTiles * w.tile_bytes : 1024;
   const float* x[kRows];
   for (int r = 0; r < kRows; ++r) x[r] = task.x[r];
   Vec sum[kRows][kTiles];
@@ -227,21 +229,24 @@ void panel(const LinearTask& task, int64_t tile) {
 
 template <class Format>
 void run(const LinearTask& task) {
-  switch (task.rows) {
-    case 0:
-      return;
-    case 1:
-      return direct<Format, 1>(task);
-    case 2:
-      return direct<Format, 2>(task);
-    case 3:
-      return direct<Format, 3>(task);
-    case kDirectRowsMax:
-      return direct<Format, kDirectRowsMax>(task);
-    default:
-      break;
+  if (task.rows > kDirectRowsMax) {
+    for (int64_t tile = task.tile_begin; tile < task.tile_end; tile += kPanelTiles) panel<Format>(task, tile);
+    return;
   }
-  for (int64_t tile = task.tile_begin; tile < task.tile_end; tile += kPanelTiles) panel<Format>(task, tile);
+  LinearTask part = task;
+  for (int64_t row = 0; row < task.rows; row += part.rows) {
+    part.x = task.x + row;
+    part.y = task.y + row * task.y_stride;
+    part.rows = next_rows(task.rows - row);
+    switch (part.rows) {
+      case 1: direct<Format, 1>(part); break;
+      case 2: direct<Format, 2>(part); break;
+      case 3: direct<Format, 3>(part); break;
+      case 4: direct<Format, 4>(part); break;
+      case 5: direct<Format, 5>(part); break;
+      default: direct<Format, 6>(part); break;
+    }
+  }
 }
 
 }  // namespace
