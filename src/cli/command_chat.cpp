@@ -56,7 +56,7 @@ class Printer {
 
 class Chat {
  public:
-  Chat(const Options& options, const ModelText& text, const LoadedModel& model, EngineHost& host)
+  Chat(const Options& options, const TextAssets& text, const LoadedModel& model, EngineHost& host)
       : options_(options), text_(text), model_(model), host_(host), thinking_(options.thinking) {
     reset(options.system);
   }
@@ -126,7 +126,7 @@ class Chat {
   }
 
   const Options& options_;
-  const ModelText& text_;
+  const TextAssets& text_;
   const LoadedModel& model_;
   EngineHost& host_;
   bool thinking_;
@@ -139,7 +139,7 @@ class Chat {
 Status command_chat(const Options& options) {
   Phases phases;
   WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
-  WEIR_ASSIGN_OR_RETURN(const ModelText text, load_text(options, folder));
+  WEIR_ASSIGN_OR_RETURN(const TextAssets text, load_text(options, folder));
   if (text.templates.standard == nullptr) {
     return Error{ErrorCode::kInvalidArgument, text.template_problem, "give --chat-template FILE"};
   }

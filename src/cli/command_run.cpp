@@ -49,7 +49,7 @@ Status command_run(const Options& options) {
   Phases phases;
   WEIR_ASSIGN_OR_RETURN(const std::string prompt, prompt_text(options));
   WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
-  WEIR_ASSIGN_OR_RETURN(const ModelText text, load_text(options, folder));
+  WEIR_ASSIGN_OR_RETURN(const TextAssets text, load_text(options, folder));
   phases.done("text");
   WEIR_ASSIGN_OR_RETURN(LoadedModel model, load_model(options, text.tokenizer->size(), &phases));
   WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, &model));

@@ -70,7 +70,7 @@ constexpr Flag kFlags[] = {
     {"drafts", kLogits, FlagKind::kCount, &Options::drafts, "0", 0, 7, "", "", "Also run the draft head for a chain of so many drafts behind the tokens.", ""},
     {"chunk", kLogits, FlagKind::kCount, &Options::chunk, "256", 1, kMillion, "tokens", "", "Tokens computed at once; the result does not depend on it.", ""},
     {"top", kLogits, FlagKind::kCount, &Options::top, "5", 0, kMillion, "", "", "Likeliest ids to print at each position.", ""},
-    {"json", kLogits | kInspect | kPlan, FlagKind::kSwitch, &Options::json, "", 0, 0, "", "", "Print JSON instead of text.", ""},
+    {"json", kLogits | kPlan, FlagKind::kSwitch, &Options::json, "", 0, 0, "", "", "Print JSON instead of text.", ""},
 };
 // clang-format on
 

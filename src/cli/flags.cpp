@@ -35,15 +35,6 @@ const CommandInfo& command_info(Command command) {
 
 bool has(const Flag& flag, Command command) { return (flag.commands & static_cast<uint32_t>(command)) != 0; }
 
-const Flag* find_flag(std::string_view name, Command command) {
-  for (const Flag& flag : flag_table()) {
-    if (!has(flag, command)) continue;
-    const auto aliases = split(flag.aliases, ' ');
-    if (flag.name == name || std::find(aliases.begin(), aliases.end(), name) != aliases.end()) return &flag;
-  }
-  return nullptr;
-}
-
 // Levenshtein distance: how many letters were mistyped.
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);

@@ -17,28 +17,23 @@ using Json = nlohmann::ordered_json;
 
 }  // namespace
 
-Result<std::vector<TokenId>> conversation_prompt(const ModelText& text, const std::vector<ChatTurn>& turns,
+Result<std::vector<TokenId>> conversation_prompt(const TextAssets& text, const std::vector<ChatTurn>& turns,
                                                  bool thinking) {
   if (text.templates.standard == nullptr) {
     return Error{ErrorCode::kInvalidArgument, "this model has no chat template", "give --chat-template FILE, or --raw"};
   }
   Json messages = Json::array();
   for (const ChatTurn& turn : turns) messages.push_back({{"role", turn.role}, {"content", turn.content}});
-  Json kwargs = Json::object();
-  if (!text.template_kwargs.empty()) {
-    kwargs = Json::parse(text.template_kwargs, nullptr, false);
-    if (!kwargs.is_object()) {
-      return Error{ErrorCode::kInvalidArgument, "--default-chat-template-kwargs is not a JSON object",
-                   "write '{\"name\": value}'"};
-    }
-  }
+  Json kwargs = Json::parse(text.template_kwargs);
   kwargs["enable_thinking"] = thinking;
+  Json special = Json::object();
+  for (const auto& [name, token] : text.special_tokens) special[name] = token;
   WEIR_ASSIGN_OR_RETURN(const std::string prompt,
-                        render_chat(text.templates.choose(false), messages, Json(), kwargs, Json()));
+                        render_chat(text.templates.choose(false), messages, Json(), kwargs, special));
   return text.tokenizer->encode(prompt);
 }
 
-SamplingParams terminal_sampling(const Options& options, const ModelText& text, int64_t tokens_left) {
+SamplingParams terminal_sampling(const Options& options, const TextAssets& text, int64_t tokens_left) {
   const GenerationDefaults& defaults = text.defaults;
   SamplingParams sampling;
   sampling.temperature =
@@ -58,7 +53,7 @@ SamplingParams terminal_sampling(const Options& options, const ModelText& text, 
   return sampling;
 }
 
-Result<Answer> generate(EngineHost& host, const ModelText& text, std::span<const TokenId> prompt,
+Result<Answer> generate(EngineHost& host, const TextAssets& text, std::span<const TokenId> prompt,
                         const SamplingParams& sampling, const std::function<void(std::string_view)>& emit,
                         const std::function<bool()>& interrupted) {
   EngineClient client = host.client();

@@ -21,11 +21,11 @@ struct ChatTurn {
 };
 
 // The prompt of a conversation by the model's template, or an error that says why there is none.
-Result<std::vector<TokenId>> conversation_prompt(const ModelText& text, const std::vector<ChatTurn>& turns,
+Result<std::vector<TokenId>> conversation_prompt(const TextAssets& text, const std::vector<ChatTurn>& turns,
                                                  bool thinking);
 
 // The flags' sampling parameters over the model's defaults.
-SamplingParams terminal_sampling(const Options& options, const ModelText& text, int64_t tokens_left);
+SamplingParams terminal_sampling(const Options& options, const TextAssets& text, int64_t tokens_left);
 
 struct Answer {
   std::string text;
@@ -37,7 +37,7 @@ struct Answer {
 };
 
 // Generates, calling `emit` with each piece of text. `interrupted` is looked at between events: true cancels.
-Result<Answer> generate(EngineHost& host, const ModelText& text, std::span<const TokenId> prompt,
+Result<Answer> generate(EngineHost& host, const TextAssets& text, std::span<const TokenId> prompt,
                         const SamplingParams& sampling, const std::function<void(std::string_view)>& emit,
                         const std::function<bool()>& interrupted);
 

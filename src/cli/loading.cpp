@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "base/clock.h"
@@ -45,6 +46,23 @@ int64_t dummy_bytes(const ModelConfig& config, const std::string& format) {
   int64_t bytes = 0;
   for (const StoredTensor& tensor : stored) bytes += tensor.bytes();
   return bytes;
+}
+
+// The *_token entries of tokenizer_config.json: strings, or objects with "content".
+std::vector<std::pair<std::string, std::string>> special_tokens(const std::filesystem::path& folder) {
+  std::vector<std::pair<std::string, std::string>> tokens;
+  const auto text = read_file(folder / "tokenizer_config.json", kConfigBytesMax);
+  if (!text) return tokens;
+  const auto config = nlohmann::ordered_json::parse(*text, nullptr, false);
+  if (!config.is_object()) return tokens;
+  for (const auto& [key, value] : config.items()) {
+    if (!key.ends_with("_token")) continue;
+    if (value.is_string()) tokens.emplace_back(key, value.get<std::string>());
+    if (value.is_object() && value.contains("content") && value["content"].is_string()) {
+      tokens.emplace_back(key, value["content"].get<std::string>());
+    }
+  }
+  return tokens;
 }
 
 CpuOptions cpu_options(const Options& options) {
@@ -165,8 +183,8 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   return plan;
 }
 
-Result<ModelText> load_text(const Options& options, const std::filesystem::path& folder) {
-  ModelText text;
+Result<TextAssets> load_text(const Options& options, const std::filesystem::path& folder) {
+  TextAssets text;
   WEIR_ASSIGN_OR_RETURN(text.tokenizer, Tokenizer::load(folder / "tokenizer.json"));
   WEIR_ASSIGN_OR_RETURN(text.defaults, load_generation_defaults(folder, text.tokenizer.get()));
   if (options.generation_config == "weir") {
@@ -186,7 +204,12 @@ Result<ModelText> load_text(const Options& options, const std::filesystem::path&
   } else {
     return std::move(templates).error();
   }
-  text.template_kwargs = options.default_chat_template_kwargs;
+  text.template_kwargs = options.default_chat_template_kwargs.empty() ? "{}" : options.default_chat_template_kwargs;
+  if (!nlohmann::json::parse(text.template_kwargs, nullptr, false).is_object()) {
+    return Error{ErrorCode::kInvalidArgument, "--default-chat-template-kwargs is not a JSON object",
+                 "write '{\"name\": value}'"};
+  }
+  text.special_tokens = special_tokens(folder);
   return text;
 }
 

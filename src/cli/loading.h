@@ -34,11 +34,12 @@ class Phases {
 };
 
 // What a served model needs besides its weights.
-struct ModelText {
+struct TextAssets {
   std::unique_ptr<Tokenizer> tokenizer;
   ChatTemplates templates;  // standard is null when the model has none
   GenerationDefaults defaults;
-  std::string template_kwargs;   // JSON object or ""
+  std::string template_kwargs;   // JSON object
+  std::vector<std::pair<std::string, std::string>> special_tokens;  // bos_token, eos_token, ... for the template
   std::string template_problem;  // why there is no template
 };
 
@@ -71,7 +72,7 @@ Result<ModelConfig> read_config(const std::filesystem::path& folder);
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
                                int32_t vocabulary);
 
-Result<ModelText> load_text(const Options& options, const std::filesystem::path& folder);
+Result<TextAssets> load_text(const Options& options, const std::filesystem::path& folder);
 
 // Weights and program. `memory.limits.sequence_tokens_max` bounds the positions.
 Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phases* phases);

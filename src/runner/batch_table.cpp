@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/planted.h"
 
 namespace weir {
 
@@ -51,7 +52,7 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       target.state = edit.state;
       target.sampling = plan.sampling.at(static_cast<size_t>(edit.first));
       target.history.reset(target.sampling);
-      caches_.zero_slot(edit.state);
+      if (!planted(PlantedBug::kStateNotZeroed)) caches_.zero_slot(edit.state);
       break;
     case EditKind::kAppendPages: {
       auto& pages = target.pages.at(edit.page_class.index());

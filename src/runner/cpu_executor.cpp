@@ -1,12 +1,28 @@
 #include "runner/cpu_executor.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
+#include "base/planted.h"
 #include "ops/embed/embed.h"
 #include "ops/norm/rms_norm.h"
 
 namespace weir {
+namespace {
+
+// The planted bug: the same norm with its squares summed one after the other, as a kernel for large batches might.
+[[maybe_unused]] void sum_in_other_order(const RmsNormArgs& args) {
+  for (int64_t row = 0; row < args.rows; ++row) {
+    const float* x = args.x + (args.x_rows == nullptr ? row : args.x_rows[row]) * args.x_stride;
+    float sum = 0;
+    for (int64_t i = 0; i < args.size; ++i) sum += x[i] * x[i];
+    const float scale = 1.0F / std::sqrt(sum / static_cast<float>(args.size) + args.eps);
+    for (int64_t i = 0; i < args.size; ++i) args.y[row * args.y_stride + i] = (1.0F + args.weight[i]) * (x[i] * scale);
+  }
+}
+
+}  // namespace
 
 CpuExecutor::CpuExecutor(const Program& program, const ModelConfig& config, const CpuWeights& weights,
                          const RopeTable& rope, Cpu& cpu, int64_t rows_max)
@@ -69,6 +85,7 @@ void CpuExecutor::execute(const NormOp& op, const Rows& rows) {
   args.y = data(op.y);
   args.y_stride = stride(op.y);
   rms_norm(cpu_, args);
+  if (planted(PlantedBug::kBatchDependentSplit) && args.rows > 8) sum_in_other_order(args);
 }
 
 void CpuExecutor::execute(const LinearOp& op, const Rows& rows) {

@@ -1,0 +1,224 @@
+// weir plan: what would run, with which kernels and in how much memory. Reads headers only; computes nothing.
+#include <fmt/format.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/loading.h"
+#include "models/program.h"
+#include "models/weights.h"
+#include "ops/cpu/isa.h"
+#include "ops/linear/linear.h"
+#include "runner/cpu_weights.h"
+#include "weights/checkpoint.h"
+
+namespace weir {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// One operation as it is printed; layers that repeat it are counted.
+struct PlanRow {
+  std::string program;
+  std::string operation;
+  std::string what;    // weight and shape
+  std::string format;  // stored format of its weights
+  std::string kernel;
+  int64_t bytes = 0;  // of weights that one row reads
+  std::vector<int32_t> layers;
+};
+
+std::string layer_text(const std::vector<int32_t>& layers) {
+  if (layers.size() == 1) {
+    if (layers[0] == kNoLayer) return "-";
+    return layers[0] == kMtpLayer ? "draft" : std::to_string(layers[0]);
+  }
+  return fmt::format("{} of {}..{}", layers.size(), layers.front(), layers.back());
+}
+
+// Shapes and formats by place, from the checkpoint's headers or the dummy format.
+class Matrices {
+ public:
+  Matrices(const ModelConfig& config, const ModelWeights& weights) {
+    add({Slot::kLmHead, kNoLayer}, weights.lm_head);
+    add({Slot::kEmbed, kNoLayer}, weights.embed);
+    for (size_t i = 0; i < weights.layers.size(); ++i) add_layer(config, static_cast<int32_t>(i), weights.layers[i]);
+    if (weights.mtp) {
+      add({Slot::kMtpFc, kMtpLayer}, weights.mtp->fc);
+      add_layer(config, kMtpLayer, weights.mtp->layer);
+    }
+  }
+  const WeightMatrix& at(WeightRef ref) const { return by_place_.at({static_cast<int>(ref.slot), ref.layer}); }
+  const LayerWeights& layer(int32_t index) const { return *layers_.at(index); }
+
+ private:
+  void add(WeightRef ref, const WeightMatrix& matrix) { by_place_[{static_cast<int>(ref.slot), ref.layer}] = matrix; }
+  void add_layer(const ModelConfig&, int32_t index, const LayerWeights& layer) {
+    layers_[index] = &layer;
+    if (layer.kind == LayerKind::kLinear) {
+      add({Slot::kGdnQkv, index}, layer.gdn.in_qkv);
+      add({Slot::kGdnZ, index}, layer.gdn.in_z);
+      add({Slot::kGdnB, index}, layer.gdn.in_b);
+      add({Slot::kGdnA, index}, layer.gdn.in_a);
+      add({Slot::kGdnOut, index}, layer.gdn.out);
+    } else {
+      add({Slot::kAttnQ, index}, layer.attention.q);
+      add({Slot::kAttnK, index}, layer.attention.k);
+      add({Slot::kAttnV, index}, layer.attention.v);
+      add({Slot::kAttnO, index}, layer.attention.o);
+    }
+  }
+  std::map<std::pair<int, int32_t>, WeightMatrix> by_place_;
+  std::map<int32_t, const LayerWeights*> layers_;
+};
+
+class Planner {
+ public:
+  Planner(const ModelConfig& config, const Matrices& matrices, Isa isa)
+      : config_(config), matrices_(matrices), isa_(isa_name(isa)) {}
+
+  void add(const Program& program) {
+    for (const auto* part : {&program.body, &program.head}) {
+      for (const Operation& operation : *part) {
+        name_ = program.name;
+        kind_ = operation_name(operation);
+        std::visit([&](const auto& op) { row(op); }, operation);
+      }
+    }
+  }
+  const std::vector<PlanRow>& rows() const { return rows_; }
+
+ private:
+  std::string kernel(std::string_view name) const { return fmt::format("{} ({})", name, isa_); }
+
+  void put(int32_t layer, std::string what, std::string format, std::string kernel_name, int64_t bytes) {
+    for (PlanRow& known : rows_) {
+      if (known.program == name_ && known.operation == kind_ && known.what == what && known.format == format) {
+        known.layers.push_back(layer);
+        return;
+      }
+    }
+    rows_.push_back({name_, std::string(kind_), std::move(what), std::move(format), std::move(kernel_name), bytes, {layer}});
+  }
+  void row(const EmbedOp&) {
+    const WeightMatrix& table = matrices_.at({config_.tied ? Slot::kLmHead : Slot::kEmbed, kNoLayer});
+    put(kNoLayer, fmt::format("[{}, {}]", table.n, table.k), std::string(weight_format_name(table.format)),
+        kernel("gather"), table.row_bytes);
+  }
+  void row(const NormOp& op) {
+    put(op.weight.layer, fmt::format("{} [{}]", slot_name(op.weight.slot), config_.hidden), "F32", kernel("rms_norm_rows"),
+        config_.hidden * 4);
+  }
+  void row(const LinearOp& op) {
+    for (const LinearOp::Output& output : op.outputs) {
+      const WeightMatrix& weight = matrices_.at(output.weight);
+      put(output.weight.layer,
+          fmt::format("{} [{}, {}]{}", slot_name(output.weight.slot), weight.n, weight.k, output.add ? " +=" : ""),
+          std::string(weight_format_name(weight.format)), kernel("linear_task"), weight.bytes());
+    }
+  }
+  void row(const AttentionOp& op) {
+    put(op.layer, fmt::format("{}/{} heads x {}, pages of 64", config_.heads, config_.kv_heads, config_.head_dim), "F32 KV",
+        kernel("attend_segment"), 0);
+  }
+  void row(const GdnOp& op) {
+    put(op.layer,
+        fmt::format("{}/{} heads x {}x{}, grid of 64", config_.gdn_key_heads, config_.gdn_value_heads,
+                    config_.gdn_key_dim, config_.gdn_value_dim),
+        "F32 state", kernel("gdn_head"), cpu_cache_sizes(config_).gdn_slot_bytes);
+  }
+  void row(const FeedForwardOp& op) {
+    const LayerWeights& layer = matrices_.layer(op.layer);
+    if (!config_.moe()) {
+      put(op.layer, fmt::format("dense {}", config_.dense_width), std::string(weight_format_name(layer.dense.gate.format)),
+          kernel("linear_task + silu_mul"), layer.dense.gate.bytes() + layer.dense.up.bytes() + layer.dense.down.bytes());
+      return;
+    }
+    const auto mlp_bytes = [](const MlpWeights& m) { return m.gate.bytes() + m.up.bytes() + m.down.bytes(); };
+    const MlpWeights& expert = layer.moe.experts.front();
+    put(op.layer,
+        fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width, config_.experts_per_token,
+                    config_.shared_width),
+        std::string(weight_format_name(expert.gate.format)), kernel("route_row + linear_task + combine"),
+        layer.moe.router.bytes() + mlp_bytes(layer.moe.shared) + config_.experts_per_token * mlp_bytes(expert));
+  }
+
+  const ModelConfig& config_;
+  const Matrices& matrices_;
+  std::string isa_;
+  std::string name_;
+  std::string_view kind_;
+  std::vector<PlanRow> rows_;
+};
+
+std::string mib(int64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
+
+void print_text(const std::vector<PlanRow>& rows, const MemoryPlan& memory, int64_t row_bytes) {
+  fmt::print("{:<7} {:<13} {:<12} {:<46} {:<12} {:<40} {:>12}\n", "program", "operation", "layers", "weight and shape",
+             "stored as", "kernel", "bytes a row");
+  for (const PlanRow& row : rows) {
+    fmt::print("{:<7} {:<13} {:<12} {:<46} {:<12} {:<40} {:>12}\n", row.program, row.operation, layer_text(row.layers),
+               row.what, row.format, row.kernel, row.bytes);
+  }
+  const RunnerLimits& limits = memory.limits;
+  fmt::print("\none token of one sequence reads {} of weights and state\n", mib(row_bytes));
+  fmt::print("weights as stored      {}\n", mib(memory.weight_bytes));
+  fmt::print("KV pages               {}: {} pages of {} tokens, {} each\n", mib(memory.page_bytes), limits.pages[0],
+             kGridTokens, mib(memory.layout.classes[0].bytes_per_page));
+  fmt::print("recurrent states       {}: {} slots, {} each\n", mib(memory.slot_bytes), limits.state_slots,
+             mib(memory.layout.state_slot_bytes));
+  fmt::print("context                {} tokens; {} full-length sequences fit the pages\n", limits.sequence_tokens_max,
+             int64_t{limits.pages[0]} * kGridTokens / std::max<int64_t>(1, limits.sequence_tokens_max));
+  fmt::print("free on this machine   {}\n", mib(memory.free_bytes));
+}
+
+void print_json(const std::vector<PlanRow>& rows, const MemoryPlan& memory) {
+  Json out;
+  for (const PlanRow& row : rows) {
+    out["operations"].push_back({{"program", row.program},
+                                 {"operation", row.operation},
+                                 {"what", row.what},
+                                 {"stored_as", row.format},
+                                 {"kernel", row.kernel},
+                                 {"bytes_a_row", row.bytes},
+                                 {"layers", row.layers}});
+  }
+  out["memory"] = {{"weight_bytes", memory.weight_bytes},
+                   {"page_bytes", memory.page_bytes},
+                   {"slot_bytes", memory.slot_bytes},
+                   {"pages", memory.limits.pages[0]},
+                   {"state_slots", memory.limits.state_slots},
+                   {"context_tokens", memory.limits.sequence_tokens_max},
+                   {"free_bytes", memory.free_bytes}};
+  fmt::print("{}\n", out.dump(1));
+}
+
+}  // namespace
+
+Status command_plan(const Options& options) {
+  WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
+  WEIR_ASSIGN_OR_RETURN(const ModelConfig config, read_config(folder));
+  if (options.load_format == "dummy") {
+    return Error{ErrorCode::kUnsupported, "weir plan reads a checkpoint's headers, and dummy weights have none",
+                 "weir inspect and weir run --load-format dummy work without files"};
+  }
+  WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(folder.string()));
+  WEIR_ASSIGN_OR_RETURN(const ModelWeights weights, load_weights(config, *checkpoint));
+  WEIR_ASSIGN_OR_RETURN(const MemoryPlan memory, plan_memory(options, config, checkpoint->total_bytes(),
+                                                             static_cast<int32_t>(config.vocabulary)));
+  const Matrices matrices(config, weights);
+  Planner planner(config, matrices, isa_from_name(options.isa).value_or(best_isa()));
+  planner.add(make_main_program(config, cpu_cache_sizes(config)));
+  int64_t row_bytes = 0;
+  for (const PlanRow& row : planner.rows()) row_bytes += row.bytes * static_cast<int64_t>(row.layers.size());
+  if (weights.mtp) planner.add(make_draft_program(config));
+  if (options.json) {
+    print_json(planner.rows(), memory);
+  } else {
+    print_text(planner.rows(), memory, row_bytes);
+  }
+  return Ok{};
+}
+
+}  // namespace weir

@@ -1,0 +1,135 @@
+// weir serve: the socket answers at once, the model loads behind it.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "cli/commands.h"
+#include "cli/host.h"
+#include "cli/loading.h"
+#include "server/server.h"
+
+namespace weir {
+namespace {
+
+int32_t milliseconds(double seconds) { return static_cast<int32_t>(seconds * 1000.0); }
+
+ServerConfig server_config(const Options& options, const std::string& model_name) {
+  ServerConfig config;
+  config.host = options.host;
+  config.port = static_cast<int>(options.port);
+  config.api_keys = options.api_keys;
+  config.served_model_names = options.served_model_names;
+  if (config.served_model_names.empty()) config.served_model_names.push_back(model_name);
+  config.strict_params = options.strict_params;
+  config.force_include_usage = options.enable_force_include_usage;
+  config.drain_delay_ms = milliseconds(options.drain_delay_s);
+  config.shutdown_timeout_ms = milliseconds(options.shutdown_timeout_s);
+  config.keep_alive_comment_ms = milliseconds(options.sse_ping_s);
+  config.http.connections_max = static_cast<int32_t>(options.max_connections);
+  config.http.header_bytes_max = static_cast<int32_t>(options.max_header_bytes);
+  config.http.body_bytes_max = options.max_body_bytes;
+  config.http.header_timeout_ms = milliseconds(options.header_timeout_s);
+  config.http.idle_timeout_ms = milliseconds(options.keep_alive_s);
+  return config;
+}
+
+std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
+
+// Everything behind the socket. Loaded on a thread of its own.
+class Backend {
+ public:
+  explicit Backend(const Options& options) : options_(options) {}
+
+  Status load(Server* server) {
+    WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options_));
+    WEIR_ASSIGN_OR_RETURN(text_, load_text(options_, folder));
+    phases_.done("text");
+    server->set_load_progress(0.2);
+    WEIR_ASSIGN_OR_RETURN(model_, load_model(options_, text_.tokenizer->size(), &phases_));
+    server->set_load_progress(0.9);
+    WEIR_ASSIGN_OR_RETURN(host_, EngineHost::start(options_, &model_));
+    phases_.done("engine");
+    client_.emplace(host_->client());
+
+    ModelText text;
+    text.tokenizer = text_.tokenizer.get();
+    text.templates = text_.templates.standard == nullptr ? nullptr : &text_.templates;
+    text.defaults = text_.defaults;
+    text.context_tokens = model_.memory.limits.sequence_tokens_max;
+    text.vocabulary = model_.memory.limits.vocabulary;
+    text.root = options_.model;
+    text.special_tokens = text_.special_tokens;
+    text.default_template_kwargs = text_.template_kwargs;
+    server->attach(std::move(text), &*client_);
+    return Ok{};
+  }
+
+  // What runs, in a few lines.
+  std::string banner(const std::string& url, const std::string& name) const {
+    const ModelConfig& config = model_.config;
+    const MemoryPlan& memory = model_.memory;
+    const RunnerLimits& limits = memory.limits;
+    std::string out = fmt::format("{}\n", version_text());
+    out += fmt::format("model     {} ({}{}), {} layers, hidden {}, {}\n", name, model_family_name(config.family),
+                       model_.dummy ? ", random weights" : "", config.layer_count(), config.hidden,
+                       config.moe() ? fmt::format("{} experts, top {}", config.experts, config.experts_per_token) : "dense");
+    out += fmt::format("device    CPU, {} threads, {}\n", model_.cpu->cpu->threads(), isa_name(model_.cpu->cpu->isa()));
+    out += fmt::format("weights   {} packed\n", gib(model_.cpu->weights.bytes()));
+    out += fmt::format("caches    {} KV in {} pages ({} tokens), {} states for {} sequences\n", gib(memory.page_bytes),
+                       limits.pages[0], int64_t{limits.pages[0]} * kGridTokens, gib(memory.slot_bytes), limits.rows_max);
+    out += fmt::format("context   {} tokens; {} tokens a step\n", limits.sequence_tokens_max, limits.step_tokens_max);
+    if (text_.templates.standard == nullptr) out += fmt::format("chat      off: {}\n", text_.template_problem);
+    out += fmt::format("ready     {}\n", phases_.text());
+    out += fmt::format("listening {}\n", url);
+    out += fmt::format("try       curl {}/v1/chat/completions -H 'Content-Type: application/json' -d '{{\"model\": \"{}\", "
+                       "\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n",
+                       url, name);
+    return out;
+  }
+
+ private:
+  const Options& options_;
+  Phases phases_;
+  TextAssets text_;
+  LoadedModel model_;
+  std::unique_ptr<EngineHost> host_;
+  std::optional<EngineClient> client_;
+};
+
+}  // namespace
+
+Status command_serve(const Options& options) {
+  const std::string name = std::filesystem::path(options.model).lexically_normal().filename().string();
+  const ServerConfig config = server_config(options, name.empty() ? options.model : name);
+  const bool open = options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1";
+  if (open && options.api_keys.empty()) {
+    fmt::print(stderr, "warning: {} may be reached by other machines and no --api-key is set\n", options.host);
+  }
+  const SteadyClock clock;
+  Backend backend(options);
+  Server server(config, &clock);
+  WEIR_RETURN_IF_ERROR(server.listen());
+  const std::string url = fmt::format("http://{}:{}", options.host, server.port());
+
+  std::optional<Error> problem;
+  std::thread loader([&] {
+    if (Status status = backend.load(&server); !status.ok()) {
+      problem = std::move(status).error();
+      // Twice: there is nothing to wait for.
+      server.request_drain();
+      server.request_drain();
+      return;
+    }
+    fmt::print("{}", backend.banner(url, config.served_model_names.front()));
+    std::fflush(stdout);
+  });
+  server.run();
+  loader.join();
+  if (problem) return *problem;
+  return Ok{};
+}
+
+}  // namespace weir

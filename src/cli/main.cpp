@@ -1,0 +1,90 @@
+// The program: one binary, a verb for each job.
+#include <fmt/format.h>
+
+#include <clocale>
+#include <csignal>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+
+namespace weir {
+namespace {
+
+int exit_code(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+    case ErrorCode::kNotFound:
+    case ErrorCode::kUnsupported:
+      return 2;
+    case ErrorCode::kTooLarge:
+    case ErrorCode::kExhausted:
+    case ErrorCode::kUnavailable:
+    case ErrorCode::kUnauthorized:
+      return 3;
+    case ErrorCode::kCorrupt:
+    case ErrorCode::kIo:
+      return 4;
+    case ErrorCode::kInternal:
+      return 70;
+  }
+  return 70;
+}
+
+Status dispatch(const Options& options) {
+  switch (options.command) {
+    case Command::kServe: return command_serve(options);
+    case Command::kChat: return command_chat(options);
+    case Command::kRun: return command_run(options);
+    case Command::kPull: return command_pull(options);
+    case Command::kInspect: return command_inspect(options);
+    case Command::kPlan: return command_plan(options);
+    case Command::kLogits: return command_logits(options);
+  }
+  return make_error(ErrorCode::kInternal, "a command without code");
+}
+
+int run(const std::vector<std::string>& arguments) {
+  const auto asks = [&](std::string_view word) {
+    for (const std::string& argument : arguments) {
+      if (argument == "--") return false;
+      if (argument == word) return true;
+    }
+    return false;
+  };
+  if (asks("--version") || (!arguments.empty() && arguments[0] == "version")) {
+    fmt::print("{}\n", version_text());
+    return 0;
+  }
+  if (arguments.empty() || arguments[0] == "help" || arguments[0] == "--help" || arguments[0] == "-h") {
+    fmt::print("{}", asks("--markdown") ? flags_markdown() : overall_help());
+    return arguments.empty() ? 2 : 0;
+  }
+  if (asks("--help") || asks("-h")) {
+    for (const CommandInfo& info : command_table()) {
+      if (info.name != arguments[0]) continue;
+      fmt::print("{}", command_help(info.command));
+      return 0;
+    }
+  }
+  const Result<Options> options = parse_options(arguments);
+  Status status = options.ok() ? dispatch(*options) : Status(options.error());
+  if (status.ok()) return 0;
+  std::fflush(stdout);
+  fmt::print(stderr, "weir: {}\n", status.error().message);
+  if (!status.error().remedy.empty()) fmt::print(stderr, "  {}\n", status.error().remedy);
+  return exit_code(status.error().code);
+}
+
+}  // namespace
+
+std::string version_text() { return "weir " WEIR_VERSION; }
+
+}  // namespace weir
+
+int main(int argc, char** argv) {
+  // A reader that goes away must not end the program: writes report it.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::setlocale(LC_CTYPE, "C.UTF-8");
+  return weir::run(std::vector<std::string>(argv + 1, argv + argc));
+}
