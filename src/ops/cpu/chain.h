@@ -20,6 +20,16 @@ constexpr int tile_vectors([[maybe_unused]] int rows) {
 #endif
 }
 
+// The same for products whose rows of B lie one behind the other: one or two rows take whole lines of 512 bytes, so that
+// B is read as a single stream.
+constexpr int chain_vectors(int rows) {
+#if defined(__AVX512F__)
+  return rows <= 2 ? 8 : tile_vectors(rows);
+#else
+  return tile_vectors(rows);
+#endif
+}
+
 enum class Start { kZero, kC };
 
 template <int kRows, int kVectors, Start kStart>
@@ -46,12 +56,16 @@ WEIR_VEC void chain_tile(const float* const* a, const float* b, int64_t b_stride
 template <int kRows, Start kStart>
 static void chain_columns(const float* const* a, const float* b, int64_t b_stride, int64_t vectors, int64_t k, float* c,
                           int64_t c_stride) {
-  constexpr int kVectors = tile_vectors(kRows);
+  constexpr int kVectors = chain_vectors(kRows);
+  constexpr int kHalf = kVectors / 2 > 0 ? kVectors / 2 : 1;
   const float* rows[kRows];
   for (int r = 0; r < kRows; ++r) rows[r] = a[r];
   int64_t t = 0;
   for (; t + kVectors <= vectors; t += kVectors) {
     chain_tile<kRows, kVectors, kStart>(rows, b + t * kLanes, b_stride, k, c + t * kLanes, c_stride);
+  }
+  for (; t + kHalf <= vectors; t += kHalf) {
+    chain_tile<kRows, kHalf, kStart>(rows, b + t * kLanes, b_stride, k, c + t * kLanes, c_stride);
   }
   for (; t < vectors; ++t) {
     chain_tile<kRows, 1, kStart>(rows, b + t * kLanes, b_stride, k, c + t * kLanes, c_stride);

@@ -128,9 +128,12 @@ WEIR_VEC void direct_tiles(const LinearTask& task, int64_t tile) {
 
 template <class Format, int kRows>
 void direct(const LinearTask& task) {
-  constexpr int kTiles = kRows == 1 ? 4 : tile_vectors(kRows);
+  // One row alone needs eight chains in flight.
+  constexpr int kTiles = kRows == 1 ? chain_vectors(1) : tile_vectors(kRows);
+  constexpr int kHalf = kTiles / 2 > 0 ? kTiles / 2 : 1;
   int64_t tile = task.tile_begin;
   for (; tile + kTiles <= task.tile_end; tile += kTiles) direct_tiles<Format, kRows, kTiles>(task, tile);
+  for (; tile + kHalf <= task.tile_end; tile += kHalf) direct_tiles<Format, kRows, kHalf>(task, tile);
   for (; tile < task.tile_end; ++tile) direct_tiles<Format, kRows, 1>(task, tile);
 }
 
