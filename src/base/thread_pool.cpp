@@ -51,9 +51,9 @@ void pin_thread(pthread_t thread, int nth) {
 }  // namespace
 
 // A region is published as one 64-bit word: its epoch in the high half, the next task in the low half. A task is taken
-// by compare-and-swap on the whole word, so a worker that slept through a region cannot take a task of the next one with
-// the old region's function: the function is replaced only while the word carries a full counter of the new epoch, and
-// whoever has seen the new function also sees that word.
+// by compare-and-swap on the whole word, so a worker that slept through a region cannot take a task of the next one
+// with the old region's function: the function is replaced only while the word carries a full counter of the new epoch,
+// and whoever has seen the new function also sees that word.
 class ThreadPool::Impl {
  public:
   explicit Impl(const Options& options) : spin_us_(options.spin_us) {
@@ -137,8 +137,12 @@ class ThreadPool::Impl {
 
 ThreadPool::ThreadPool(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
 ThreadPool::~ThreadPool() = default;
-int ThreadPool::threads() const { return impl_->threads(); }
-void ThreadPool::parallel_for(int64_t count, TaskRef task) { impl_->parallel_for(count, task); }
+int ThreadPool::threads() const {
+  return impl_->threads();
+}
+void ThreadPool::parallel_for(int64_t count, TaskRef task) {
+  impl_->parallel_for(count, task);
+}
 
 int ThreadPool::available_cpus() {
   cpu_set_t allowed;
