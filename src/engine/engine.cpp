@@ -202,7 +202,10 @@ bool Engine::Impl::retire() {
       fail(oldest.result.fault);
       return true;
     }
-    if (!publisher.has_room(result_event_bytes(oldest.result))) {
+    const int64_t bytes = result_event_bytes(oldest.result);
+    WEIR_CHECK(bytes <= shared->events.capacity(), "step {} has {} bytes of events, the ring {}", oldest.plan.id, bytes,
+               shared->events.capacity());
+    if (!publisher.has_room(bytes)) {
       stalled = true;
       return moved;
     }

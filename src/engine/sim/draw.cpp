@@ -13,7 +13,7 @@ World draw_world(Random* random) {
   limits.sequence_tokens_max = random->between(8, random->pick({40, 120, 260}));
   limits.vocabulary = static_cast<int32_t>(random->between(8, 60));
   limits.steps_in_flight = static_cast<int32_t>(random->pick({1, 2, 2, 2, 2, 3}));
-  world.tight = random->one_in(6);
+  world.tight = random->one_in(4);
   if (world.tight) {
     limits.rows_max = std::max(limits.rows_max, 3);
     limits.step_tokens_max = limits.rows_max + static_cast<int32_t>(random->between(1, 6));
@@ -51,7 +51,7 @@ namespace {
 void draw_sampling(Random* random, const World& world, SamplingParams* sampling) {
   const int64_t context = world.limits.sequence_tokens_max;
   sampling->max_tokens = static_cast<int32_t>(random->one_in(12) ? 0 : random->between(1, random->pick({5L, 40L, context * 2})));
-  if (random->one_in(3)) {
+  if (random->one_in(world.tight ? 2 : 3)) {
     sampling->stop_id_count = static_cast<int32_t>(random->between(1, 2));
     for (int32_t i = 0; i < sampling->stop_id_count; ++i) {
       sampling->stop_ids[static_cast<size_t>(i)] = static_cast<TokenId>(random->between(0, world.limits.vocabulary - 1));

@@ -1,7 +1,8 @@
-// engine_sim [--schedules N] [--seed S]: runs N schedules from seed S and prints what they reached. Exit 1 and the
-// seed at the first violation.
+// engine_sim [--schedules N] [--seed S] [--reach-min M]: runs N schedules from seed S and prints what they reached.
+// Exit 1 at the first violation, with its seed, or if anything was reached less than M times.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
@@ -10,7 +11,7 @@
 namespace {
 
 int usage() {
-  fmt::print(stderr, "usage: engine_sim [--schedules N] [--seed S]\n");
+  fmt::print(stderr, "usage: engine_sim [--schedules N] [--seed S] [--reach-min M]\n");
   return 2;
 }
 
@@ -19,6 +20,7 @@ int usage() {
 int main(int argc, char** argv) {
   int64_t schedules = 300;
   uint64_t seed = 1;
+  int64_t reach_min = 0;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string_view flag = argv[i];
     char* end = nullptr;
@@ -28,6 +30,8 @@ int main(int argc, char** argv) {
       schedules = static_cast<int64_t>(value);
     } else if (flag == "--seed") {
       seed = value;
+    } else if (flag == "--reach-min") {
+      reach_min = static_cast<int64_t>(value);
     } else {
       return usage();
     }
@@ -36,13 +40,17 @@ int main(int argc, char** argv) {
 
   const weir::sim::SweepResult sweep = weir::sim::run_schedules(seed, schedules);
   const auto& reach = sweep.total.reach;
+  int64_t least = INT64_MAX;
   for (size_t i = 0; i < reach.counts.size(); ++i) {
     fmt::print("{:>10}  {}\n", reach.counts[i], weir::sim::kReachedNames[i]);
+    least = std::min(least, reach.counts[i]);
   }
   if (sweep.total.violations.empty()) {
     fmt::print("{} schedules from seed {}: {} turns, {} steps, no violation\n", schedules, seed, sweep.total.turns,
                sweep.total.steps);
-    return 0;
+    if (least >= reach_min) return 0;
+    fmt::print("something was reached only {} times, less than {}\n", least, reach_min);
+    return 1;
   }
   for (const auto& violation : sweep.total.violations) fmt::print("violation: {}\n", violation);
   fmt::print("seed {} fails: engine_sim --schedules 1 --seed {}\n", sweep.failed_seed, sweep.failed_seed);

@@ -73,7 +73,7 @@ inline constexpr std::array<const char*, static_cast<size_t>(Reached::kCount)> k
     "prompt log-probabilities computed twice, sent once",
     "server did not read: engine waited",
     "drain",
-    "rank fault",
+    "ended by a rank fault",
 };
 
 struct Reach {
