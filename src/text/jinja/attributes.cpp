@@ -8,8 +8,17 @@
 namespace weir::jinja {
 namespace {
 
+// As jinja2 names objects in its messages: with the module, unless the type is Python's own.
 std::string object_name(const Value& object) {
-  return object.is_none() ? std::string("None") : fmt::format("{} object", type_name(object));
+  if (object.is_none()) {
+    return "None";
+  }
+  const bool macro = object.is(Kind::kFunction) && object.function().kind == FunctionKind::kMacro;
+  const std::string_view module = object.is_string() && object.str().markup ? "markupsafe."
+                                  : object.is(Kind::kNamespace)             ? "jinja2.utils."
+                                  : macro                                   ? "jinja2.runtime."
+                                                                            : "";
+  return fmt::format("{}{} object", module, type_name(object));
 }
 
 Value no_attribute(const Value& object, std::string_view name) {

@@ -145,8 +145,8 @@ Result<Value> filter_center(Runtime& runtime, const Value& value, const Argument
 Result<Value> filter_truncate(Runtime& runtime, const Value& value, const Arguments& arguments) {
   WEIR_ASSIGN_OR_RETURN(const Bound bound,
                         bind_arguments("truncate", arguments, {"length", "killwords", "end", "leeway"}, 0));
-  if (!value.is_string() || (bound[2] && !bound[2]->is_string())) {
-    return failure("truncate works on text, not on {}", type_name(value));
+  if (bound[2] && !bound[2]->is_string()) {
+    return failure("truncate takes a text as its end, not {}", type_name(*bound[2]));
   }
   const std::string end = bound[2] ? bound[2]->string() : "...";
   const auto end_codes = static_cast<int64_t>(code_count(end));
@@ -158,11 +158,15 @@ Result<Value> filter_truncate(Runtime& runtime, const Value& value, const Argume
   if (length < end_codes || leeway < 0) {
     return failure("truncate: expected length >= {} and leeway >= 0", end_codes);
   }
-  const std::string& text = value.string();
-  WEIR_RETURN_IF_ERROR(runtime.scan(text.size()));
-  if (static_cast<int64_t>(code_count(text)) <= length + leeway) {
+  WEIR_RETURN_IF_ERROR(runtime.scan(value.is_string() ? value.string().size() : 0));
+  WEIR_ASSIGN_OR_RETURN(const int64_t size, length_of(value));
+  if (size <= length + leeway) {
     return value;
   }
+  if (!value.is_string()) {
+    return failure("truncate works on text, not on {}", type_name(value));
+  }
+  const std::string& text = value.string();
   std::string cut = text.substr(0, byte_of_code(text, static_cast<size_t>(length - end_codes)));
   if (!bound[1] || !truthy(*bound[1])) {
     cut = cut.substr(0, cut.rfind(' '));

@@ -140,7 +140,9 @@ class PercentFormatter {
       WEIR_RETURN_IF_ERROR(runtime_.spend(1));
     }
     const bool all_used = is_tuple_ ? used_ == values_.list().items.size() : used_ == 1;
-    if (!all_used && !values_.is_dict() && !(values_.is(Kind::kList) && !is_tuple_)) {
+    // As in Python, whatever has subscripts counts as a mapping that need not be used up.
+    const bool mapping = values_.is_dict() || values_.is_undefined() || (values_.is(Kind::kList) && !is_tuple_);
+    if (!all_used && !mapping) {
       return failure("not all arguments converted during string formatting");
     }
     return runtime_.string(std::move(out_));

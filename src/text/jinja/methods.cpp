@@ -51,7 +51,7 @@ std::vector<std::string_view> split_space(std::string_view text, int64_t count_m
   text = strip(text, nullptr, !from_right, from_right);
   while (!text.empty()) {
     if (count_max == 0) {
-      parts.push_back(strip(text, nullptr, from_right, !from_right));
+      parts.push_back(text);
       break;
     }
     --count_max;

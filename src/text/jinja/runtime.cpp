@@ -118,7 +118,7 @@ Result<std::vector<Value>> Runtime::items_of(const Value& value) {
       for (size_t at = 0; at < text.size();) {
         const size_t start = at;
         next_code(text, at);
-        items.push_back(Value::text(text.substr(start, at - start), value.str().markup));
+        items.push_back(Value::text(text.substr(start, at - start)));
       }
       return items;
     }

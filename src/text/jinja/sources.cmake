@@ -28,6 +28,10 @@ set(WEIR_TEMPLATE_SOURCES
 
 # Chat templates and the programs that check them.
 function(weir_template_programs)
+  weir_test(template_test SOURCES template_test.cpp ROOMS text)
+  weir_test(template_goldens_test SOURCES template_goldens_test.cpp ROOMS text)
+  weir_test(chat_test SOURCES chat_test.cpp ROOMS text)
+  weir_fuzzer(template_fuzz SOURCES template_fuzz.cpp ROOMS text)
   if(WEIR_TESTS)
     # Not a test: renders lines of JSON for tools/oracles/template_fuzz.py.
     add_executable(template_driver template_driver.cpp)
