@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/planted.h"
 
 namespace weir {
 
@@ -52,7 +51,7 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       target.state = edit.state;
       target.sampling = plan.sampling.at(static_cast<size_t>(edit.first));
       target.history.reset(target.sampling);
-      if (!planted(PlantedBug::kStateNotZeroed)) caches_.zero_slot(edit.state);
+      caches_.zero_slot(edit.state);
       break;
     case EditKind::kAppendPages: {
       auto& pages = target.pages.at(edit.page_class.index());

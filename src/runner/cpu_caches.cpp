@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/planted.h"
 #include "ops/gdn/gdn.h"
 #include "runner/cpu_weights.h"
 
@@ -82,7 +83,13 @@ void CpuCaches::zero_slot(StateSlotId id) const {
   if (slot_bytes_ == 0) return;
   const GdnShape shape = gdn_shape(*config_);
   const int64_t layer_bytes = gdn_slot_bytes(shape);
-  for (int64_t offset = 0; offset < slot_bytes_; offset += layer_bytes) gdn_zero_slot(shape, slot(id) + offset);
+  for (int64_t offset = 0; offset < slot_bytes_; offset += layer_bytes) {
+    if (planted(PlantedBug::kStateNotZeroed)) {
+      std::memset(slot(id) + offset, 0, kCacheLine);  // the slot's position alone
+    } else {
+      gdn_zero_slot(shape, slot(id) + offset);
+    }
+  }
 }
 
 void CpuCaches::copy_slot(StateSlotId from, StateSlotId to) const {
