@@ -95,6 +95,7 @@ bool HttpExchange::write(std::string_view bytes) {
     return true;  // an empty chunk would end the stream
   }
   if (in_flight_bytes_ + static_cast<int64_t>(output_.size() + bytes.size()) > unsent_bytes_max_) {
+    cut_off_ = true;
     disconnected();
     wake();
     return false;

@@ -66,6 +66,8 @@ class HttpExchange {
 
   // True until the client has gone away or was cut off.
   bool alive() const { return alive_; }
+  // True if the client was cut off for reading too slowly.
+  bool cut_off() const { return cut_off_; }
   // True once the response is complete in the buffer.
   bool finished() const { return finished_; }
   bool started() const { return started_; }
@@ -92,6 +94,7 @@ class HttpExchange {
   std::string output_;
   int64_t in_flight_bytes_ = 0;
   bool alive_ = true;
+  bool cut_off_ = false;
   bool started_ = false;
   bool finished_ = false;
   bool chunked_ = false;

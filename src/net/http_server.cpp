@@ -157,20 +157,6 @@ class HttpServer::Impl::Connection : public std::enable_shared_from_this<Connect
 
 namespace {
 
-HttpRequest to_request(const Parser& parser, RequestTarget target) {
-  const auto& message = parser.get();
-  HttpRequest request;
-  request.method = std::string(message.method_string());
-  request.path = std::move(target.path);
-  request.query = std::move(target.query);
-  request.http_1_0 = message.version() == 10;
-  request.keep_alive = message.keep_alive();
-  for (const auto& field : message) {
-    request.headers.push_back({std::string(field.name_string()), std::string(field.value())});
-  }
-  return request;
-}
-
 // What Beast's parser lets pass and we do not: a request without Host, or whose end two readers could see differently.
 std::string_view framing_problem(const Parser& parser) {
   const auto& message = parser.get();
@@ -188,6 +174,25 @@ std::string_view framing_problem(const Parser& parser) {
     return "more than one Content-Length";
   }
   return {};
+}
+
+Result<HttpRequest> to_request(const Parser& parser) {
+  const std::string_view framing = framing_problem(parser);
+  if (!framing.empty()) {
+    return Error{ErrorCode::kInvalidArgument, std::string(framing), {}};
+  }
+  const auto& message = parser.get();
+  WEIR_ASSIGN_OR_RETURN(RequestTarget target, split_target({message.target().data(), message.target().size()}));
+  HttpRequest request;
+  request.method = std::string(message.method_string());
+  request.path = std::move(target.path);
+  request.query = std::move(target.query);
+  request.http_1_0 = message.version() == 10;
+  request.keep_alive = message.keep_alive();
+  for (const auto& field : message) {
+    request.headers.push_back({std::string(field.name_string()), std::string(field.value())});
+  }
+  return request;
 }
 
 }  // namespace
@@ -262,14 +267,12 @@ asio::awaitable<HttpServer::Impl::Connection::Next> HttpServer::Impl::Connection
   if (!co_await read_header(&parser)) {
     co_return Next::kClose;
   }
-  auto target = split_target({parser.get().target().data(), parser.get().target().size()});
-  const std::string_view framing = framing_problem(parser);
-  if (!framing.empty() || !target.ok()) {
-    co_await refuse(server_->handler_->on_protocol_error(
-        400, framing.empty() ? std::string_view(target.error().message) : framing));
+  Result<HttpRequest> readable = to_request(parser);
+  if (!readable.ok()) {
+    co_await refuse(server_->handler_->on_protocol_error(400, readable.error().message));
     co_return Next::kClose;
   }
-  HttpRequest request = to_request(parser, std::move(target).value());
+  HttpRequest request = std::move(readable).value();
   std::optional<HttpResponse> refusal = server_->handler_->on_header(request);
   const auto length = parser.content_length();
   const bool small = parser.is_done() || (length.has_value() && *length <= kSmallBodyBytes);

@@ -391,6 +391,7 @@ void Service::retire(int64_t generation_id) {
       engine_->cancel(generation->sequence(i));
     }
   }
+  metrics_.slow_readers_total += generation->exchange().cut_off() ? 1 : 0;
   generation->abandon(clock_->now_us());
   generations_.erase(found);
 }
