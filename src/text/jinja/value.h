@@ -21,6 +21,7 @@ namespace weir::jinja {
 // Python's integers have no bounds; 128 bits hold every integer of JSON, and past them is a clear error.
 using Int = __int128;
 
+class Dict;
 class Value;
 struct MacroNode;
 struct Scope;
@@ -53,26 +54,6 @@ struct List {
   ListKind kind = ListKind::kList;
   Extent extent;
   std::string range_text;  // what a range prints as
-};
-
-// An ordered dict. Past kIndexMin entries a hash index answers `find`.
-class Dict {
- public:
-  const Value* find(const Value& key) const;
-  const Value* find(std::string_view key) const;
-  // Adds, or replaces the value of an equal key. `key` must be hashable.
-  void set(Value key, Value value);
-  const std::vector<std::pair<Value, Value>>& entries() const { return entries_; }
-  size_t size() const { return entries_.size(); }
-  Extent extent() const { return extent_; }
-
- private:
-  // Below this a scan of the entries is faster than hashing.
-  static constexpr size_t kIndexMin = 16;
-  std::ptrdiff_t position(const Value& key) const;
-  std::vector<std::pair<Value, Value>> entries_;
-  std::unordered_multimap<size_t, size_t> index_;
-  Extent extent_;
 };
 
 // A generator: can be walked once, has no length, is always true. `failure` is met when the walk reaches it.
@@ -150,6 +131,26 @@ class Value {
                std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Iterator>,
                std::shared_ptr<const Function>, Namespace*, LoopState*>
       data_;
+};
+
+// An ordered dict. Past kIndexMin entries a hash index answers `find`.
+class Dict {
+ public:
+  const Value* find(const Value& key) const;
+  const Value* find(std::string_view key) const;
+  // Adds, or replaces the value of an equal key. `key` must be hashable.
+  void set(Value key, Value value);
+  const std::vector<std::pair<Value, Value>>& entries() const { return entries_; }
+  size_t size() const { return entries_.size(); }
+  Extent extent() const { return extent_; }
+
+ private:
+  // Below this a scan of the entries is faster than hashing.
+  static constexpr size_t kIndexMin = 16;
+  std::ptrdiff_t position(const Value& key) const;
+  std::vector<std::pair<Value, Value>> entries_;
+  std::unordered_multimap<size_t, size_t> index_;
+  Extent extent_;
 };
 
 // Something that can be called. Which fields count follows from `kind`.
