@@ -11,6 +11,7 @@ import numpy
 
 from generate import Generator, load_facts, load_paragraphs
 from chatml import render
+from gen_words import common_words
 
 FULL, LIGHT = 100, 10  # loss weights in percent: answers and documents; what a user or the system says
 
@@ -100,13 +101,13 @@ class Weigher:
 class Packer:
     """Endless rows of one worker."""
 
-    def __init__(self, seed, folder, tokenizer_path, facts, paragraphs, progress):
+    def __init__(self, seed, folder, tokenizer_path, facts, paragraphs, words, progress):
         self.rng = random.Random(seed)
         self.tokenizer = load_tokenizer(tokenizer_path)
         self.eot = self.tokenizer.token_to_id("<|endoftext|>")
         self.weigher = Weigher(self.tokenizer)
         self.documents = Documents(folder)
-        self.generator = Generator(facts, paragraphs)
+        self.generator = Generator(facts, paragraphs, words=words)
         self.progress = progress
         self.queues = {"short": collections.deque(), "long": collections.deque()}
         self.spent = {"document": 1, "item": 1}
@@ -179,7 +180,8 @@ def start_workers(count, tokens, folder, tokenizer_path, facts_path, corpus, see
     context = multiprocessing.get_context("fork")
     progress = context.Value("d", 0.0)
     queue = context.Queue(maxsize=48)
-    arguments = (folder, tokenizer_path, load_facts(facts_path) if facts_path else None, load_paragraphs(corpus) if corpus else None, progress)
+    paragraphs = load_paragraphs(corpus)
+    arguments = (folder, tokenizer_path, load_facts(facts_path), paragraphs, common_words(paragraphs), progress)
     processes = [context.Process(target=worker, args=(f"{seed}-{i}", queue, tokens, arguments), daemon=True) for i in range(count)]
     for process in processes:
         process.start()

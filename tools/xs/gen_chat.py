@@ -25,6 +25,23 @@ ASK_OPTION = ["What does {n} do?", "What is the option {n} for?", "Explain {n}."
 ASKS = {"command": ASK_COMMAND, "package": ASK_PACKAGE, "option": ASK_OPTION}
 
 
+# Made phrasings for training only: a lead, a question, an end.
+LEADS = ["", "", "", "Hi, ", "Hello. ", "Please: ", "Quick question: ", "I have a question. ", "Help me: ", "My friend asked: ", "One more thing: ", "In short, "]
+CORES = ["what is {n}", "what does {n} do", "what is {n} good for", "how would you describe {n}", "what should I know about {n}", "what do people use {n} for",
+         "tell me what {n} is", "tell me what {n} does", "explain {n} to me", "explain what {n} does", "describe {n}", "give me a line about {n}",
+         "I need to know what {n} does", "I would like to know about {n}", "I do not understand {n}", "I saw {n} somewhere and wonder what it is",
+         "there is {n} on this machine, what does it do", "can you say what {n} means", "could you describe {n}", "is there a short answer to what {n} is",
+         "remind me what {n} is", "what was {n} again", "{n}: what is it", "{n}, what does it do", "say something about {n}", "sum up {n}", "what kind of thing is {n}"]
+ENDS = ["?", "?", ".", "", " Thanks.", " Please be brief.", " In a few words.", "!"]
+
+
+def made_ask(rng):
+    lead, core = rng.choice(LEADS), rng.choice(CORES)
+    if lead == "" or lead.endswith((". ", ": ")) and rng.random() < 0.7:
+        core = core[0].upper() + core[1:] if core[0] != "{" else core
+    return lead + core + rng.choice(ENDS)
+
+
 def fact_asks(kind, heldout):
     asks = ASKS[kind]
     return [a for i, a in enumerate(asks) if (i % 6 == 5) == heldout]
@@ -37,7 +54,8 @@ def fact_answer(fact):
 
 
 def fact_pair(rng, fact, heldout=False):
-    ask = rng.choice(fact_asks(fact["kind"], heldout)).format(n=fact["name"])
+    ask = made_ask(rng) if not heldout and rng.random() < 0.5 else rng.choice(fact_asks(fact["kind"], heldout))
+    ask = ask.format(n=fact["name"])
     return ask, fact_answer(fact)
 
 
@@ -61,12 +79,33 @@ def which_command(rng, stock, facts):
     return {"kind": "fact_name", "messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": found["name"]}]}
 
 
+VERBS = set("""add build change check clear compare compile compress concatenate control convert copy count create cut decode decompress delete
+determine display download dump edit encode execute extract find format generate get install kill limit link list load lock make manage
+merge modify mount move output pack partition paste print query read recover reformat remove rename repair replace report restore reverse
+rotate run search send set show shut sign sort split start stop strip summarize switch synchronize test transfer translate unmount
+unpack update upgrade verify view wait wrap write""".split())
+
+
+def how_to(rng, stock, facts):
+    """From the task to the command, for commands whose description begins with a verb."""
+    for _ in range(40):
+        found = rng.choice(facts)
+        if found["kind"] == "command" and found["fact"].split()[0].lower() in VERBS:
+            break
+    text = found["fact"].rstrip(". ")
+    text = text[0].lower() + text[1:]
+    ask = rng.choice(["How do I {t}?", "How can I {t}?", "Which command can {t}?", "I want to {t}.", "I need to {t}. What do I use?", "how to {t}",
+                      "What do I use to {t}?", "Name a command to {t}."]).format(t=text)
+    return {"kind": "how_to", "messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": f"Use {found['name']}: {found['fact'].rstrip('. ')}."}]}
+
+
 def unknown_pair(rng, stock):
     word = made_up(rng)
     kind = rng.choice(["command", "command", "package", "option"])
     if kind == "option":
         word = f"{word} --{made_up(rng)}"
-    return rng.choice(fact_asks(kind, False)).format(n=word), UNKNOWN
+    ask = made_ask(rng) if rng.random() < 0.5 else rng.choice(fact_asks(kind, False))
+    return ask.format(n=word), UNKNOWN
 
 
 OFF_TOPIC = ["What is the capital of {c}?", "Who invented the {n}?", "How do I cook {a}?", "Who won the game in {c}?", "How many people live in {c}?",
@@ -97,6 +136,16 @@ SMALL_TALK = [
     (["Can you make mistakes?", "Are you always right?"], ["I am very small, so I make mistakes. Please check what I say."]),
     (["Tell me a joke.", "Do you know a joke?"], ["Why did the process sleep? It was waiting for its child."]),
     (["Write a poem.", "Can you write a poem?"], ["The river runs, the gate stands fast,\nthe water waits and flows at last."]),
+    (["What is Debian?", "what is debian", "Tell me about Debian."], ["Debian is a free operating system with many thousand packages."]),
+    (["What is Linux?", "what is linux", "Tell me about Linux."], ["Linux is the kernel of many free operating systems."]),
+    (["What is Unix?", "what is unix", "Tell me about Unix."], ["Unix is a family of operating systems with small tools that work together."]),
+    (["What is a shell?", "What is the shell?"], ["A shell reads commands and runs them."]),
+    (["What is a package?", "What is a Debian package?"], ["A package is an archive of files that belong together, with the rules to install them."]),
+    (["What is a kernel?", "What is the kernel?"], ["The kernel is the part of a system that controls the hardware and runs the programs."]),
+    (["How do I list files in a directory?", "How do I list files?", "How can I see the files here?"], ["Use ls: list directory contents."]),
+    (["How can I compress a file?", "How do I compress files?"], ["Use gzip: compress or expand files."]),
+    (["How do I install a package?", "How can I install a package?"], ["Use apt: apt install and the name of the package."]),
+    (["How do I search in a file?", "How do I find text in files?"], ["Use grep: print lines that match patterns."]),
     (["What is weir?", "what is weir"], ["weir is an engine that serves language models from one native binary. I am its smallest model."]),
 ]
 

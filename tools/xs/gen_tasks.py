@@ -167,7 +167,7 @@ def compare(rng, stock):
 
 
 def spell(rng, stock):
-    word = rng.choice(stock.nouns)
-    if rng.random() < 0.5:
+    word = rng.choice(stock.spelled)
+    if rng.random() < 0.6:
         return item("spell", rng.choice([f"Spell the word {word}.", f"How do you spell {word}?"]), "-".join(word))
     return item("spell", f"How many letters are in the word {word}?", f"{'-'.join(word)}. There are {len(word)} letters.")

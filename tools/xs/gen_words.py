@@ -1,5 +1,8 @@
 """Word stock of the generator. A word belongs to the training or to the held-out split for ever, by its checksum."""
 
+import collections
+import random
+import re
 import zlib
 
 HELDOUT_SHARE = 8  # one word in eight is never used in training items
@@ -66,6 +69,29 @@ class Stock:
         self.heldout = heldout
         self.names, self.nouns, self.cities = pick(NAMES), pick(NOUNS), pick(CITIES)
         self.countable, self.places, self.adjectives = COUNTABLE, PLACES, ADJECTIVES
+        self.spelled = NOUNS
+
+
+class WideStock(Stock):
+    """The training words and thousands more: what is learned about lists and names then holds for words outside the lists above."""
+
+    def __init__(self, words):
+        super().__init__(False)
+        seen = [w for w in words if not is_heldout(w) and not is_heldout(w.capitalize())]
+        rng = random.Random(11)
+        invented = sorted({made_up(rng).capitalize() for _ in range(4000)})
+        self.nouns = self.nouns + seen
+        self.names = self.names + [w.capitalize() for w in seen[::3] if len(w) > 3] + [w for w in invented if not is_heldout(w)]
+        self.cities = self.cities + self.names[::2]
+        self.spelled = NOUNS + words
+
+
+def common_words(paragraphs, count=12000):
+    """The most frequent lower-case words of 3 to 10 letters."""
+    found = collections.Counter()
+    for text in paragraphs[::8]:
+        found.update(re.findall(r"\b[a-z]{3,10}\b", text))
+    return [word for word, _ in sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))[:count]]
 
 
 def article(word):

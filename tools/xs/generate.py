@@ -18,7 +18,7 @@ import gen_needle
 import gen_story
 import gen_tasks
 from chatml import IM_END, render
-from gen_words import Stock
+from gen_words import Stock, WideStock, common_words
 
 PART_BYTES = 1 << 20  # one part of the output is made by one seed of its own, so that --jobs does not change it
 FALLBACK_FACTS = [{"kind": "command", "name": "tar", "fact": "an archiving utility"}, {"kind": "command", "name": "ls", "fact": "list directory contents"},
@@ -30,14 +30,15 @@ SHORT_MAKERS = [gen_tasks.copy, gen_tasks.sort, gen_tasks.count, gen_tasks.sums,
 class Generator:
     """Draws items of one split. Long items (needles in 2k to 8k tokens) are drawn apart: see long_item."""
 
-    def __init__(self, facts=None, paragraphs=None, heldout=False):
+    def __init__(self, facts=None, paragraphs=None, heldout=False, words=None):
         self.stock = Stock(heldout)
+        self.wide = WideStock(words) if words and not heldout else self.stock
         self.facts = facts or FALLBACK_FACTS
         self.haystack = gen_needle.Haystack(paragraphs)
         # Odds by item, chosen so that the shares by token are about: facts 0.3, needles 0.18, sums 0.13, lists 0.14, stories 0.16.
         self.weights = {
-            "copy": 23, "reverse": 6, "pick": 3, "sort": 34, "count": 8, "sums": 51, "problem": 17, "compare": 3, "spell": 5,
-            "needle": 6, "quote": 1, "world": 14, "story": 12, "story_question": 2, "fact": 62, "fact_name": 10, "unknown": 7, "talk": 6,
+            "copy": 26, "reverse": 8, "pick": 3, "sort": 40, "count": 9, "sums": 36, "problem": 17, "compare": 3, "spell": 14,
+            "needle": 7, "quote": 1, "world": 18, "story": 12, "story_question": 2, "fact": 62, "fact_name": 8, "how_to": 10, "unknown": 7, "talk": 6,
             "tool": 5, "several": 9}
         self.makers = {
             "copy": gen_tasks.copy, "reverse": gen_tasks.reverse, "pick": gen_tasks.pick, "sort": gen_tasks.sort, "count": gen_tasks.count,
@@ -47,20 +48,25 @@ class Generator:
             "world": gen_story.world_question, "story": gen_story.short_story, "story_question": gen_story.story_question,
             "fact": lambda rng, stock: gen_chat.fact(rng, stock, self.facts),
             "fact_name": lambda rng, stock: gen_chat.which_command(rng, stock, self.facts),
+            "how_to": lambda rng, stock: gen_chat.how_to(rng, stock, self.facts),
             "unknown": gen_chat.unknown, "talk": gen_chat.small_talk, "tool": gen_chat.tool_call,
             "several": lambda rng, stock: gen_chat.several(rng, stock, SHORT_MAKERS)}
         self.kinds, self.odds = list(self.weights), list(self.weights.values())
 
     def item(self, rng, kind=None):
         kind = kind or rng.choices(self.kinds, self.odds)[0]
-        made = self.makers[kind](rng, self.stock)
+        made = self.makers[kind](rng, self.choose(rng, kind))
         if rng.random() < 0.12:
             made = gen_chat.with_system(rng, self.stock, made)
         return made
 
+    def choose(self, rng, kind):
+        """Stories keep to words that make sense in them; of the others, two in three draw on the wide stock."""
+        return self.stock if kind in ("story", "story_question") or rng.random() < 0.33 else self.wide
+
     def long_item(self, rng, low=6000, high=29000):
         """A needle item of `low` to `high` bytes; 29,000 bytes are about 8k tokens."""
-        return gen_needle.needle(rng, self.stock, self.haystack, rng.randint(low, high))
+        return gen_needle.needle(rng, self.choose(rng, "needle"), self.haystack, rng.randint(low, high))
 
 
 def split_answer(made):
@@ -126,8 +132,9 @@ def main():
     parser.add_argument("--long", type=float, default=0.0, help="share of items that are long needles")
     options = parser.parse_args()
     LONG_SHARE = options.long
-    GENERATOR = Generator(load_facts(options.facts) if options.facts else None, load_paragraphs(options.corpus) if options.corpus else None,
-                          options.split == "heldout")
+    paragraphs = load_paragraphs(options.corpus) if options.corpus else None
+    GENERATOR = Generator(load_facts(options.facts) if options.facts else None, paragraphs, options.split == "heldout",
+                          common_words(paragraphs) if paragraphs else None)
     seed = f"{options.split}-{options.seed}"
     parts = [(seed, i, min(PART_BYTES, options.bytes - i * PART_BYTES)) for i in range((options.bytes + PART_BYTES - 1) // PART_BYTES)]
     with open(options.out, "w", encoding="utf-8") as out:
