@@ -1,0 +1,315 @@
+"""Every command from its arguments to its exit code."""
+import json
+import pathlib
+import re
+import socket
+import subprocess
+
+import pytest
+
+from weir_program import BINARY, GOLDENS, Safetensors, golden_folder, weir
+
+COMMANDS = ["serve", "chat", "run", "pull", "inspect", "plan", "logits"]
+GOLDEN = GOLDENS / "moe-odd"
+CPU_FLAGS = set(re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE).group(1).split())
+ISAS = ["scalar"] + ["avx2"] * ({"avx2", "fma"} <= CPU_FLAGS) + ["avx512"] * ({"avx512f", "avx512bw", "avx512vl"} <= CPU_FLAGS)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Safetensors(GOLDEN / "golden.safetensors")
+
+
+@pytest.fixture
+def token_file(tmp_path, data):
+    path = tmp_path / "tokens.json"
+
+    def write(length):
+        path.write_text(json.dumps(data.numbers(f"prompt.{length}")))
+        return path
+
+    return write
+
+
+def refused(*arguments, code=2, stdin=""):
+    """What a refused command says: a message, and a remedy below it."""
+    done = weir(*arguments, stdin=stdin)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    message, _, remedy = done.stderr.partition("\n  ")
+    assert message.startswith("weir: ") and remedy.strip(), done.stderr
+    return done.stderr
+
+
+def logit_rows(*arguments):
+    done = weir("logits", *arguments, "--json", limit_s=60)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# Help
+
+def test_help_lists_every_command():
+    for arguments in (["--help"], ["-h"], ["help"]):
+        done = weir(*arguments)
+        assert done.returncode == 0 and not done.stderr
+        assert all(f"weir {name} " in done.stdout for name in COMMANDS)
+    assert weir().returncode == 2
+
+
+def test_each_commands_help_lists_its_flags():
+    for name in COMMANDS:
+        done = weir(name, "--help")
+        assert done.returncode == 0 and done.stdout.startswith(f"usage: weir {name} ")
+    assert "--max-num-seqs" in weir("serve", "--help").stdout
+    assert "--port" not in weir("run", "--help").stdout
+
+
+def test_the_version_is_one_line():
+    for arguments in (["--version"], ["version"], ["run", "--version"]):
+        done = weir(*arguments)
+        assert done.returncode == 0 and re.fullmatch(r"weir \d+\.\d+\.\d+\S*\n", done.stdout)
+
+
+def test_markdown_help_has_a_row_for_every_flag():
+    text = weir("help", "--markdown").stdout
+    for name in COMMANDS:
+        section = text.split(f"## weir {name} ")[1].split("\n## ")[0]
+        rows = re.findall(r"^\| `--([a-z0-9-]+)` \|.*\|.*\| \S.*\|$", section, re.MULTILINE)
+        listed = re.findall(r"^  --([a-z0-9-]+)", weir(name, "--help").stdout, re.MULTILINE)
+        assert rows == listed
+
+
+# Mistakes
+
+def test_what_is_mistyped_is_suggested():
+    assert "weir serve" in refused("serv")
+    assert "weir inspect" in refused("inspct")
+    assert "--temperature" in refused("run", GOLDEN, "hi", "--temprature", 0)
+    assert "--max-num-seqs" in refused("serve", GOLDEN, "--max-num-seq", 4)
+
+
+def test_flags_of_another_command_are_refused():
+    refused("run", GOLDEN, "hi", "--port", 8000)
+    refused("inspect", GOLDEN, "--temperature", 0)
+
+
+@pytest.mark.parametrize("flag,value", [
+    ("--temperature", "hot"), ("--temperature", 3), ("--top-p", 1.5), ("--threads", -1), ("--threads", "1.5"), ("--isa", "sse"),
+    ("--max-num-seqs", 0), ("--max-num-seqs", "9999999999999999999999"), ("--max-num-batched-tokens", "nan"),
+    ("--kv-cache-memory-bytes", "5x"), ("--block-size", 16), ("--load-format", "pickle"), ("--seed", -1)])
+def test_values_out_of_range_are_refused_with_the_range(flag, value):
+    said = refused("run", GOLDEN, "hi", flag, value)
+    assert flag in said and str(value) in said and "give" in said
+
+
+def test_dashes_underscores_and_other_engines_names_are_the_same(token_file):
+    rows = logit_rows(GOLDEN, token_file(1))
+    assert logit_rows(GOLDEN, token_file(1), "--max_model_len=64") == rows == logit_rows(GOLDEN, token_file(1), "--max-model-len", "64")
+
+
+def test_missing_and_surplus_arguments_are_refused(tmp_path):
+    for name in COMMANDS:
+        assert "usage" in refused(name)
+    refused("run", GOLDEN, "one", "two")
+    assert "weir pull" in refused("run", tmp_path / "nowhere", "hi")
+    assert "folder" in refused("inspect", GOLDEN / "config.json")
+    assert "config.json" in refused("inspect", tmp_path)
+
+
+# Reading a checkpoint
+
+@pytest.mark.parametrize("name", sorted(path.name for path in GOLDENS.iterdir()))
+def test_inspect_and_plan_describe_a_whole_checkpoint(name):
+    done = weir("inspect", GOLDENS / name)
+    assert done.returncode == 0, done.stderr
+    assert "every tensor is in its place" in done.stdout
+    stored = len(Safetensors(GOLDENS / name / "model.safetensors").data)
+    assert f"{stored:,} bytes" in done.stdout
+
+    planned = json.loads(weir("plan", GOLDENS / name, "--json").stdout)
+    assert planned["memory"]["weight_bytes"] == stored
+    assert planned["memory"]["pages"] > 0 and planned["memory"]["state_slots"] == 64
+    assert all(row["kernel"] for row in planned["operations"])
+    text = weir("plan", GOLDENS / name)
+    assert text.returncode == 0 and "lm_head" in text.stdout
+    assert len([line for line in text.stdout.splitlines() if line.startswith(("main ", "draft "))]) == len(planned["operations"])
+
+
+def test_plan_follows_the_isa_flag():
+    for isa in ISAS:
+        kernels = {row["kernel"] for row in json.loads(weir("plan", GOLDEN, "--json", "--isa", isa).stdout)["operations"]}
+        assert all(isa in kernel for kernel in kernels)
+
+
+def test_memory_that_does_not_fit_is_refused_with_flags_that_do():
+    said = refused("plan", GOLDEN, "--kv-cache-memory-bytes", "1k", code=3)
+    enough = re.search(r"--kv-cache-memory-bytes (\d+)", said).group(1)
+    assert weir("plan", GOLDEN, "--kv-cache-memory-bytes", enough).returncode == 0
+    refused("plan", GOLDEN, "--kv-cache-memory-bytes", int(enough) - 1, code=3)
+
+    small = int(enough) * 3
+    said = refused("plan", GOLDEN, "--max-model-len", 4096, "--kv-cache-memory-bytes", small, code=3)
+    for flag in ("--max-model-len", "--kv-cache-memory-bytes"):
+        value = re.search(rf"{flag} (\d+)", said.splitlines()[1]).group(1)
+        other = ("--kv-cache-memory-bytes", small) if flag == "--max-model-len" else ("--max-model-len", 4096)
+        assert weir("plan", GOLDEN, flag, value, *other).returncode == 0
+    assert "--max-model-len" in refused("plan", GOLDEN, "--max-model-len", 99999)
+    refused("plan", GOLDEN, "--kv-cache-memory-bytes", "1023g", code=3)
+
+
+# Log-probabilities
+
+def test_logits_are_those_of_transformers(data, token_file):
+    for length in (65, 1500):
+        rows = logit_rows(GOLDEN, token_file(length), "--top", 3)
+        ids = data.numbers(f"prompt.{length}")
+        assert [row["position"] for row in rows] == list(range(length))
+        assert [row["token"] for row in rows[:-1]] == ids[1:]
+        differences = [abs(row["logprob"] - b) for row, b in zip(rows, data.numbers(f"logprobs.{length}"))]
+        last = data.numbers(f"last.{length}")
+        differences += [abs(value - last[id]) for id, value in rows[-1]["top"]]
+        assert sum(differences) / len(differences) <= 1e-4 and max(differences) <= 3e-3
+        assert all(len(row["top"]) == 3 and row["rank"] >= 1 for row in rows)
+
+
+def test_draft_chains_are_those_of_the_composition(data, token_file):
+    for depth in (1, 2, 3):
+        rows = logit_rows(GOLDEN, token_file(64), "--drafts", depth, "--top", 211)[64:]
+        tokens, expected = data.numbers(f"mtp_tokens.{depth}.64"), data.numbers(f"mtp.{depth}.64")
+        assert len(rows) == depth and [row["token"] for row in rows] == tokens[1:]
+        for i, row in enumerate(rows):
+            differences = [abs(value - expected[i * 211 + id]) for id, value in row["top"]]
+            assert len(differences) == 211
+            assert sum(differences) / 211 <= 1e-4 and max(differences) <= 3e-3
+
+
+def test_every_isa_thread_count_and_chunk_gives_the_same_bits(token_file):
+    reference = logit_rows(GOLDEN, token_file(700), "--drafts", 2)
+    for flags in [("--isa", isa) for isa in ISAS] + [("--threads", n) for n in (1, 2, 3)] + [("--chunk", n) for n in (1, 64, 100, 700)]:
+        assert logit_rows(GOLDEN, token_file(700), "--drafts", 2, *flags) == reference, flags
+
+
+def test_logits_as_text_say_the_same(token_file):
+    rows = logit_rows(GOLDEN, token_file(65))
+    lines = weir("logits", GOLDEN, token_file(65)).stdout.splitlines()[1:]
+    assert [(int(line.split()[0]), int(line.split()[1]), int(line.split()[3])) for line in lines] == [
+        (row["position"], row["token"], row["rank"]) for row in rows]
+
+
+@pytest.mark.parametrize("text,said", [("", "no token ids"), ("1 2 x", "'x'"), ("1 2 211", "211"), ("-1", "-1"), ("1.5", "1.5"),
+                                       ("99999999999999999999", "99999")])
+def test_token_files_that_are_none_are_refused(tmp_path, text, said):
+    path = tmp_path / "tokens"
+    path.write_text(text)
+    assert said in refused("logits", GOLDEN, path)
+
+
+def test_more_tokens_than_the_context_are_refused(token_file):
+    assert "--max-model-len" in refused("logits", GOLDEN, token_file(700), "--max-model-len", 640, code=3)
+
+
+# Answers
+
+def answer(shipped, *arguments, stdin=""):
+    done = weir("run", "--temperature", 0, "--max-tokens", 24, "--print-token-ids", shipped, *arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_prompt_may_be_an_argument_or_piped_in(shipped):
+    assert answer(shipped, "Hello! Who are you?") == answer(shipped, stdin="Hello! Who are you?")
+    assert answer(shipped, "Once upon a time", "--raw") != answer(shipped, "Once upon a time")
+
+
+def test_behind_two_dashes_everything_is_text(shipped):
+    assert answer(shipped, "--", "--version") == answer(shipped, stdin="--version")
+
+
+def test_every_isa_and_thread_count_gives_the_same_answer(shipped):
+    sampled = ("Tell me a story.", "--temperature", 1, "--seed", 3, "--max-tokens", 32, "--print-token-ids")
+    outputs = {weir("run", shipped, *sampled, *flags).stdout
+               for flags in [(), *(("--isa", isa) for isa in ISAS), ("--threads", 1), ("--threads", 2),
+                             ("--max-num-batched-tokens", 7)]}
+    assert len(outputs) == 1 and "token ids: " in outputs.pop()
+    assert weir("run", shipped, *sampled, "--seed", 4).stdout != weir("run", shipped, *sampled).stdout
+
+
+def test_stats_go_to_stderr_and_name_rates(shipped):
+    done = weir("run", shipped, "Tell me a story.", "--stats", "--max-tokens", 8, "--temperature", 0)
+    assert re.search(r"\d+ prompt tokens, first token after [\d.]+ ms, 8 tokens, \d+ tok/s", done.stderr)
+    assert "tok/s" not in done.stdout
+
+
+def test_a_prompt_longer_than_the_context_is_refused(shipped):
+    assert "--max-model-len" in refused("run", shipped, "a b c " * 100, "--max-model-len", 64, code=3)
+
+
+def chat(shipped, *lines, flags=()):
+    done = weir("chat", shipped, "--temperature", 0, "--max-tokens", 24, *flags, stdin="".join(line + "\n" for line in lines))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\n", 1)[1]
+
+
+def test_a_chat_driven_by_a_pipe_answers_remembers_and_forgets(shipped):
+    first = weir("run", shipped, "What is 2 + 3?", "--temperature", 0, "--max-tokens", 24).stdout
+    one = chat(shipped, "What is 2 + 3?", "/quit")
+    assert one.strip().startswith(first.strip())
+    two = chat(shipped, "What is 2 + 3?", "And 4 + 4?", "/quit")
+    assert two.startswith(one.rstrip("\n")) and len(two) > len(one)
+    # Behind /clear the first question has its first answer again, and so it has without /quit at the end.
+    again = chat(shipped, "What is 2 + 3?", "/clear", "What is 2 + 3?")
+    assert again.count(first.strip()) == 2
+    assert chat(shipped, "What is \\", "2 + 3?") != ""
+
+
+def test_chat_commands_are_listed_and_unknown_ones_list_them(shipped):
+    for line in ("/help", "/nonsense"):
+        said = chat(shipped, line, "/quit", "never answered")
+        assert all(name in said for name in ("/clear", "/system", "/thinking", "/retry", "/help", "/quit"))
+    assert chat(shipped, "/thinking", "/thinking").startswith("thinking is on\nthinking is off\n")
+
+
+def test_a_model_without_a_template_runs_raw_and_does_not_chat(tmp_path):
+    folder = golden_folder("dense-tied", tmp_path)
+    assert "--chat-template" in refused("chat", folder)
+    done = weir("run", folder, "abc", "--raw", "--temperature", 0, "--max-tokens", 4, "--print-token-ids")
+    assert done.returncode == 0, done.stderr
+    refused("run", folder, "abc")
+
+
+@pytest.mark.parametrize("stored", ["fp8", "bf16", "mxfp4"])
+def test_dummy_weights_need_no_files(tmp_path, stored, token_file):
+    folder = tmp_path / "dummy"
+    folder.mkdir()
+    (folder / "config.json").symlink_to(GOLDEN / "config.json")
+
+    def rows(seed):
+        return logit_rows(folder, token_file(65), "--load-format", "dummy", "--dummy-format", stored, "--seed", seed)
+
+    first = rows(1)
+    assert len(first) == 65 and all(row["logprob"] < 0 for row in first)
+    assert rows(1) == first != rows(2)
+    refused("logits", folder, token_file(1))
+
+
+# Serving
+
+def test_a_taken_port_is_refused_with_a_remedy(tmp_path):
+    folder = golden_folder("dense-tied", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused("serve", folder, "--port", port, code=4)
+        assert str(port) in said and "--port" in said
+
+
+def test_an_address_of_another_machine_is_refused(tmp_path):
+    folder = golden_folder("dense-tied", tmp_path)
+    # 192.0.2.0/24 is reserved for documentation: no machine has it.
+    assert "--host" in refused("serve", folder, "--host", "192.0.2.1", "--port", 0, "--api-key", "k", code=4)
+
+
+def test_a_reader_that_leaves_does_no_harm(shipped):
+    process = subprocess.Popen([BINARY, "plan", shipped], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(10) >= 0, "ended by a signal"
+    process.stderr.close()
