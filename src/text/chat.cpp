@@ -110,7 +110,9 @@ Result<ChatTemplates> load_chat_templates(const std::string& directory, const Te
 namespace {
 
 // A special token is a text, or an object with the text as its "content".
-Json token_text(const Json& token) { return token.is_object() && token.contains("content") ? token["content"] : token; }
+Json token_text(const Json& token) {
+  return token.is_object() && token.contains("content") ? token["content"] : token;
+}
 
 // The text of the last message, which continue_final_message leaves open.
 Result<std::string> final_text(const Json& messages) {

@@ -33,7 +33,8 @@ struct ChatTemplates {
 Result<ChatTemplates> load_chat_templates(const std::string& directory, const TemplateLimits& limits = {});
 
 // As above, from the text of tokenizer_config.json alone.
-Result<ChatTemplates> chat_templates_from_config(const std::string& tokenizer_config, const TemplateLimits& limits = {});
+Result<ChatTemplates> chat_templates_from_config(const std::string& tokenizer_config,
+                                                 const TemplateLimits& limits = {});
 
 // Renders `messages` (a list of objects, passed on as they are) with `tools` (a list, or null for none).
 // `kwargs` (an object or null) becomes variables of the template, e.g. enable_thinking; it cannot replace messages,

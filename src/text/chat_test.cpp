@@ -91,8 +91,8 @@ TEST(RenderChat, ArgumentsAndSpecialTokensAreVariables) {
   const auto echo = parse(kEcho);
   const Json messages = Json::array({{{"role", "user"}, {"content", "hi"}}});
   const Json tokens = {{"bos_token", {{"content", "<s>"}, {"special", true}}}, {"eos_token", nullptr}};
-  auto text = render_chat(*echo, messages, nullptr, {{"x", 5}, {"messages", "no"}, {"add_generation_prompt", false}},
-                          tokens);
+  auto text =
+      render_chat(*echo, messages, nullptr, {{"x", 5}, {"messages", "no"}, {"add_generation_prompt", false}}, tokens);
   ASSERT_TRUE(text.ok()) << text.error().text();
   EXPECT_EQ(*text, "<s>[user:hi]None5>");
 }

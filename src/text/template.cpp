@@ -18,7 +18,9 @@ struct ChatTemplate::Parsed {
 ChatTemplate::ChatTemplate(std::unique_ptr<Parsed> parsed) : parsed_(std::move(parsed)) {}
 ChatTemplate::~ChatTemplate() = default;
 
-const std::string& ChatTemplate::source() const { return parsed_->source; }
+const std::string& ChatTemplate::source() const {
+  return parsed_->source;
+}
 
 Result<std::unique_ptr<ChatTemplate>> ChatTemplate::parse(std::string source, TemplateLimits limits) {
   if (!jinja::valid_utf8(source)) {

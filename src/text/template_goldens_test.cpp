@@ -91,8 +91,8 @@ TEST(TemplateGoldens, EverySnippetOfTheLanguageGivesWhatJinja2Gives) {
     const std::string source = entry[0];
     const Json expected = {{entry[1].get<std::string>(), entry[2]}};
     auto parsed = ChatTemplate::parse(source);
-    const Result<std::string> actual = parsed.ok() ? (*parsed)->render(language["context"], oracle_options())
-                                                   : Result<std::string>(parsed.error());
+    const Result<std::string> actual =
+        parsed.ok() ? (*parsed)->render(language["context"], oracle_options()) : Result<std::string>(parsed.error());
     EXPECT_EQ(difference(expected, actual), "") << source << "\nexpected " << expected;
   }
   EXPECT_GE(language["cases"].size(), 600U);

@@ -35,8 +35,8 @@ TEST(Template, ASyntaxErrorNamesTheLine) {
 }
 
 TEST(Template, WhatReachesOutsideTheTemplateIsRefusedByName) {
-  for (const char* source : {"{% include 'a' %}", "{% import 'a' as b %}", "{% extends 'a' %}", "{% from 'a' import b %}",
-                             "{% block a %}{% endblock %}"}) {
+  for (const char* source : {"{% include 'a' %}", "{% import 'a' as b %}", "{% extends 'a' %}",
+                             "{% from 'a' import b %}", "{% block a %}{% endblock %}"}) {
     expect_error(render(source), ErrorCode::kUnsupported, "not supported");
   }
 }
@@ -97,8 +97,7 @@ TEST(Template, EveryLimitIsAnErrorThatNamesIt) {
        [](TemplateLimits&) {}},
       {"range_items_max", "{{ range(10**9)|length }}", [](TemplateLimits&) {}},
       {"range_items_max", "{{ range(0 - 10**18, 10**18) }}", [](TemplateLimits&) {}},
-      {"loop_depth_max",
-       "{% for a in [[1, [2]]] recursive %}{{ loop([a]) if a is iterable }}{% endfor %}",
+      {"loop_depth_max", "{% for a in [[1, [2]]] recursive %}{{ loop([a]) if a is iterable }}{% endfor %}",
        [](TemplateLimits&) {}},
   };
   for (const Limit& limit : kLimits) {
@@ -165,11 +164,14 @@ TEST(Template, IntegersAreExactUpTo128Bits) {
   EXPECT_EQ(*render("{{ x }} {{ x + 1 }} {{ 2 ** 126 }}", {{"x", 18446744073709551615U}}),
             "18446744073709551615 18446744073709551616 85070591730234615865843651857942052864");
   expect_error(render("{{ 2 ** 127 }}"), ErrorCode::kInvalidArgument, "overflow");
-  expect_error(render("{{ -(-2 ** 126) * 2 - 1 }}{{ (-(2 ** 126) - 2 ** 126) // -1 }}"), ErrorCode::kInvalidArgument, "overflow");
+  expect_error(render("{{ -(-2 ** 126) * 2 - 1 }}{{ (-(2 ** 126) - 2 ** 126) // -1 }}"), ErrorCode::kInvalidArgument,
+               "overflow");
 }
 
 TEST(Template, BytesThatAreNotUtf8AreReplacedInDataAndRefusedInTheTemplate) {
-  EXPECT_EQ(*render("{{ x }}{{ x|length }}", {{"x", "a\xFF\xC3"}}), "a\xEF\xBF\xBD\xEF\xBF\xBD" "3");
+  EXPECT_EQ(*render("{{ x }}{{ x|length }}", {{"x", "a\xFF\xC3"}}),
+            "a\xEF\xBF\xBD\xEF\xBF\xBD"
+            "3");
   expect_error(render("\xFF"), ErrorCode::kCorrupt, "UTF-8");
 }
 

@@ -65,17 +65,17 @@ struct Expr {
 };
 
 enum class StmtKind : uint8_t {
-  kText,        // text
-  kOutput,      // values: printed one after another
-  kSet,         // target = value
-  kSetBlock,    // target = body, through value if it is not null
-  kIf,          // branches; the last may have a null condition
-  kFor,         // for target in value if condition: body, else: else_body
-  kMacro,       // macro
-  kCallBlock,   // call macro with value, a call
-  kFilter,      // body through value
-  kWith,        // targets[i] = values[i], body
-  kScope,       // body in a scope of its own (generation blocks)
+  kText,       // text
+  kOutput,     // values: printed one after another
+  kSet,        // target = value
+  kSetBlock,   // target = body, through value if it is not null
+  kIf,         // branches; the last may have a null condition
+  kFor,        // for target in value if condition: body, else: else_body
+  kMacro,      // macro
+  kCallBlock,  // call macro with value, a call
+  kFilter,     // body through value
+  kWith,       // targets[i] = values[i], body
+  kScope,      // body in a scope of its own (generation blocks)
   kBreak,
   kContinue
 };

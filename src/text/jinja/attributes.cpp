@@ -53,8 +53,8 @@ std::optional<Value> native_attribute(const Value& object, std::string_view name
     return Value(std::shared_ptr<const Function>(std::move(method)));
   }
   if (is_mutating_method(object, name)) {
-    return Value::undefined(fmt::format("access to attribute {} of '{}' object is unsafe.", repr_text(name),
-                                        type_name(object)));
+    return Value::undefined(
+        fmt::format("access to attribute {} of '{}' object is unsafe.", repr_text(name), type_name(object)));
   }
   return std::nullopt;
 }
@@ -211,7 +211,7 @@ Result<Value> get_slice(Runtime& runtime, const Value& object, const Value& from
     for (int64_t i = 0; i < range.count; ++i) {
       items.push_back(list.items[static_cast<size_t>(range.from + i * range.step)]);
     }
-    return runtime.list(std::move(items), list.kind == ListKind::kGroup ? ListKind::kTuple
+    return runtime.list(std::move(items), list.kind == ListKind::kGroup   ? ListKind::kTuple
                                           : list.kind == ListKind::kRange ? ListKind::kList
                                                                           : list.kind);
   }
@@ -232,7 +232,8 @@ Result<Value> get_path(Runtime& runtime, const Value& object, const Value& path)
     const std::string part(rest.substr(0, dot));
     // A part of digits is an index; more digits than an index can have is a name that nothing has.
     const bool digits = !part.empty() && part.size() <= 18 && part.find_first_not_of("0123456789") == std::string::npos;
-    WEIR_ASSIGN_OR_RETURN(value, get_item(runtime, value, digits ? Value(int64_t{std::stoll(part)}) : Value::text(part)));
+    WEIR_ASSIGN_OR_RETURN(value,
+                          get_item(runtime, value, digits ? Value(int64_t{std::stoll(part)}) : Value::text(part)));
     if (dot == std::string_view::npos) {
       return value;
     }

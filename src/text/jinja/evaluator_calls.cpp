@@ -56,8 +56,8 @@ Result<Value> Evaluator::call(const Value& callee, const Arguments& arguments) {
       if (arguments.positional.empty()) {
         return failure("no items for cycling given");
       }
-      return arguments.positional[static_cast<size_t>(std::max<int64_t>(function.loop->index0, 0)) %
-                                  arguments.positional.size()];
+      return arguments
+          .positional[static_cast<size_t>(std::max<int64_t>(function.loop->index0, 0)) % arguments.positional.size()];
     case FunctionKind::kLoopChanged: {
       WEIR_ASSIGN_OR_RETURN(const Value seen, runtime_.tuple(arguments.positional));
       const bool changed = !function.loop->last_changed || !equal(*function.loop->last_changed, seen);

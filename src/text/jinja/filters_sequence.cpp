@@ -86,7 +86,9 @@ std::vector<Value> items_in(std::vector<Keyed> keyed) {
   return items;
 }
 
-bool flag(const std::optional<Value>& value) { return value && truthy(*value); }
+bool flag(const std::optional<Value>& value) {
+  return value && truthy(*value);
+}
 
 Result<Value> filter_sort(Runtime& runtime, const Value& value, const Arguments& arguments) {
   WEIR_ASSIGN_OR_RETURN(const Bound bound,
@@ -346,23 +348,12 @@ Result<Value> filter_slice(Runtime& runtime, const Value& value, const Arguments
 }
 
 constexpr FilterEntry kFilters[] = {
-    {"batch", filter_batch},
-    {"count", filter_length},
-    {"dictsort", filter_dictsort},
-    {"first", filter_first},
-    {"groupby", filter_groupby},
-    {"items", filter_items},
-    {"join", filter_join},
-    {"last", filter_last},
-    {"length", filter_length},
-    {"list", filter_list},
-    {"max", filter_extreme<true>},
-    {"min", filter_extreme<false>},
-    {"reverse", filter_reverse},
-    {"slice", filter_slice},
-    {"sort", filter_sort},
-    {"sum", filter_sum},
-    {"unique", filter_unique},
+    {"batch", filter_batch},     {"count", filter_length},      {"dictsort", filter_dictsort},
+    {"first", filter_first},     {"groupby", filter_groupby},   {"items", filter_items},
+    {"join", filter_join},       {"last", filter_last},         {"length", filter_length},
+    {"list", filter_list},       {"max", filter_extreme<true>}, {"min", filter_extreme<false>},
+    {"reverse", filter_reverse}, {"slice", filter_slice},       {"sort", filter_sort},
+    {"sum", filter_sum},         {"unique", filter_unique},
 };
 
 }  // namespace

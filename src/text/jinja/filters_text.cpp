@@ -242,7 +242,8 @@ Result<std::optional<Int>> parse_int(std::string_view text, int64_t base) {
   }
   Int value = 0;
   for (const char c : digits) {
-    const int64_t digit = c >= '0' && c <= '9' ? c - '0' : (isalpha(static_cast<unsigned char>(c)) ? (c | 0x20) - 'a' + 10 : 99);
+    const int64_t digit =
+        c >= '0' && c <= '9' ? c - '0' : (isalpha(static_cast<unsigned char>(c)) ? (c | 0x20) - 'a' + 10 : 99);
     if (digit >= base) {
       return std::optional<Int>();
     }

@@ -344,7 +344,8 @@ Result<std::string> format_value(Runtime& runtime, const Value& value, std::stri
   if (value.is_string() && (spec.type == '\0' || spec.type == 's') && spec.align != '=') {
     return format_text(spec, value.string());
   }
-  if (value.is_integral() && !float_type && (spec.type == '\0' || std::string_view("bdoxXn").find(spec.type) != std::string_view::npos)) {
+  if (value.is_integral() && !float_type &&
+      (spec.type == '\0' || std::string_view("bdoxXn").find(spec.type) != std::string_view::npos)) {
     return spec.precision >= 0 ? Result<std::string>(failure("precision not allowed in integer format specifier"))
                                : Result<std::string>(format_int(spec, value.integer()));
   }

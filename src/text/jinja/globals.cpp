@@ -63,8 +63,8 @@ Result<Value> make_range(Runtime& runtime, const Arguments& arguments) {
     list.items.emplace_back(start + i * step);
   }
   list.extent = extent_of(list.items);
-  list.range_text = step == 1 ? fmt::format("range({}, {})", start, stop)
-                              : fmt::format("range({}, {}, {})", start, stop, step);
+  list.range_text =
+      step == 1 ? fmt::format("range({}, {})", start, stop) : fmt::format("range({}, {}, {})", start, stop, step);
   return Value(std::make_shared<const List>(std::move(list)));
 }
 

@@ -307,7 +307,8 @@ class Lexer {
     if (base == 10 && rest_[at_] == '0') {
       // A number that starts with 0 is zeros only.
       end = at_ + 1;
-      while (end < rest_.size() && (rest_[end] == '0' || (rest_[end] == '_' && rest_.substr(end + 1).starts_with("0")))) {
+      while (end < rest_.size() &&
+             (rest_[end] == '0' || (rest_[end] == '_' && rest_.substr(end + 1).starts_with("0")))) {
         ++end;
       }
     }
@@ -431,6 +432,8 @@ class Lexer {
 
 }  // namespace
 
-Result<std::vector<Token>> tokenize(std::string_view source) { return Lexer(normalized(source)).run(); }
+Result<std::vector<Token>> tokenize(std::string_view source) {
+  return Lexer(normalized(source)).run();
+}
 
 }  // namespace weir::jinja

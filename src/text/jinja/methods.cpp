@@ -215,8 +215,8 @@ Result<Value> find_method(Runtime& runtime, const Value& self, const Arguments& 
   WEIR_RETURN_IF_ERROR(runtime.scan(self.string().size()));
   int64_t offset = 0;
   WEIR_ASSIGN_OR_RETURN(const auto text, window(self, bound[1], bound[2], offset));
-  const size_t at = !text ? std::string_view::npos
-                          : (kFromRight ? text->rfind(bound[0]->string()) : text->find(bound[0]->string()));
+  const size_t at =
+      !text ? std::string_view::npos : (kFromRight ? text->rfind(bound[0]->string()) : text->find(bound[0]->string()));
   if (at != std::string_view::npos) {
     return Value(offset + static_cast<int64_t>(code_count(text->substr(0, at))));
   }
@@ -321,7 +321,8 @@ Result<Value> pad_method(Runtime& runtime, const Value& self, const Arguments& a
   }
   WEIR_ASSIGN_OR_RETURN(const int64_t width, to_index(*bound[0]));
   const int64_t missing = std::max<int64_t>(0, width - static_cast<int64_t>(code_count(self.string())));
-  WEIR_RETURN_IF_ERROR(runtime.check_room(missing));
+  // Clamped, so that the product stays within range; past any limit all the same.
+  WEIR_RETURN_IF_ERROR(runtime.check_room(std::min(missing, int64_t{1} << 50) * static_cast<int64_t>(fill.size())));
   // Python's center puts the odd one left only if the width is odd.
   int64_t left = kPad == Pad::kLeft ? missing : 0;
   if (kPad == Pad::kBoth) {
@@ -447,8 +448,11 @@ Result<Value> index_item(Runtime& runtime, const Value& self, const Arguments& a
 }
 
 constexpr MethodEntry kDictMethods[] = {
-    {"copy", copy}, {"get", dict_get},
-    {"items", dict_view<View::kItems>}, {"keys", dict_view<View::kKeys>}, {"values", dict_view<View::kValues>},
+    {"copy", copy},
+    {"get", dict_get},
+    {"items", dict_view<View::kItems>},
+    {"keys", dict_view<View::kKeys>},
+    {"values", dict_view<View::kValues>},
 };
 constexpr MethodEntry kListMethods[] = {{"copy", copy}, {"count", count_items}, {"index", index_item}};
 constexpr MethodEntry kTupleMethods[] = {{"count", count_items}, {"index", index_item}};
@@ -476,7 +480,9 @@ Method find_method_of(const Value& object, std::string_view name) {
 
 }  // namespace
 
-bool has_method(const Value& object, std::string_view name) { return find_method_of(object, name) != nullptr; }
+bool has_method(const Value& object, std::string_view name) {
+  return find_method_of(object, name) != nullptr;
+}
 
 bool is_mutating_method(const Value& object, std::string_view name) {
   static constexpr std::array<std::string_view, 5> kDict = {"clear", "pop", "popitem", "setdefault", "update"};

@@ -103,8 +103,9 @@ Result<Value> floats(BinaryOp op, double a, double b) {
       break;
   }
   if (b == 0) {
-    return failure("{}", op == BinaryOp::kDivide ? "float division by zero"
-                                                 : (op == BinaryOp::kModulo ? "float modulo" : "float floor division by zero"));
+    return failure("{}", op == BinaryOp::kDivide
+                             ? "float division by zero"
+                             : (op == BinaryOp::kModulo ? "float modulo" : "float floor division by zero"));
   }
   if (op == BinaryOp::kDivide) {
     return Value(a / b);
@@ -258,9 +259,8 @@ Result<bool> contains(Runtime& runtime, const Value& container, const Value& ite
       }
       return container.dict().find(item) != nullptr;
     case Kind::kList: {
-      WEIR_RETURN_IF_ERROR(runtime.spend(std::min(extent_of(container).weight,
-                                                  static_cast<int64_t>(container.list().items.size()) *
-                                                      extent_of(item).weight)));
+      WEIR_RETURN_IF_ERROR(runtime.spend(std::min(
+          extent_of(container).weight, static_cast<int64_t>(container.list().items.size()) * extent_of(item).weight)));
       const auto& items = container.list().items;
       return std::any_of(items.begin(), items.end(), [&item](const Value& other) { return equal(item, other); });
     }
@@ -309,8 +309,7 @@ Result<bool> compare(Runtime& runtime, CompareOp op, const Value& a, const Value
       break;
   }
   const bool less_equal = op == CompareOp::kLessEqual;
-  WEIR_ASSIGN_OR_RETURN(const bool reversed,
-                        less_equal ? ordered(a, b, b, a, "<=") : ordered(a, b, a, b, ">="));
+  WEIR_ASSIGN_OR_RETURN(const bool reversed, less_equal ? ordered(a, b, b, a, "<=") : ordered(a, b, a, b, ">="));
   return !reversed && !unordered(a, b);
 }
 

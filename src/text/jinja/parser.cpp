@@ -88,13 +88,17 @@ class Parser final : private ExpressionParser {
       return syntax_error(current().line, "tag name expected");
     }
     using Method = Result<StmtPtr> (Parser::*)(int32_t);
-    static constexpr std::pair<std::string_view, Method> kTags[] = {
-        {"set", &Parser::set},          {"if", &Parser::if_},
-        {"for", &Parser::for_},         {"macro", &Parser::macro},
-        {"call", &Parser::call_block},  {"filter", &Parser::filter_block},
-        {"with", &Parser::with},        {"print", &Parser::print},
-        {"break", &Parser::break_},     {"continue", &Parser::continue_},
-        {"generation", &Parser::generation}};
+    static constexpr std::pair<std::string_view, Method> kTags[] = {{"set", &Parser::set},
+                                                                    {"if", &Parser::if_},
+                                                                    {"for", &Parser::for_},
+                                                                    {"macro", &Parser::macro},
+                                                                    {"call", &Parser::call_block},
+                                                                    {"filter", &Parser::filter_block},
+                                                                    {"with", &Parser::with},
+                                                                    {"print", &Parser::print},
+                                                                    {"break", &Parser::break_},
+                                                                    {"continue", &Parser::continue_},
+                                                                    {"generation", &Parser::generation}};
     static constexpr std::string_view kRefused[] = {"include", "import", "from", "extends", "block", "autoescape"};
     const int32_t line = current().line;
     const std::string name = next().text;
@@ -104,10 +108,10 @@ class Parser final : private ExpressionParser {
       }
     }
     if (std::find(std::begin(kRefused), std::end(kRefused), name) != std::end(kRefused)) {
-      return with_remedy(make_error(ErrorCode::kUnsupported,
-                                    "chat template line {}: '{}' is not supported: a chat template stands alone", line,
-                                    name),
-                         "write the template as one file");
+      return with_remedy(
+          make_error(ErrorCode::kUnsupported,
+                     "chat template line {}: '{}' is not supported: a chat template stands alone", line, name),
+          "write the template as one file");
     }
     return syntax_error(line, fmt::format("unknown tag '{}'", name));
   }

@@ -144,8 +144,8 @@ Result<ExprPtr> ExpressionParser::logical_not() {
 
 Result<ExprPtr> ExpressionParser::compare() {
   static constexpr std::pair<std::string_view, CompareOp> kOps[] = {
-      {"==", CompareOp::kEqual}, {"!=", CompareOp::kNotEqual},  {"<", CompareOp::kLess},
-      {"<=", CompareOp::kLessEqual}, {">", CompareOp::kGreater}, {">=", CompareOp::kGreaterEqual}};
+      {"==", CompareOp::kEqual},     {"!=", CompareOp::kNotEqual}, {"<", CompareOp::kLess},
+      {"<=", CompareOp::kLessEqual}, {">", CompareOp::kGreater},   {">=", CompareOp::kGreaterEqual}};
   const int32_t line = current().line;
   WEIR_ASSIGN_OR_RETURN(ExprPtr first, sum());
   std::vector<ExprPtr> items = one(std::move(first));
@@ -195,10 +195,9 @@ Result<ExprPtr> ExpressionParser::concat() {
 }
 
 Result<ExprPtr> ExpressionParser::product() {
-  return binary_chain([this] { return power(); }, {{"*", BinaryOp::kMultiply},
-                                                   {"/", BinaryOp::kDivide},
-                                                   {"//", BinaryOp::kFloorDivide},
-                                                   {"%", BinaryOp::kModulo}});
+  return binary_chain(
+      [this] { return power(); },
+      {{"*", BinaryOp::kMultiply}, {"/", BinaryOp::kDivide}, {"//", BinaryOp::kFloorDivide}, {"%", BinaryOp::kModulo}});
 }
 
 Result<ExprPtr> ExpressionParser::power() {
@@ -295,8 +294,8 @@ Result<ExprPtr> ExpressionParser::tuple(const TupleRules& rules) {
     if (ends) {
       break;
     }
-    auto item = rules.targets ? primary(rules.namespaces)
-                              : (rules.conditions ? expression() : expression_without_condition());
+    auto item =
+        rules.targets ? primary(rules.namespaces) : (rules.conditions ? expression() : expression_without_condition());
     WEIR_ASSIGN_OR_RETURN(ExprPtr value, std::move(item));
     items.push_back(std::move(value));
     if (!skip_op(",")) {
@@ -390,7 +389,8 @@ Result<ExprPtr> ExpressionParser::subscript(ExprPtr value) {
     if (attribute.kind != TokenKind::kInteger) {
       return syntax_error(attribute.line, "expected name or number");
     }
-    return node(ExprKind::kSubscript, token.line, two(std::move(value), constant(Value(attribute.integer), token.line)));
+    return node(ExprKind::kSubscript, token.line,
+                two(std::move(value), constant(Value(attribute.integer), token.line)));
   }
   std::vector<ExprPtr> keys;
   while (!is_op("]")) {

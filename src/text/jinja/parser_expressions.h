@@ -14,11 +14,11 @@ class ExpressionParser : protected ParserBase {
 
   // What may stand at a place where commas make a tuple.
   struct TupleRules {
-    bool targets = false;         // only names and literals, as the target of an assignment
-    bool namespaces = false;      // `name.attribute` is a target
-    bool conditions = true;       // `a if b else c` without parentheses
-    bool parentheses = false;     // () is an empty tuple
-    std::string_view end_name;    // a name that ends the tuple
+    bool targets = false;       // only names and literals, as the target of an assignment
+    bool namespaces = false;    // `name.attribute` is a target
+    bool conditions = true;     // `a if b else c` without parentheses
+    bool parentheses = false;   // () is an empty tuple
+    std::string_view end_name;  // a name that ends the tuple
   };
   Result<ExprPtr> tuple(const TupleRules& rules);
   // `tail` of a filter chain on `input` (null: a kFilterInput); `inline_start`: the first filter has no bar.

@@ -18,25 +18,49 @@ Result<bool> plain(Runtime&, const Value& value, const Arguments& arguments) {
   return kTest(value);
 }
 
-bool is_defined(const Value& value) { return !value.is_undefined(); }
-bool is_undefined(const Value& value) { return value.is_undefined(); }
-bool is_none(const Value& value) { return value.is_none(); }
-bool is_boolean(const Value& value) { return value.is(Kind::kBool); }
-bool is_true(const Value& value) { return value.is(Kind::kBool) && value.boolean(); }
-bool is_false(const Value& value) { return value.is(Kind::kBool) && !value.boolean(); }
-bool is_integer(const Value& value) { return value.is(Kind::kInt); }
-bool is_float(const Value& value) { return value.is(Kind::kFloat); }
-bool is_number(const Value& value) { return value.is_number(); }
-bool is_text(const Value& value) { return value.is_string(); }
-bool is_mapping(const Value& value) { return value.is_dict(); }
+bool is_defined(const Value& value) {
+  return !value.is_undefined();
+}
+bool is_undefined(const Value& value) {
+  return value.is_undefined();
+}
+bool is_none(const Value& value) {
+  return value.is_none();
+}
+bool is_boolean(const Value& value) {
+  return value.is(Kind::kBool);
+}
+bool is_true(const Value& value) {
+  return value.is(Kind::kBool) && value.boolean();
+}
+bool is_false(const Value& value) {
+  return value.is(Kind::kBool) && !value.boolean();
+}
+bool is_integer(const Value& value) {
+  return value.is(Kind::kInt);
+}
+bool is_float(const Value& value) {
+  return value.is(Kind::kFloat);
+}
+bool is_number(const Value& value) {
+  return value.is_number();
+}
+bool is_text(const Value& value) {
+  return value.is_string();
+}
+bool is_mapping(const Value& value) {
+  return value.is_dict();
+}
 bool is_callable(const Value& value) {
   // Undefined has a __call__, which fails; Python calls it callable all the same. So is a loop.
   return value.is(Kind::kFunction) || value.is_undefined() || value.is(Kind::kLoop);
 }
-bool is_escaped(const Value& value) { return value.is_string() && value.str().markup; }
+bool is_escaped(const Value& value) {
+  return value.is_string() && value.str().markup;
+}
 bool is_sequence(const Value& value) {
-  return value.is_string() || value.is_dict() ||
-         (value.is(Kind::kList) && value.list().kind <= ListKind::kGroup) || value.is_undefined();
+  return value.is_string() || value.is_dict() || (value.is(Kind::kList) && value.list().kind <= ListKind::kGroup) ||
+         value.is_undefined();
 }
 bool is_iterable(const Value& value) {
   return value.is_string() || value.is_dict() || value.is(Kind::kList) || value.is(Kind::kIterator) ||
@@ -142,8 +166,8 @@ constexpr TestEntry kTests[] = {
 }  // namespace
 
 TestFunction find_test(std::string_view name) {
-  const auto* it = std::find_if(std::begin(kTests), std::end(kTests),
-                                [name](const TestEntry& entry) { return entry.name == name; });
+  const auto* it =
+      std::find_if(std::begin(kTests), std::end(kTests), [name](const TestEntry& entry) { return entry.name == name; });
   return it == std::end(kTests) ? nullptr : it->function;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <list>
 
 #include "text/jinja/unicode.h"
 
@@ -161,7 +162,8 @@ class ReprWriter {
     const bool tuple = list.kind == ListKind::kTuple || list.kind == ListKind::kGroup;
     std::string_view view;
     if (list.kind == ListKind::kItems || list.kind == ListKind::kKeys || list.kind == ListKind::kValues) {
-      view = list.kind == ListKind::kItems ? "dict_items" : (list.kind == ListKind::kKeys ? "dict_keys" : "dict_values");
+      view =
+          list.kind == ListKind::kItems ? "dict_items" : (list.kind == ListKind::kKeys ? "dict_keys" : "dict_values");
       out_ += view;
       out_ += '(';
     }
@@ -318,10 +320,13 @@ class JsonWriter {
       for (const auto* entry : entries) {
         WEIR_RETURN_IF_ERROR(less(entry->first, entries[0]->first));
       }
-      std::stable_sort(entries.begin(), entries.end(), [](const auto* a, const auto* b) {
+      // A list's own sort merges: unlike std::sort it is safe with keys that have no order, as NaN.
+      std::list<const std::pair<Value, Value>*> sorted(entries.begin(), entries.end());
+      sorted.sort([](const auto* a, const auto* b) {
         const auto result = less(a->first, b->first);
         return result.ok() && *result;
       });
+      entries.assign(sorted.begin(), sorted.end());
     }
     return entries;
   }

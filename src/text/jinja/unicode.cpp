@@ -50,8 +50,8 @@ void append_code(std::string& out, uint32_t code) {
 }
 
 size_t code_count(std::string_view text) {
-  return static_cast<size_t>(std::count_if(
-      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 size_t byte_of_code(std::string_view text, size_t index) {
@@ -141,8 +141,7 @@ const char* find_special(const CaseSpecial* specials, size_t count, uint32_t cod
 
 uint32_t map_run(const CaseRun* runs, size_t count, uint32_t code) {
   const CaseRun* end = runs + count;
-  const CaseRun* it =
-      std::lower_bound(runs, end, code, [](const CaseRun& run, uint32_t c) { return run.last < c; });
+  const CaseRun* it = std::lower_bound(runs, end, code, [](const CaseRun& run, uint32_t c) { return run.last < c; });
   if (it == end || code < it->first || (code - it->first) % it->stride != 0) {
     return code;
   }
@@ -189,9 +188,15 @@ bool is_printable(uint32_t code) {
   return code < 0x7F ? code >= 0x20 : !in_ranges(kNotPrintable, kNotPrintable_count, code);
 }
 
-bool is_alpha(uint32_t code) { return in_ranges(kAlpha, kAlpha_count, code); }
-bool is_alnum(uint32_t code) { return in_ranges(kAlnum, kAlnum_count, code); }
-bool is_digit(uint32_t code) { return in_ranges(kDigit, kDigit_count, code); }
+bool is_alpha(uint32_t code) {
+  return in_ranges(kAlpha, kAlpha_count, code);
+}
+bool is_alnum(uint32_t code) {
+  return in_ranges(kAlnum, kAlnum_count, code);
+}
+bool is_digit(uint32_t code) {
+  return in_ranges(kDigit, kDigit_count, code);
+}
 
 bool is_upper(uint32_t code) {
   return map_run(kLowerRuns, kLowerRuns_count, code) != code ||

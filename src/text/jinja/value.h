@@ -70,7 +70,18 @@ enum class FunctionKind : uint8_t { kGlobal, kMethod, kMacro, kLoopCycle, kLoopC
 struct Function;
 
 enum class Kind : uint8_t {
-  kNone, kUndefined, kBool, kInt, kFloat, kString, kList, kDict, kIterator, kFunction, kNamespace, kLoop
+  kNone,
+  kUndefined,
+  kBool,
+  kInt,
+  kFloat,
+  kString,
+  kList,
+  kDict,
+  kIterator,
+  kFunction,
+  kNamespace,
+  kLoop
 };
 
 class Value {
