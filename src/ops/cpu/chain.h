@@ -6,8 +6,27 @@
 
 namespace weir::WEIR_ISA {
 
-// Rows of the register tile: 6 x 4 vectors are 24 of AVX-512's 32 registers, 6 x 1 pairs are 12 of AVX2's 16.
+// Rows of the register tile: 6 x 4 vectors are 24 of AVX-512's 32 registers, 6 x 1 pairs are 12 of AVX2's 16. Scalar
+// code has nothing to gain from rows; two keep the path with several rows alive.
+#if defined(__AVX2__)
 inline constexpr int kTileRowsMax = 6;
+#else
+inline constexpr int kTileRowsMax = 2;
+#endif
+
+// Calls f.template operator()<rows>() for rows in [1, kTileRowsMax].
+template <int kRows = kTileRowsMax, class Function>
+WEIR_VEC void with_rows(int rows, const Function& f) {
+  if constexpr (kRows == 1) {
+    f.template operator()<1>();
+  } else {
+    if (rows == kRows) {
+      f.template operator()<kRows>();
+    } else {
+      with_rows<kRows - 1>(rows, f);
+    }
+  }
+}
 
 // Vectors of the register tile for so many rows; few rows need several chains in flight to hide the latency.
 constexpr int tile_vectors([[maybe_unused]] int rows) {
@@ -20,8 +39,8 @@ constexpr int tile_vectors([[maybe_unused]] int rows) {
 #endif
 }
 
-// The same for products whose rows of B lie one behind the other: one or two rows take whole lines of 512 bytes, so that
-// B is read as a single stream.
+// The same for products whose rows of B lie one behind the other: one or two rows take whole lines of 512 bytes, so
+// that B is read as a single stream.
 constexpr int chain_vectors(int rows) {
 #if defined(__AVX512F__)
   return rows <= 2 ? 8 : tile_vectors(rows);
@@ -57,18 +76,22 @@ template <int kRows, Start kStart>
 static void chain_columns(const float* const* a, const float* b, int64_t b_stride, int64_t vectors, int64_t k, float* c,
                           int64_t c_stride) {
   constexpr int kVectors = chain_vectors(kRows);
-  constexpr int kHalf = kVectors / 2 > 0 ? kVectors / 2 : 1;
+  constexpr int kHalf = kVectors / 2;
   const float* rows[kRows];
   for (int r = 0; r < kRows; ++r) rows[r] = a[r];
   int64_t t = 0;
   for (; t + kVectors <= vectors; t += kVectors) {
     chain_tile<kRows, kVectors, kStart>(rows, b + t * kLanes, b_stride, k, c + t * kLanes, c_stride);
   }
-  for (; t + kHalf <= vectors; t += kHalf) {
-    chain_tile<kRows, kHalf, kStart>(rows, b + t * kLanes, b_stride, k, c + t * kLanes, c_stride);
+  if constexpr (kHalf > 1) {
+    for (; t + kHalf <= vectors; t += kHalf) {
+      chain_tile<kRows, kHalf, kStart>(rows, b + t * kLanes, b_stride, k, c + t * kLanes, c_stride);
+    }
   }
-  for (; t < vectors; ++t) {
-    chain_tile<kRows, 1, kStart>(rows, b + t * kLanes, b_stride, k, c + t * kLanes, c_stride);
+  if constexpr (kVectors > 1) {
+    for (; t < vectors; ++t) {
+      chain_tile<kRows, 1, kStart>(rows, b + t * kLanes, b_stride, k, c + t * kLanes, c_stride);
+    }
   }
 }
 
@@ -86,26 +109,7 @@ WEIR_VEC void chain_rows(const float* const* a, int64_t m, const float* b, int64
     const int rows = next_rows(m - row);
     const float* const* part = a + row;
     float* out = c + row * c_stride;
-    switch (rows) {
-      case 1:
-        chain_columns<1, kStart>(part, b, b_stride, vectors, k, out, c_stride);
-        break;
-      case 2:
-        chain_columns<2, kStart>(part, b, b_stride, vectors, k, out, c_stride);
-        break;
-      case 3:
-        chain_columns<3, kStart>(part, b, b_stride, vectors, k, out, c_stride);
-        break;
-      case 4:
-        chain_columns<4, kStart>(part, b, b_stride, vectors, k, out, c_stride);
-        break;
-      case 5:
-        chain_columns<5, kStart>(part, b, b_stride, vectors, k, out, c_stride);
-        break;
-      default:
-        chain_columns<6, kStart>(part, b, b_stride, vectors, k, out, c_stride);
-        break;
-    }
+    with_rows(rows, [&]<int kRows>() { chain_columns<kRows, kStart>(part, b, b_stride, vectors, k, out, c_stride); });
     row += rows;
   }
 }

@@ -130,11 +130,15 @@ template <class Format, int kRows>
 void direct(const LinearTask& task) {
   // One row alone needs eight chains in flight.
   constexpr int kTiles = kRows == 1 ? chain_vectors(1) : tile_vectors(kRows);
-  constexpr int kHalf = kTiles / 2 > 0 ? kTiles / 2 : 1;
+  constexpr int kHalf = kTiles / 2;
   int64_t tile = task.tile_begin;
   for (; tile + kTiles <= task.tile_end; tile += kTiles) direct_tiles<Format, kRows, kTiles>(task, tile);
-  for (; tile + kHalf <= task.tile_end; tile += kHalf) direct_tiles<Format, kRows, kHalf>(task, tile);
-  for (; tile < task.tile_end; ++tile) direct_tiles<Format, kRows, 1>(task, tile);
+  if constexpr (kHalf > 1) {
+    for (; tile + kHalf <= task.tile_end; tile += kHalf) direct_tiles<Format, kRows, kHalf>(task, tile);
+  }
+  if constexpr (kTiles > 1) {
+    for (; tile < task.tile_end; ++tile) direct_tiles<Format, kRows, 1>(task, tile);
+  }
 }
 
 // One block of a panel for kRows rows: sums[kRows][64] = join(sums, x W^T).
@@ -174,26 +178,7 @@ void panel_block(const LinearTask& task, int64_t k_begin, int64_t k_count, const
     const int rows = next_rows(task.rows - row);
     const float* const* x = task.x + row;
     float* out = sums + row * kPanelColumns;
-    switch (rows) {
-      case 1:
-        panel_rows<Format, 1>(x, k_begin, k_count, panel, out, scales, b);
-        break;
-      case 2:
-        panel_rows<Format, 2>(x, k_begin, k_count, panel, out, scales, b);
-        break;
-      case 3:
-        panel_rows<Format, 3>(x, k_begin, k_count, panel, out, scales, b);
-        break;
-      case 4:
-        panel_rows<Format, 4>(x, k_begin, k_count, panel, out, scales, b);
-        break;
-      case 5:
-        panel_rows<Format, 5>(x, k_begin, k_count, panel, out, scales, b);
-        break;
-      default:
-        panel_rows<Format, 6>(x, k_begin, k_count, panel, out, scales, b);
-        break;
-    }
+    with_rows(rows, [&]<int kRows>() { panel_rows<Format, kRows>(x, k_begin, k_count, panel, out, scales, b); });
     row += rows;
   }
 }
@@ -241,14 +226,7 @@ void run(const LinearTask& task) {
     part.x = task.x + row;
     part.y = task.y + row * task.y_stride;
     part.rows = next_rows(task.rows - row);
-    switch (part.rows) {
-      case 1: direct<Format, 1>(part); break;
-      case 2: direct<Format, 2>(part); break;
-      case 3: direct<Format, 3>(part); break;
-      case 4: direct<Format, 4>(part); break;
-      case 5: direct<Format, 5>(part); break;
-      default: direct<Format, 6>(part); break;
-    }
+    with_rows(static_cast<int>(part.rows), [&]<int kRows>() { direct<Format, kRows>(part); });
   }
 }
 
