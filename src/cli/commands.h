@@ -14,6 +14,7 @@ Status command_run(const Options& options);
 Status command_pull(const Options& options);
 Status command_inspect(const Options& options);
 Status command_plan(const Options& options);
+Status command_bench(const Options& options);
 Status command_logits(const Options& options);
 
 // "weir 0.1.0".

@@ -12,8 +12,9 @@ constexpr uint32_t kPull = bit(Command::kPull);
 constexpr uint32_t kInspect = bit(Command::kInspect);
 constexpr uint32_t kPlan = bit(Command::kPlan);
 constexpr uint32_t kLogits = bit(Command::kLogits);
+constexpr uint32_t kBench = bit(Command::kBench);
 constexpr uint32_t kTalk = kChat | kRun;
-constexpr uint32_t kEngine = kServe | kTalk | kPlan;
+constexpr uint32_t kEngine = kServe | kTalk | kPlan | kBench;
 constexpr uint32_t kLoads = kEngine | kLogits;
 
 constexpr double kMillion = 1e6;
@@ -70,7 +71,11 @@ constexpr Flag kFlags[] = {
     {"drafts", kLogits, FlagKind::kCount, &Options::drafts, "0", 0, 7, "", "", "Also run the draft head for a chain of so many drafts behind the tokens.", ""},
     {"chunk", kLogits, FlagKind::kCount, &Options::chunk, "256", 1, kMillion, "tokens", "", "Tokens computed at once; the result does not depend on it.", ""},
     {"top", kLogits, FlagKind::kCount, &Options::top, "5", 0, kMillion, "", "", "Likeliest ids to print at each position.", ""},
-    {"json", kLogits | kPlan, FlagKind::kSwitch, &Options::json, "", 0, 0, "", "", "Print JSON instead of text.", ""},
+    {"streams", kBench, FlagKind::kText, &Options::streams, "1,8,32", 0, 0, "", "", "Numbers of concurrent streams to decode with.", ""},
+    {"prompt-tokens", kBench, FlagKind::kCount, &Options::prompt_tokens, "1k", 1, 16 * kMillion, "tokens", "", "Prompt of the prefill measurement.", ""},
+    {"output-tokens", kBench, FlagKind::kCount, &Options::output_tokens, "256", 2, 16 * kMillion, "tokens", "", "Tokens that each stream decodes.", ""},
+    {"repeats", kBench, FlagKind::kCount, &Options::repeats, "5", 1, 1000, "", "", "Runs of each measurement; the best is printed.", ""},
+    {"json", kLogits | kPlan | kBench, FlagKind::kSwitch, &Options::json, "", 0, 0, "", "", "Print JSON instead of text.", ""},
 };
 // clang-format on
 
@@ -81,6 +86,7 @@ constexpr CommandInfo kCommands[] = {
     {Command::kPull, "pull", "ORG/NAME", "Download a model from the hub, resumed and verified."},
     {Command::kInspect, "inspect", "MODEL", "Say what a checkpoint is, and whether it is whole."},
     {Command::kPlan, "plan", "MODEL", "Print the program, the kernel of every operation and the memory it takes."},
+    {Command::kBench, "bench", "MODEL", "Measure prefill and decode beside the machine's own limits."},
     {Command::kLogits, "logits", "MODEL TOKENS", "Print log-probabilities of a file of token ids."},
 };
 

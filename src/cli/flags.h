@@ -20,6 +20,7 @@ enum class Command : uint32_t {
   kInspect = 1U << 4,
   kPlan = 1U << 5,
   kLogits = 1U << 6,
+  kBench = 1U << 7,
 };
 
 // What the command line said, defaults filled in.
@@ -86,6 +87,12 @@ struct Options {
   int64_t chunk = 0;
   int64_t top = 0;
   bool json = false;
+
+  // bench.
+  std::string streams;
+  int64_t prompt_tokens = 0;
+  int64_t output_tokens = 0;
+  int64_t repeats = 0;
 };
 
 // Kinds of value. kCount and kBytes take suffixes k, m, g (1024 each): "32k".

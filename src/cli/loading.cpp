@@ -216,7 +216,8 @@ Result<TextAssets> load_text(const Options& options, const std::filesystem::path
 Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phases* phases) {
   LoadedModel loaded;
   WEIR_ASSIGN_OR_RETURN(loaded.folder, find_model(options));
-  loaded.name = loaded.folder.filename().string();
+  loaded.name = std::filesystem::path(options.model).lexically_normal().filename().string();
+  if (loaded.name.empty()) loaded.name = loaded.folder.filename().string();
   WEIR_ASSIGN_OR_RETURN(loaded.config, read_config(loaded.folder));
   loaded.dummy = options.load_format == "dummy";
   phases->done("config");

@@ -39,6 +39,7 @@ Status dispatch(const Options& options) {
     case Command::kPull: return command_pull(options);
     case Command::kInspect: return command_inspect(options);
     case Command::kPlan: return command_plan(options);
+    case Command::kBench: return command_bench(options);
     case Command::kLogits: return command_logits(options);
   }
   return make_error(ErrorCode::kInternal, "a command without code");
