@@ -55,10 +55,9 @@ Status command_run(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, &model));
   phases.done("engine");
 
-  std::vector<TokenId> ids;
-  if (options.raw) {
-    WEIR_ASSIGN_OR_RETURN(ids, text.tokenizer->encode(prompt));
-  } else {
+  // Alone first: a template would hide what is wrong with the text.
+  WEIR_ASSIGN_OR_RETURN(std::vector<TokenId> ids, text.tokenizer->encode(prompt));
+  if (!options.raw) {
     std::vector<ChatTurn> turns;
     if (!options.system.empty()) turns.push_back({"system", options.system});
     turns.push_back({"user", prompt});

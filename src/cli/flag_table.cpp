@@ -57,7 +57,7 @@ constexpr Flag kFlags[] = {
     {"drain-delay", kServe, FlagKind::kNumber, &Options::drain_delay_s, "0", 0, 3600, "s", "", "After SIGTERM, time in which new requests are still accepted while /ready says 503.", ""},
     {"metrics-compat", kServe, FlagKind::kChoice, &Options::metrics_compat, "vllm", 0, 0, "", "vllm|none", "Which engine's metric names /metrics carries.", ""},
     {"log-level", kServe, FlagKind::kChoice, &Options::log_level, "info", 0, 0, "", "debug|info|warning|error", "Least serious message that is logged.", "uvicorn-log-level"},
-    {"seed", kLoads, FlagKind::kCount, &Options::seed, "0", 0, 9007199254740992.0, "", "", "Seed of dummy weights; for run and chat also of sampling.", ""},
+    {"seed", kLoads, FlagKind::kCount, &Options::seed, "0", 0, 9007199254740991.0, "", "", "Seed of dummy weights; for run and chat also of sampling.", ""},
     {"temperature", kTalk, FlagKind::kNumber, &Options::temperature, "-1", -1, 2, "", "", "Sampling temperature, 0 is greedy; -1 takes the model's default.", ""},
     {"top-p", kTalk, FlagKind::kNumber, &Options::top_p, "-1", -1, 1, "", "", "Nucleus sampling in (0, 1]; -1 takes the model's default.", ""},
     {"top-k", kTalk, FlagKind::kCount, &Options::top_k, "-1", -1, kMillion, "", "", "Sample among the likeliest K; 0 is off, -1 takes the model's default.", ""},

@@ -217,6 +217,7 @@ Result<Options> parse_options(std::span<const std::string> arguments) {
   }
   if (problem) return *problem;
   for (const std::string& extra : app.remaining()) {
+    if (extra == "--") continue;
     if (extra.starts_with("--") && extra.size() > 2) {
       return unknown_flag(std::string_view(extra).substr(2, extra.find('=') - 2), info->command);
     }

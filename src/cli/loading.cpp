@@ -17,6 +17,7 @@ namespace {
 constexpr int64_t kConfigBytesMax = 16 << 20;
 
 std::string size_text(int64_t bytes) {
+  if (bytes < int64_t{1} << 20) return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024);
   if (bytes >= int64_t{10} << 30) return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30));
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
@@ -90,8 +91,12 @@ std::string Phases::text() const {
 
 Result<std::string> read_file(const std::filesystem::path& path, int64_t bytes_max) {
   std::error_code error;
+  // A FIFO or a device would be waited for, or never end.
+  if (!std::filesystem::is_regular_file(path, error)) {
+    return make_error(ErrorCode::kNotFound, "{}: {}", path.string(), error ? error.message() : "not a file");
+  }
   const auto size = static_cast<int64_t>(std::filesystem::file_size(path, error));
-  if (error) return make_error(ErrorCode::kNotFound, "{}: {}", path.string(), error.message());
+  if (error) return make_error(ErrorCode::kIo, "{}: {}", path.string(), error.message());
   if (size > bytes_max) {
     return make_error(ErrorCode::kTooLarge, "{} has {} bytes, more than {}", path.string(), size, bytes_max);
   }
@@ -130,8 +135,13 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   plan.weight_bytes = weight_bytes;
   plan.free_bytes = free_memory_bytes();
   // Commands without an engine run one sequence.
-  const auto rows = static_cast<int32_t>(
-      std::max<int64_t>(1, std::min(options.max_num_seqs, options.max_num_batched_tokens)));
+  const auto rows = static_cast<int32_t>(std::max<int64_t>(1, options.max_num_seqs));
+  if (options.max_num_seqs > options.max_num_batched_tokens && options.max_num_batched_tokens > 0) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("--max-num-seqs {} is more than --max-num-batched-tokens {}", options.max_num_seqs,
+                             options.max_num_batched_tokens),
+                 "every running sequence takes a token of every step: raise the second or lower the first"};
+  }
   plan.slot_bytes = plan.layout.state_slot_bytes * rows;
   const int64_t rest = plan.free_bytes - weight_bytes - plan.slot_bytes;
   if (rest <= 0) {

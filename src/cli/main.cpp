@@ -4,6 +4,7 @@
 #include <clocale>
 #include <csignal>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cli/commands.h"
@@ -45,6 +46,23 @@ Status dispatch(const Options& options) {
   return make_error(ErrorCode::kInternal, "a command without code");
 }
 
+// What to do where an error itself does not say.
+std::string_view default_remedy(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kCorrupt: return "the file is damaged or belongs to another model: fetch it again";
+    case ErrorCode::kNotFound: return "check the path";
+    case ErrorCode::kIo: return "check the path, its permissions and the disk";
+    case ErrorCode::kTooLarge:
+    case ErrorCode::kExhausted: return "give less, or raise the limit that is named";
+    case ErrorCode::kUnavailable: return "try again later";
+    case ErrorCode::kUnauthorized: return "set a token: HF_TOKEN";
+    case ErrorCode::kUnsupported: return "weir inspect MODEL says what a checkpoint is";
+    case ErrorCode::kInvalidArgument: return "weir COMMAND --help lists the flags; weir inspect MODEL checks a checkpoint";
+    case ErrorCode::kInternal: return "please report this with the command that led to it";
+  }
+  return "";
+}
+
 int run(const std::vector<std::string>& arguments) {
   const auto asks = [&](std::string_view word) {
     for (const std::string& argument : arguments) {
@@ -72,9 +90,10 @@ int run(const std::vector<std::string>& arguments) {
   Status status = options.ok() ? dispatch(*options) : Status(options.error());
   if (status.ok()) return 0;
   std::fflush(stdout);
-  fmt::print(stderr, "weir: {}\n", status.error().message);
-  if (!status.error().remedy.empty()) fmt::print(stderr, "  {}\n", status.error().remedy);
-  return exit_code(status.error().code);
+  const Error& error = status.error();
+  fmt::print(stderr, "weir: {}\n  {}\n", error.message,
+             error.remedy.empty() ? default_remedy(error.code) : std::string_view(error.remedy));
+  return exit_code(error.code);
 }
 
 }  // namespace
@@ -87,5 +106,10 @@ int main(int argc, char** argv) {
   // A reader that goes away must not end the program: writes report it.
   std::signal(SIGPIPE, SIG_IGN);
   std::setlocale(LC_CTYPE, "C.UTF-8");
-  return weir::run(std::vector<std::string>(argv + 1, argv + argc));
+  try {
+    return weir::run(std::vector<std::string>(argv + 1, argv + argc));
+  } catch (const std::system_error&) {
+    // The reader of our output went away (`weir plan MODEL | head -1`): there is nobody left to tell.
+    return 1;
+  }
 }
