@@ -6,23 +6,27 @@ namespace weir {
 
 enum class PlantedBug {
   kNone,
-  kResumeOffByOne,   // a preempted sequence is recomputed from its second token
-  kSkippedDecode,    // a decoding sequence waits while a prompt advances
-  kPageFreedTwice,   // what is given back is handed out twice
-  kLostCancel,       // a cancel is dropped
-  kStaleSlot,        // every row is told the same state slot
-  kQueueJump,        // the second in the queue is admitted first
-  kTokenTwice,       // an event is published twice
-  kLeakedPages,      // a row that leaves keeps its last page
-  kStateNotZeroed,   // a joining row finds the state of whoever had its slot before
+  kResumeOffByOne,       // a preempted sequence is recomputed from its second token
+  kSkippedDecode,        // a decoding sequence waits while a prompt advances
+  kPageFreedTwice,       // what is given back is handed out twice
+  kLostCancel,           // a cancel is dropped
+  kStaleSlot,            // every row is told the same state slot
+  kQueueJump,            // the second in the queue is admitted first
+  kTokenTwice,           // an event is published twice
+  kLeakedPages,          // a row that leaves keeps its last page
+  kStateNotZeroed,       // a joining row finds the state of whoever had its slot before
   kBatchDependentSplit,  // large steps sum a norm's squares in another order
 };
 
 #ifdef WEIR_PLANTED_BUGS
 inline PlantedBug planted_bug = PlantedBug::kNone;
-inline bool planted(PlantedBug bug) { return planted_bug == bug; }
+inline bool planted(PlantedBug bug) {
+  return planted_bug == bug;
+}
 #else
-constexpr bool planted(PlantedBug) { return false; }
+constexpr bool planted(PlantedBug) {
+  return false;
+}
 #endif
 
 }  // namespace weir

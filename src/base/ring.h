@@ -24,7 +24,9 @@ class ByteRing {
   static int64_t frame_bytes(int64_t payload) { return kPrefix + (payload + 7) / 8 * 8; }
 
   // Producer: room for frames, in frame_bytes.
-  int64_t free_bytes() const { return capacity() - static_cast<int64_t>(write_ - read_end_.load(std::memory_order_acquire)); }
+  int64_t free_bytes() const {
+    return capacity() - static_cast<int64_t>(write_ - read_end_.load(std::memory_order_acquire));
+  }
   // Producer: begin a frame of exactly `payload` bytes (it must fit), put its parts, commit.
   void begin(int64_t payload) {
     WEIR_CHECK(frame_bytes(payload) <= free_bytes(), "frame of {} bytes, {} free", payload, free_bytes());
@@ -47,9 +49,7 @@ class ByteRing {
   }
 
   // Either side: no frame is waiting.
-  bool empty() const {
-    return write_end_.load(std::memory_order_acquire) == read_end_.load(std::memory_order_acquire);
-  }
+  bool empty() const { return write_end_.load(std::memory_order_acquire) == read_end_.load(std::memory_order_acquire); }
   // Consumer: payload bytes of the oldest frame, -1 if there is none. Then take its parts and pop.
   int64_t front() {
     read_ = read_end_.load(std::memory_order_relaxed);
@@ -77,7 +77,8 @@ class ByteRing {
 
   uint64_t capacity_;
   std::unique_ptr<char[]> bytes_;
-  // Counters of bytes ever written and read; each side's own on a cache line of its own (64 bytes on x86-64 and Neoverse).
+  // Counters of bytes ever written and read; each side's own on a cache line of its own (64 bytes on x86-64 and
+  // Neoverse).
   alignas(64) std::atomic<uint64_t> write_end_{0};
   uint64_t write_ = 0;
   uint64_t frame_end_ = 0;

@@ -27,7 +27,9 @@ TEST(ByteRing, FramesOfAnySizeComeOutWholeAcrossTheEnd) {
   ByteRing ring(64);
   int64_t written = 0;
   int64_t read = 0;
-  const auto text_of = [](int64_t i) { return std::string(static_cast<size_t>(i % 23), static_cast<char>('a' + i % 26)); };
+  const auto text_of = [](int64_t i) {
+    return std::string(static_cast<size_t>(i % 23), static_cast<char>('a' + i % 26));
+  };
   for (int64_t i = 0; i < 1000; ++i) {
     while (ring.free_bytes() >= ByteRing::frame_bytes(written % 23)) put_text(&ring, text_of(written++));
     EXPECT_EQ(take_text(&ring), text_of(read++));

@@ -16,7 +16,9 @@ Wake::Wake() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
   WEIR_CHECK(fd_ >= 0, "eventfd failed with errno {}: raise the limit on open files", errno);
 }
 
-Wake::~Wake() { close(fd_); }
+Wake::~Wake() {
+  close(fd_);
+}
 
 void Wake::notify() {
   if (pending_.exchange(true, std::memory_order_acq_rel)) return;

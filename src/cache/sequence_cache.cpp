@@ -30,9 +30,8 @@ int64_t SequenceCache::tokens_alone_max() const {
 }
 
 bool SequenceCache::fits(int64_t token_count, int32_t headroom) const {
-  return std::all_of(classes_.begin(), classes_.end(), [&](const Class& pages) {
-    return pages_for(pages, token_count) + headroom <= pages.pool.free();
-  });
+  return std::all_of(classes_.begin(), classes_.end(),
+                     [&](const Class& pages) { return pages_for(pages, token_count) + headroom <= pages.pool.free(); });
 }
 
 StateSlotId SequenceCache::join(RowId row) {

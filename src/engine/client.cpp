@@ -26,7 +26,7 @@ Status check_request(const EngineShared& shared, const GenerateHeader& header, i
   if (prompt_count > shared.config.queue_tokens_max) {
     return with_remedy(make_error(ErrorCode::kInvalidArgument, "the prompt has {} tokens, but the queue holds {}",
                                   prompt_count, shared.config.queue_tokens_max),
-                       "shorten the prompt or raise --max-queued-tokens");
+                       "shorten the prompt or raise --max-num-queued-tokens");
   }
   if (header.priority < kPriorityMin || header.priority > kPriorityMax) {
     return make_error(ErrorCode::kInvalidArgument, "priority {} is not within {} to {}", header.priority, kPriorityMin,
@@ -101,7 +101,9 @@ Result<Ticket> EngineClient::try_reserve(int32_t count) {
   return Ticket(shared_, count);
 }
 
-SequenceId EngineClient::next_id() { return shared_->last_id.fetch_add(1, std::memory_order_relaxed) + 1; }
+SequenceId EngineClient::next_id() {
+  return shared_->last_id.fetch_add(1, std::memory_order_relaxed) + 1;
+}
 
 Status EngineClient::submit(Ticket* ticket, const GenerateHeader& header, std::span<const TokenId> prompt) {
   WEIR_CHECK(ticket->count_ > 0 && ticket->shared_ == shared_, "submit without a ticket");
@@ -179,13 +181,21 @@ bool EngineClient::poll(Event* event) {
   return true;
 }
 
-int EngineClient::event_fd() const { return shared_->server_wake.fd(); }
+int EngineClient::event_fd() const {
+  return shared_->server_wake.fd();
+}
 
-void EngineClient::begin_drain() { shared_->draining.store(true); }
+void EngineClient::begin_drain() {
+  shared_->draining.store(true);
+}
 
-bool EngineClient::idle() const { return shared_->live.load() == 0; }
+bool EngineClient::idle() const {
+  return shared_->live.load() == 0;
+}
 
-int64_t EngineClient::sequence_tokens_max() const { return shared_->sequence_tokens_max; }
+int64_t EngineClient::sequence_tokens_max() const {
+  return shared_->sequence_tokens_max;
+}
 
 std::string EngineClient::fault() const {
   const std::scoped_lock lock(shared_->fault_mutex);

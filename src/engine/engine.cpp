@@ -88,8 +88,9 @@ Engine::Impl::Impl(const EngineConfig& config, const CacheLayout& layout, StepRu
   const int64_t sequences = static_cast<int64_t>(config.queue_requests_max) + limits.rows_max;
   // Two cancels for each sequence that can be live; what comes beyond waits on the client's side.
   const int64_t cancel_room = 2 * sequences * ByteRing::frame_bytes(sizeof(CancelCommand));
-  const int64_t longest = ByteRing::frame_bytes(static_cast<int64_t>(sizeof(CommandKind) + sizeof(GenerateHeader)) +
-                                                scheduler.sequence_tokens_max() * static_cast<int64_t>(sizeof(TokenId)));
+  const int64_t longest =
+      ByteRing::frame_bytes(static_cast<int64_t>(sizeof(CommandKind) + sizeof(GenerateHeader)) +
+                            scheduler.sequence_tokens_max() * static_cast<int64_t>(sizeof(TokenId)));
   shared = std::make_unique<EngineShared>(config, std::max(kCommandRingBytes, 2 * longest) + cancel_room,
                                           std::max(config.event_ring_bytes, 2 * step_event_bytes_max(limits)), wake);
   shared->sequence_tokens_max = scheduler.sequence_tokens_max();
@@ -151,12 +152,14 @@ bool Engine::Impl::drain() {
 
 void Engine::Impl::take_generate(int64_t payload) {
   // The header's used part is as long as what the prompt leaves of the frame; its counts are read from its fixed part.
-  constexpr auto kFixed = static_cast<int64_t>(offsetof(GenerateHeader, sampling) + offsetof(SamplingParams, logit_bias));
+  constexpr auto kFixed =
+      static_cast<int64_t>(offsetof(GenerateHeader, sampling) + offsetof(SamplingParams, logit_bias));
   shared->commands.take(&incoming, kFixed);
   const int64_t biases = generate_header_bytes(incoming.sampling) - kFixed;
   shared->commands.take(&incoming.sampling.logit_bias, biases);
   int64_t left = incoming.prompt_count;
-  WEIR_CHECK(payload == kFixed + biases + left * static_cast<int64_t>(sizeof(TokenId)), "a request of {} bytes", payload);
+  WEIR_CHECK(payload == kFixed + biases + left * static_cast<int64_t>(sizeof(TokenId)), "a request of {} bytes",
+             payload);
   const int32_t index = scheduler.add({incoming.id, incoming.arrival_us, incoming.priority, &incoming.sampling});
   while (left > 0) {
     const int64_t count = std::min(left, static_cast<int64_t>(kCopyTokens));
@@ -340,9 +343,13 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::Engine(Engine&&) noexcept = default;
 Engine::~Engine() = default;
 
-EngineClient Engine::client() { return EngineClient(impl_->shared.get()); }
+EngineClient Engine::client() {
+  return EngineClient(impl_->shared.get());
+}
 
-bool Engine::step() { return impl_->turn(); }
+bool Engine::step() {
+  return impl_->turn();
+}
 
 void Engine::run(const std::atomic<bool>& stop) {
   while (!stop.load(std::memory_order_acquire)) {

@@ -19,11 +19,12 @@ namespace weir {
 
 // Policy. What memory allows is in RunnerLimits.
 struct EngineConfig {
-  int32_t queue_requests_max = 1024;       // submitted or reserved, not admitted yet (--max-queued-requests)
-  int64_t queue_tokens_max = 4'194'304;    // their prompt tokens (--max-queued-tokens); 16 MiB of ids
-  int32_t prefill_chunk_max = 0;           // tokens of one sequence's prompt in a step (--long-prefill-token-threshold); 0: the budget
-  int64_t aging_us = 1'000'000;            // waiting this long weighs as much as one step of priority
-  int64_t event_ring_bytes = 8 << 20;      // raised at start to twice the largest step if that is more
+  int32_t queue_requests_max = 1024;     // submitted or reserved, not admitted yet (--max-num-queued-reqs)
+  int64_t queue_tokens_max = 4'194'304;  // their prompt tokens (--max-num-queued-tokens); 16 MiB of ids
+  int32_t prefill_chunk_max = 0;         // prompt tokens of one sequence in a step (--long-prefill-token-threshold);
+                                         // 0: as many as the step has room for
+  int64_t aging_us = 1'000'000;          // waiting this long weighs as much as one step of priority
+  int64_t event_ring_bytes = 8 << 20;    // raised at start to twice the largest step if that is more
 };
 
 struct EngineShared;
@@ -50,8 +51,8 @@ class EngineClient {
  public:
   explicit EngineClient(EngineShared* shared) : shared_(shared) {}
 
-  // Room for `count` more sequences in the queue. kExhausted: the queue is full (429); kUnavailable: draining or faulted
-  // (503); kInvalidArgument: more than the queue could ever hold.
+  // Room for `count` more sequences in the queue. kExhausted: the queue is full (429); kUnavailable: draining or
+  // faulted (503); kInvalidArgument: more than the queue could ever hold.
   Result<Ticket> try_reserve(int32_t count);
 
   // A name for one sequence, never given twice.

@@ -27,7 +27,9 @@ RunnerLimits small_limits() {
   return limits;
 }
 
-CacheLayout small_layout() { return {{{"kv", 1024, 16}}, 4096}; }
+CacheLayout small_layout() {
+  return {{{"kv", 1024, 16}}, 4096};
+}
 
 // What one sequence received.
 struct Output {
@@ -67,7 +69,9 @@ struct Bench {
     EXPECT_TRUE(status.ok());
     return header.id;
   }
-  SequenceId submit(const std::vector<TokenId>& prompt, int32_t max_tokens) { return submit(prompt, request(max_tokens)); }
+  SequenceId submit(const std::vector<TokenId>& prompt, int32_t max_tokens) {
+    return submit(prompt, request(max_tokens));
+  }
 
   void read() {
     Event event;
@@ -77,8 +81,10 @@ struct Bench {
       out.tokens.insert(out.tokens.end(), event.tokens.begin(), event.tokens.end());
       for (size_t i = 0; i < event.rows.size(); ++i) {
         const auto first = event.logprobs.begin() + event.rows[i].first;
-        if (i < static_cast<size_t>(event.header.prompt_row_count)) out.prompt_logprobs.push_back(*first);
-        else out.top.insert(out.top.end(), first + 1, first + 1 + event.rows[i].top_count);
+        if (i < static_cast<size_t>(event.header.prompt_row_count))
+          out.prompt_logprobs.push_back(*first);
+        else
+          out.top.insert(out.top.end(), first + 1, first + 1 + event.rows[i].top_count);
       }
       out.last = event.header;
       out.message = event.message;

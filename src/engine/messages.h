@@ -63,7 +63,7 @@ static_assert(std::is_trivially_copyable_v<EventHeader>);
 struct Event {
   EventHeader header;
   std::vector<TokenId> tokens;
-  std::vector<LogprobRow> rows;         // `first` is an index into this event's logprobs
+  std::vector<LogprobRow> rows;  // `first` is an index into this event's logprobs
   std::vector<TokenLogprob> logprobs;
   std::string message;
 };

@@ -45,7 +45,9 @@ int64_t result_event_bytes(const StepResult& result) {
          bytes_of<LogprobRow>(size(result.rows)) + bytes_of<TokenLogprob>(size(result.logprobs));
 }
 
-bool Publisher::has_room_for_end() const { return has_room(ByteRing::frame_bytes(kHeaderBytes + kMessageBytesMax)); }
+bool Publisher::has_room_for_end() const {
+  return has_room(ByteRing::frame_bytes(kHeaderBytes + kMessageBytesMax));
+}
 
 EventHeader Publisher::header_of(const Sequence& sequence, FinishReason reason, int64_t now_us) {
   EventHeader header;
@@ -69,7 +71,8 @@ EventHeader Publisher::header_of(const Sequence& sequence, FinishReason reason, 
 
 void Publisher::end(const Sequence& sequence, FinishReason reason, std::string_view message, int64_t now_us) {
   EventHeader header = header_of(sequence, reason, now_us);
-  header.message_bytes = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(message.size()), kMessageBytesMax));
+  header.message_bytes =
+      static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(message.size()), kMessageBytesMax));
   ByteRing& ring = shared_->events;
   ring.begin(kHeaderBytes + header.message_bytes);
   ring.put(&header, kHeaderBytes);
@@ -84,7 +87,8 @@ void Publisher::advance(const Sequence& sequence, const StepResult& result, cons
   };
   const int32_t prompt_rows = std::max(0, item.prompt_row_count - skip);
   if (prompt_rows == 0 && item.token_count == 0 && stop == StopReason::kNone) return;
-  const auto prompts = prompt_rows > 0 ? rows_at(item.prompt_first_row + skip, prompt_rows) : std::span<const LogprobRow>();
+  const auto prompts =
+      prompt_rows > 0 ? rows_at(item.prompt_first_row + skip, prompt_rows) : std::span<const LogprobRow>();
   const bool wants_rows = sequence.sampling.logprobs >= 0 && item.token_count > 0;
   const auto sampled = wants_rows ? rows_at(item.first_row, item.token_count) : std::span<const LogprobRow>();
 

@@ -66,7 +66,7 @@ struct EngineShared {
   Wake* engine_wake;
   Wake server_wake;
 
-  std::mutex submit_mutex;  // makes one producer of the server's threads; guards `backlog` and `closed`
+  std::mutex submit_mutex;          // makes one producer of the server's threads; guards `backlog` and `closed`
   std::vector<SequenceId> backlog;  // cancels that found no room; at most one per live sequence is worth keeping
   std::atomic<bool> has_backlog{false};
   bool closed = false;  // the engine's thread has ended: nobody reads commands any more

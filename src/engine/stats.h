@@ -8,39 +8,39 @@ namespace weir {
 // One reading. Fields are read one by one, so two of them may differ by a step.
 struct EngineStats {
   // Gauges.
-  int64_t reserved = 0;       // tickets held by the server, not submitted yet
-  int64_t waiting = 0;        // submitted or preempted, not resident
-  int64_t waiting_tokens = 0; // prompt tokens of submitted requests that were not admitted yet
-  int64_t running = 0;        // resident: hold a row
-  int64_t preempted = 0;      // part of waiting
-  int64_t pages_total = 0;    // of all classes
+  int64_t reserved = 0;        // tickets held by the server, not submitted yet
+  int64_t waiting = 0;         // submitted or preempted, not resident
+  int64_t waiting_tokens = 0;  // prompt tokens of submitted requests that were not admitted yet
+  int64_t running = 0;         // resident: hold a row
+  int64_t preempted = 0;       // part of waiting
+  int64_t pages_total = 0;     // of all classes
   int64_t pages_used = 0;
   int64_t slots_total = 0;
   int64_t slots_used = 0;
   int64_t steps_in_flight = 0;
   int64_t token_blocks_used = 0;  // of the store of token ids that recomputation reads
   // Counters.
-  int64_t steps = 0;               // results retired
-  int64_t prompt_tokens = 0;       // of admitted requests
-  int64_t generated_tokens = 0;    // published
-  int64_t recomputed_tokens = 0;   // planned again after a preemption
-  int64_t cached_tokens = 0;       // prompt tokens found in the cache
+  int64_t steps = 0;              // results retired
+  int64_t prompt_tokens = 0;      // of admitted requests
+  int64_t generated_tokens = 0;   // published
+  int64_t recomputed_tokens = 0;  // planned again after a preemption
+  int64_t cached_tokens = 0;      // prompt tokens found in the cache
   int64_t preemptions = 0;
   int64_t admitted = 0;
-  int64_t refused_full = 0;        // tickets or submissions refused because the queue was full
+  int64_t refused_full = 0;  // tickets or submissions refused because the queue was full
   int64_t finished_stop = 0;
   int64_t finished_length = 0;
   int64_t finished_abort = 0;
   int64_t finished_error = 0;
-  int64_t overtakes = 0;           // admissions before an earlier arrival (by priority)
-  int64_t promotions = 0;          // admissions before a better priority (by age)
-  int64_t event_stalls = 0;        // turns that could not publish because the server did not read
+  int64_t overtakes = 0;     // admissions before an earlier arrival (by priority)
+  int64_t promotions = 0;    // admissions before a better priority (by age)
+  int64_t event_stalls = 0;  // turns that could not publish because the server did not read
   // Health.
-  int64_t heartbeat_us = 0;        // engine's clock at the start of its last turn
-  int64_t last_step_us = 0;        // engine's clock when the last result was retired
-  bool busy = false;               // a step is in flight: last_step_us must advance
+  int64_t heartbeat_us = 0;  // engine's clock at the start of its last turn
+  int64_t last_step_us = 0;  // engine's clock when the last result was retired
+  bool busy = false;         // a step is in flight: last_step_us must advance
   bool draining = false;
-  bool faulted = false;            // a rank stopped; every sequence ended with kError, nothing is accepted any more
+  bool faulted = false;  // a rank stopped; every sequence ended with kError, nothing is accepted any more
 };
 
 }  // namespace weir

@@ -11,8 +11,8 @@
 
 namespace weir {
 
-// Priority and age in one number that never changes: arrival_us + priority * aging_us. Of two sequences the one with the
-// smaller key would also win at any time by "priority minus waiting time in units of aging_us", so ageing needs no
+// Priority and age in one number that never changes: arrival_us + priority * aging_us. Of two sequences the one with
+// the smaller key would also win at any time by "priority minus waiting time in units of aging_us", so ageing needs no
 // update, order within a priority is by arrival, and nobody is overtaken by a request that arrives more than
 // (kPriorityMax - kPriorityMin) * aging_us later.
 struct OrderKey {

@@ -23,8 +23,9 @@ Status Scheduler::check(const SchedulerConfig& config, const CacheLayout& layout
     return refuse("rows, queue limits, aging time and steps in flight must be at least 1", "check the limits given");
   }
   if (limits.step_tokens_max < limits.rows_max) {
-    return refuse(fmt::format("a step of {} tokens cannot advance {} sequences", limits.step_tokens_max, limits.rows_max),
-                  "raise --max-num-batched-tokens or lower --max-num-seqs");
+    return refuse(
+        fmt::format("a step of {} tokens cannot advance {} sequences", limits.step_tokens_max, limits.rows_max),
+        "raise --max-num-batched-tokens or lower --max-num-seqs");
   }
   if (layout.classes.size() != limits.pages.size()) {
     return refuse(fmt::format("{} page classes but {} page counts", layout.classes.size(), limits.pages.size()), "");
@@ -49,13 +50,13 @@ Scheduler::Scheduler(const SchedulerConfig& config, const CacheLayout& layout, c
       store_(config.queue_tokens_max + limits.rows_max * sequence_tokens_max_,
              static_cast<int64_t>(records_max(config, limits))),
       rows_(limits.rows_max),
-      sequences_(records_max(config, limits)),
-      ids_(sequences_.size(), 0),
+      records_(new std::byte[records_max(config, limits) * sizeof(Sequence)]),
+      ids_(records_max(config, limits), 0),
       waiting_(static_cast<size_t>(config.queue_requests_max)),
       preempted_(static_cast<size_t>(limits.rows_max)),
       running_(static_cast<size_t>(limits.rows_max)) {
-  free_records_.reserve(sequences_.size());
-  for (size_t i = sequences_.size(); i-- > 0;) free_records_.push_back(static_cast<int32_t>(i));
+  free_records_.reserve(ids_.size());
+  for (size_t i = ids_.size(); i-- > 0;) free_records_.push_back(static_cast<int32_t>(i));
   leaving_.reserve(static_cast<size_t>(limits.rows_max));
 }
 
@@ -65,7 +66,9 @@ size_t Scheduler::edits_max() const {
 }
 
 // What a preemption frees can be taken again in the same plan.
-size_t Scheduler::pages_max() const { return 2 * static_cast<size_t>(cache_.pages_total()); }
+size_t Scheduler::pages_max() const {
+  return 2 * static_cast<size_t>(cache_.pages_total());
+}
 
 // Every item may carry one prompt token more than it computes.
 size_t Scheduler::tokens_max() const {
@@ -113,7 +116,8 @@ void Scheduler::emit_leaves(Draft* draft) {
 }
 
 void Scheduler::continue_decodes(Draft* draft) {
-  // First key first: a preemption takes from the other end, so it never hits a sequence that this plan already advances.
+  // First key first: a preemption takes from the other end, so it never hits a sequence that this plan already
+  // advances.
   for (int32_t position = 0; position < running_.size(); ++position) {
     const int32_t index = running_.at(position).index;
     const Sequence& sequence = this->sequence(index);
@@ -199,8 +203,8 @@ void Scheduler::add_prefill(Draft* draft, int32_t index) {
   if (work.sample) ++filling.samples_planned;
 }
 
-// The queue whose first sequence deserves a row next. Running and preempted sequences together never outnumber the rows:
-// that bounds the tokens kept. At that bound only preempted ones may come back.
+// The queue whose first sequence deserves a row next. Running and preempted sequences together never outnumber the
+// rows: that bounds the tokens kept. At that bound only preempted ones may come back.
 OrderedQueue* Scheduler::next_queue() {
   const bool fresh = !waiting_.empty() && running_.size() + preempted_.size() < limits_.rows_max;
   if (!fresh) return preempted_.empty() ? nullptr : &preempted_;
@@ -216,7 +220,8 @@ void Scheduler::admit(Draft* draft) {
     const Sequence& candidate = sequence(index);
     // What it sampled before it was preempted must have arrived: it is part of what is recomputed.
     if (candidate.steps_in_flight > 0) return;
-    // A page for each running sequence stays free, so that nobody who joins is preempted before the others have filled one.
+    // A page for each running sequence stays free, so that nobody who joins is preempted before the others have filled
+    // one.
     if (!cache_.fits(candidate.tokens.count, running_.size())) return;
     queue->remove(candidate.key);
     join(draft, index);

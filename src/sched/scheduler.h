@@ -10,7 +10,9 @@
 // A result is known two plans later at the earliest; what the host knows about a sequence is a lower bound until then.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -43,22 +45,22 @@ enum class Phase : uint8_t {
 struct Sequence {
   Phase phase = Phase::kFree;
   bool admitted = false;  // ever
-  OrderKey key;  // key.id names the sequence
+  OrderKey key;           // key.id names the sequence
   int32_t priority = 0;
   int64_t arrival_us = 0;
   int64_t admitted_us = 0;
   int64_t first_token_us = 0;
   int32_t prompt_count = 0;
-  int32_t generated = 0;         // output tokens known
-  int32_t samples_planned = 0;   // output tokens known or in flight
-  int32_t steps_in_flight = 0;   // submitted steps with work of this sequence
+  int32_t generated = 0;        // output tokens known
+  int32_t samples_planned = 0;  // output tokens known or in flight
+  int32_t steps_in_flight = 0;  // submitted steps with work of this sequence
   int32_t preemption_count = 0;
   int32_t prompt_rows_published = 0;  // prompt log-probabilities of positions [1, 1 + this) went out
-  int64_t computed = 0;          // tokens [0, computed) are computed or in flight, in this residency
-  int64_t computed_max = 0;      // the same over all residencies: below it work is recomputation
+  int64_t computed = 0;               // tokens [0, computed) are computed or in flight, in this residency
+  int64_t computed_max = 0;           // the same over all residencies: below it work is recomputation
   RowId row;
-  TokenList tokens;              // prompt and known output
-  SamplingParams sampling;       // max_tokens cut to the end of the context
+  TokenList tokens;         // prompt and known output
+  SamplingParams sampling;  // max_tokens cut to the end of the context
 };
 
 // A request as the scheduler takes it.
@@ -72,8 +74,8 @@ struct SequenceRequest {
 // Which sequence a work item of a submitted plan belongs to.
 struct WorkOwner {
   int32_t index = -1;
-  SequenceId id = 0;        // the record may have been reused since: then the item is nobody's
-  bool ends_prompt = false; // the item computes the last prompt token
+  SequenceId id = 0;         // the record may have been reused since: then the item is nobody's
+  bool ends_prompt = false;  // the item computes the last prompt token
   bool samples = false;
 };
 
@@ -117,7 +119,7 @@ class Scheduler {
   // Frees the record of an ended sequence.
   void forget(int32_t index);
 
-  Sequence& sequence(int32_t index) { return sequences_[static_cast<size_t>(index)]; }
+  Sequence& sequence(int32_t index) { return reinterpret_cast<Sequence*>(records_.get())[index]; }
   const SequenceCache& cache() const { return cache_; }
   const SchedulerCounters& counters() const { return counters_; }
   int32_t waiting() const { return waiting_.size(); }
@@ -158,8 +160,8 @@ class Scheduler {
   int64_t sequence_tokens_max_;
   TokenStore store_;
   IdPool<RowId> rows_;
-  std::vector<Sequence> sequences_;
-  std::vector<SequenceId> ids_;  // of live records, 0 else: what end() searches
+  std::unique_ptr<std::byte[]> records_;  // of Sequence: touched when first used, so a long queue costs nothing empty
+  std::vector<SequenceId> ids_;           // of live records, 0 else: what end() searches
   std::vector<int32_t> free_records_;
   OrderedQueue waiting_;
   OrderedQueue preempted_;

@@ -101,9 +101,9 @@ TEST(Scheduler, TheChunkCapLetsAShortPromptThrough) {
 
 TEST(Scheduler, PriorityGoesFirstUntilAgeOutweighsIt) {
   Desk desk(limits_of(1, 20, 100));
-  const int32_t old = desk.add(1, 1, 0, 3);       // due at 3000
-  const int32_t urgent = desk.add(1, 1, 2500, 0); // due at 2500
-  const int32_t late = desk.add(1, 1, 3500, 0);   // due at 3500: the old one has waited long enough
+  const int32_t old = desk.add(1, 1, 0, 3);        // due at 3000
+  const int32_t urgent = desk.add(1, 1, 2500, 0);  // due at 2500
+  const int32_t late = desk.add(1, 1, 3500, 0);    // due at 3500: the old one has waited long enough
   std::vector<int32_t> order;
   while (desk.step()) {
     order.push_back(desk.owners[0].index);

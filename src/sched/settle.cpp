@@ -1,17 +1,21 @@
 // The scheduler's other half: how sequences come, and how results and cancellations end them.
 #include <algorithm>
+#include <memory>
+#include <type_traits>
 
 #include "sched/scheduler.h"
 
 namespace weir {
 
+// Records are made again for every sequence and never unmade.
+static_assert(std::is_trivially_destructible_v<Sequence> && alignof(Sequence) <= alignof(std::max_align_t));
+
 int32_t Scheduler::add(const SequenceRequest& request) {
-  WEIR_CHECK(!free_records_.empty(), "all {} sequence records are in use", sequences_.size());
+  WEIR_CHECK(!free_records_.empty(), "all {} sequence records are in use", ids_.size());
   WEIR_CHECK(request.id != 0, "a sequence without an id");
   const int32_t index = free_records_.back();
   free_records_.pop_back();
-  Sequence& added = sequence(index);
-  added = Sequence();
+  Sequence& added = *std::construct_at(&sequence(index));
   added.phase = Phase::kWaiting;
   added.key = {request.arrival_us + request.priority * config_.aging_us, request.id};
   added.priority = request.priority;

@@ -9,7 +9,8 @@ World draw_world(Random* random) {
   World world;
   RunnerLimits& limits = world.limits;
   limits.rows_max = static_cast<int32_t>(random->between(1, 6));
-  limits.step_tokens_max = limits.rows_max + static_cast<int32_t>(random->one_in(2) ? random->between(0, 8) : random->between(8, 150));
+  limits.step_tokens_max =
+      limits.rows_max + static_cast<int32_t>(random->one_in(2) ? random->between(0, 8) : random->between(8, 150));
   limits.sequence_tokens_max = random->between(8, random->pick({40, 120, 260}));
   limits.vocabulary = static_cast<int32_t>(random->between(8, 60));
   limits.steps_in_flight = static_cast<int32_t>(random->pick({1, 2, 2, 2, 2, 3}));
@@ -25,7 +26,9 @@ World draw_world(Random* random) {
     world.layout.classes.push_back({"class", 1, width});
     const int64_t alone = (limits.sequence_tokens_max + width - 1) / width;
     // From half of one longest sequence to enough for all.
-    const int64_t pages = world.tight ? random->between(alone, alone * 2) : random->between(std::max<int64_t>(1, alone / 2), random->pick({alone + 2, alone * 2, alone * limits.rows_max}));
+    const int64_t pages = world.tight ? random->between(alone, alone * 2)
+                                      : random->between(std::max<int64_t>(1, alone / 2),
+                                                        random->pick({alone + 2, alone * 2, alone * limits.rows_max}));
     limits.pages.push_back(static_cast<int32_t>(pages));
   }
   if (!random->one_in(4)) {
@@ -50,11 +53,13 @@ namespace {
 
 void draw_sampling(Random* random, const World& world, SamplingParams* sampling) {
   const int64_t context = world.limits.sequence_tokens_max;
-  sampling->max_tokens = static_cast<int32_t>(random->one_in(12) ? 0 : random->between(1, random->pick({5L, 40L, context * 2})));
+  sampling->max_tokens =
+      static_cast<int32_t>(random->one_in(12) ? 0 : random->between(1, random->pick({5L, 40L, context * 2})));
   if (random->one_in(world.tight ? 2 : 3)) {
     sampling->stop_id_count = static_cast<int32_t>(random->between(1, 2));
     for (int32_t i = 0; i < sampling->stop_id_count; ++i) {
-      sampling->stop_ids[static_cast<size_t>(i)] = static_cast<TokenId>(random->between(0, world.limits.vocabulary - 1));
+      sampling->stop_ids[static_cast<size_t>(i)] =
+          static_cast<TokenId>(random->between(0, world.limits.vocabulary - 1));
     }
   }
   if (random->one_in(6)) {
@@ -83,7 +88,9 @@ std::vector<Request> draw_requests(Random* random, const World& world) {
     request.header.priority = static_cast<int32_t>(
         priorities ? (random->one_in(20) ? random->pick({kPriorityMin, kPriorityMax}) : random->between(-3, 3)) : 0);
     // Now and then one token too many.
-    const int64_t longest = world.tight ? context / 2 : random->one_in(15) ? context + 1 : random->pick({4L, context / 2 + 1, context - 1});
+    const int64_t longest = world.tight          ? context / 2
+                            : random->one_in(15) ? context + 1
+                                                 : random->pick({4L, context / 2 + 1, context - 1});
     request.prompt.resize(static_cast<size_t>(random->between(1, std::max<int64_t>(1, longest))));
     for (TokenId& token : request.prompt) token = static_cast<TokenId>(random->between(0, world.limits.vocabulary - 1));
     draw_sampling(random, world, &request.header.sampling);

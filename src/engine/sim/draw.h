@@ -36,9 +36,9 @@ struct World {
   CacheLayout layout;
   RunnerLimits limits;
   int64_t latency_max_us = 0;
-  int64_t turn_max_us = 0;    // time between two turns
-  bool late = false;          // the server reads events rarely
-  bool tight = false;         // long prompts in small chunks, pages of one token: decodes preempt what is in prefill
+  int64_t turn_max_us = 0;  // time between two turns
+  bool late = false;        // the server reads events rarely
+  bool tight = false;       // long prompts in small chunks, pages of one token: decodes preempt what is in prefill
   int64_t fault_turn = -1;
   int64_t drain_turn = -1;
 };

@@ -87,7 +87,8 @@ void Executor::join(const StepPlan& plan, const Edit& edit) {
     return;
   }
   Slot& slot = slots_[edit.state.index()];
-  if (slot.owner >= 0) violate(plan, "slot {} of row {} goes to row {}", edit.state.value(), slot.owner, edit.row.value());
+  if (slot.owner >= 0)
+    violate(plan, "slot {} of row {} goes to row {}", edit.state.value(), slot.owner, edit.row.value());
   slot = Slot{edit.row.value(), kScriptStart, 0};
   row.slot = edit.state;
 }
@@ -135,7 +136,8 @@ bool Executor::work_is_sound(const StepPlan& plan, const SequenceWork& work) {
   if (work.token_count < 1) violate(plan, "row {} with {} tokens", work.row.value(), work.token_count);
   if (work.first_token < 0) {
     if (work.token_count != 1 || work.role != RowRole::kGenerated || row.last_token < 0) {
-      violate(plan, "row {} continues with {} tokens, last token {}", work.row.value(), work.token_count, row.last_token);
+      violate(plan, "row {} continues with {} tokens, last token {}", work.row.value(), work.token_count,
+              row.last_token);
     }
     if (!row.stopped && work.position != row.position) {
       violate(plan, "row {} stands at {}, the plan says {}", work.row.value(), row.position, work.position);
@@ -210,7 +212,8 @@ void Executor::write(const StepPlan& plan, DeviceRow* row, TokenId token) {
     const auto width = static_cast<int64_t>(classes_[i].tokens_per_page);
     const auto page = static_cast<size_t>(row->position / width);
     if (page >= row->pages[i].size()) {
-      violate(plan, "sequence {} has {} pages of class {} at token {}", row->id, row->pages[i].size(), i, row->position);
+      violate(plan, "sequence {} has {} pages of class {} at token {}", row->id, row->pages[i].size(), i,
+              row->position);
       continue;
     }
     const auto cell = static_cast<int64_t>(row->pages[i][page].index()) * width + row->position % width;
@@ -218,7 +221,8 @@ void Executor::write(const StepPlan& plan, DeviceRow* row, TokenId token) {
   }
   if (row->slot.valid()) {
     Slot& slot = slots_[row->slot.index()];
-    if (slot.count != row->position) violate(plan, "sequence {} at {}, its state at {}", row->id, row->position, slot.count);
+    if (slot.count != row->position)
+      violate(plan, "sequence {} at {}, its state at {}", row->id, row->position, slot.count);
     slot.history = extend(slot.history, token, row->position);
     ++slot.count;
   }

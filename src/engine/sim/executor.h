@@ -1,5 +1,5 @@
-// Executes plans on a model of the device's memory and checks each against the rules of plan/step.h: pages are arrays of
-// what was written at each position, a state slot is a running hash. Rows carry the sequence's id as sampling.seed.
+// Executes plans on a model of the device's memory and checks each against the rules of plan/step.h: pages are arrays
+// of what was written at each position, a state slot is a running hash. Rows carry the sequence's id as sampling.seed.
 #pragma once
 
 #include <cstdint>

@@ -26,23 +26,24 @@ TEST_P(PlantedBugs, IsFoundByTheValidator) {
   const SweepResult sweep = run_schedules(1, 300);
   ASSERT_FALSE(sweep.total.violations.empty()) << GetParam().name;
   bool told = false;
-  for (const std::string& violation : sweep.total.violations) told |= violation.find(GetParam().telltale) != std::string::npos;
+  for (const std::string& violation : sweep.total.violations)
+    told |= violation.find(GetParam().telltale) != std::string::npos;
   EXPECT_TRUE(told) << "seed " << sweep.failed_seed << ": " << sweep.total.violations.front();
   std::printf("%s: seed %llu: %s\n", GetParam().name, static_cast<unsigned long long>(sweep.failed_seed),
               sweep.total.violations.front().c_str());
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, PlantedBugs,
-    testing::Values(Case{PlantedBug::kResumeOffByOne, "ResumeOffByOne", "stands at 0, its work begins at 1"},
-                    Case{PlantedBug::kSkippedDecode, "SkippedDecode", "stands still"},
-                    Case{PlantedBug::kPageFreedTwice, "PageFreedTwice", "goes to row"},
-                    Case{PlantedBug::kLostCancel, "LostCancel", "was cancelled and goes on"},
-                    Case{PlantedBug::kStaleSlot, "StaleSlot", "slot 0 of row"},
-                    Case{PlantedBug::kQueueJump, "QueueJump", "passes sequence"},
-                    Case{PlantedBug::kTokenTwice, "TokenTwice", "comes after"},
-                    Case{PlantedBug::kLeakedPages, "LeakedPages", "pages are used"}),
-    [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, PlantedBugs,
+                         testing::Values(Case{PlantedBug::kResumeOffByOne, "ResumeOffByOne",
+                                              "stands at 0, its work begins at 1"},
+                                         Case{PlantedBug::kSkippedDecode, "SkippedDecode", "stands still"},
+                                         Case{PlantedBug::kPageFreedTwice, "PageFreedTwice", "goes to row"},
+                                         Case{PlantedBug::kLostCancel, "LostCancel", "was cancelled and goes on"},
+                                         Case{PlantedBug::kStaleSlot, "StaleSlot", "slot 0 of row"},
+                                         Case{PlantedBug::kQueueJump, "QueueJump", "passes sequence"},
+                                         Case{PlantedBug::kTokenTwice, "TokenTwice", "comes after"},
+                                         Case{PlantedBug::kLeakedPages, "LeakedPages", "pages are used"}),
+                         [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
 
 TEST(Planted, WithoutABugNothingIsFound) {
   const SweepResult sweep = run_schedules(1, 100);

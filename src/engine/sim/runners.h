@@ -29,7 +29,9 @@ class ScriptedRunner final : public StepRunner {
   // The next submitted step comes back with a fault.
   void fail_next() { fail_next_ = true; }
   // Called with every plan after it was executed.
-  void set_observer(std::function<void(const StepPlan&, const StepResult&)> observer) { observer_ = std::move(observer); }
+  void set_observer(std::function<void(const StepPlan&, const StepResult&)> observer) {
+    observer_ = std::move(observer);
+  }
 
   const Executor& executor() const { return executor_; }
   int64_t in_flight() const { return static_cast<int64_t>(pending_.size()); }

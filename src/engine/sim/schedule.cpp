@@ -37,9 +37,9 @@ class Schedule {
       turn();
       if (++turns_ > kTurnsMax) {
         const EngineStats stats = client_.stats();
-        validator_.violate(fmt::format("no end after {} turns: {} requests of {} sent, {} waiting, {} running, {} preempted, {} steps",
-                                       kTurnsMax, next_request_, requests_.size(), stats.waiting, stats.running,
-                                       stats.preempted, stats.steps));
+        validator_.violate(fmt::format(
+            "no end after {} turns: {} requests of {} sent, {} waiting, {} running, {} preempted, {} steps", kTurnsMax,
+            next_request_, requests_.size(), stats.waiting, stats.running, stats.preempted, stats.steps));
       }
     }
     if (validator_.violations().empty()) validator_.on_idle(client_.stats(), client_.stats().faulted);
@@ -185,7 +185,9 @@ class Schedule {
 
 }  // namespace
 
-ScheduleResult run_schedule(uint64_t seed) { return Schedule(seed).run(); }
+ScheduleResult run_schedule(uint64_t seed) {
+  return Schedule(seed).run();
+}
 
 SweepResult run_schedules(uint64_t first_seed, int64_t count) {
   SweepResult sweep;

@@ -94,7 +94,8 @@ void Validator::check_rows(SequenceId id, Watched* watched, const Event& event) 
   }
   for (size_t i = 0; i < prompt_rows; ++i) {
     const auto index = static_cast<size_t>(watched->prompt_rows++);
-    if (index >= watched->answer.prompt_logprobs.size() || !same(event.rows[i], watched->answer.prompt_logprobs[index])) {
+    if (index >= watched->answer.prompt_logprobs.size() ||
+        !same(event.rows[i], watched->answer.prompt_logprobs[index])) {
       violate_at(id, "prompt row {} is not its own", index + 1);
     }
   }
@@ -117,7 +118,8 @@ void Validator::check_finish(SequenceId id, Watched* watched, const Event& event
   }
   watched->view = View::kEnded;
   const auto expect_whole = [&](StopReason stop) {
-    if (watched->answer.stop != stop) violate_at(id, "the wrong finish reason {}", static_cast<int>(event.header.finish));
+    if (watched->answer.stop != stop)
+      violate_at(id, "the wrong finish reason {}", static_cast<int>(event.header.finish));
     if (static_cast<size_t>(watched->outputs) != watched->answer.tokens.size()) {
       violate_at(id, "{} tokens, alone it has {}", watched->outputs, watched->answer.tokens.size());
     }
@@ -132,7 +134,8 @@ void Validator::check_finish(SequenceId id, Watched* watched, const Event& event
       return expect_whole(StopReason::kStopId);
     case FinishReason::kLength:
       if (watched->header.sampling.max_tokens == 0) reach_->add(Reached::kPromptOnly);
-      reach_->add(watched->outputs < watched->header.sampling.max_tokens ? Reached::kContextEnd : Reached::kFinishedLength);
+      reach_->add(watched->outputs < watched->header.sampling.max_tokens ? Reached::kContextEnd
+                                                                         : Reached::kFinishedLength);
       if (watched->header.sampling.prompt_logprobs >= 0) reach_->add(Reached::kPromptLogprobs);
       return expect_whole(StopReason::kLength);
     case FinishReason::kAbort:
@@ -212,15 +215,16 @@ void Validator::check_order(SequenceId id, const Watched& joining) {
     }
     const int64_t head_start = (other.header.priority - joining.header.priority) * rules_.aging_us;
     if (joining.header.arrival_us > other.header.arrival_us + head_start) {
-      violate_at(id, "came {} us after sequence {} and runs before it", joining.header.arrival_us - other.header.arrival_us,
-                 other_id);
+      violate_at(id, "came {} us after sequence {} and runs before it",
+                 joining.header.arrival_us - other.header.arrival_us, other_id);
     }
   }
 }
 
 void Validator::plan_work(const StepPlan& plan, const SequenceWork& work, bool late) {
   const auto found = rows_.find(work.row.value());
-  if (found == rows_.end()) return violate(fmt::format("step {}: work for row {}, which nobody holds", plan.id, work.row.value()));
+  if (found == rows_.end())
+    return violate(fmt::format("step {}: work for row {}, which nobody holds", plan.id, work.row.value()));
   const SequenceId id = found->second;
   Watched& watched = watched_.at(id);
   if (!late && watched.cancel_visible) violate_at(id, "is computed in step {} after its cancel", plan.id);
@@ -285,7 +289,8 @@ void Validator::on_turn_end(const EngineStats& stats, const std::vector<DeviceRo
     if (!row.live || found == watched_.end() || found->second.view == View::kEnded) continue;
     for (const auto& pages : row.pages) held += static_cast<int64_t>(pages.size());
   }
-  if (stats.pages_used > held) violate(fmt::format("{} pages are used, live sequences hold {}", stats.pages_used, held));
+  if (stats.pages_used > held)
+    violate(fmt::format("{} pages are used, live sequences hold {}", stats.pages_used, held));
 }
 
 void Validator::on_idle(const EngineStats& stats, bool faulted) {
@@ -296,10 +301,11 @@ void Validator::on_idle(const EngineStats& stats, bool faulted) {
   const int64_t left = stats.reserved + stats.waiting + stats.waiting_tokens + stats.running + stats.preempted +
                        stats.pages_used + stats.slots_used + stats.steps_in_flight + stats.token_blocks_used;
   if (faulted ? left - stats.steps_in_flight != 0 : left != 0) {
-    violate(fmt::format("idle, but {} reserved, {} waiting ({} tokens), {} running, {} preempted, {} pages, {} slots, {} "
-                        "steps, {} token blocks",
-                        stats.reserved, stats.waiting, stats.waiting_tokens, stats.running, stats.preempted,
-                        stats.pages_used, stats.slots_used, stats.steps_in_flight, stats.token_blocks_used));
+    violate(
+        fmt::format("idle, but {} reserved, {} waiting ({} tokens), {} running, {} preempted, {} pages, {} slots, {} "
+                    "steps, {} token blocks",
+                    stats.reserved, stats.waiting, stats.waiting_tokens, stats.running, stats.preempted,
+                    stats.pages_used, stats.slots_used, stats.steps_in_flight, stats.token_blocks_used));
   }
 }
 

@@ -1,5 +1,5 @@
-// The one judge of a schedule. It is told facts (what was submitted and cancelled, every plan, every event, the counters)
-// and knows nothing of the engine's insides; it returns everything that was not right.
+// The one judge of a schedule. It is told facts (what was submitted and cancelled, every plan, every event, the
+// counters) and knows nothing of the engine's insides; it returns everything that was not right.
 //
 // Within a turn the engine reads commands, then results, then plans: so the driver tells the turn's events before its
 // plans. `late` turns, whose events the server has not read, are judged by what does not depend on that order.
@@ -55,18 +55,18 @@ class Validator {
     std::vector<TokenId> prompt;
     ScriptAnswer answer;
     View view = View::kQueued;
-    bool visible = false;         // submitted before this turn began
+    bool visible = false;  // submitted before this turn began
     bool cancelled = false;
-    bool cancel_visible = false;  // cancelled before this turn began
-    bool joined = false;          // ever
+    bool cancel_visible = false;     // cancelled before this turn began
+    bool joined = false;             // ever
     bool wants_prompt_rows = false;  // in this residency
     int32_t row = -1;
     int64_t computed = 0;
     int64_t computed_before = 0;  // in earlier residencies
     int32_t samples = 0;          // planned, known ones included
     int32_t preemptions = 0;
-    int32_t outputs = 0;          // received
-    int32_t prompt_rows = 0;      // received
+    int32_t outputs = 0;      // received
+    int32_t prompt_rows = 0;  // received
     FinishReason finish = FinishReason::kNone;
   };
 
