@@ -123,10 +123,12 @@ def draft_table(model, prepared, tokenizer, texts, items, device):
 
 
 def report(options):
+    import torch
     import evaluate
     from data import load_tokenizer
     tokenizer = load_tokenizer(f"{options.folder}/tokenizer.json")
-    model, prepared = evaluate.load(options.folder, "fla" if options.device == "cuda" else "chunked", options.device)
+    model, prepared = evaluate.load(options.folder, "fla" if options.device == "cuda" else "chunked", options.device,
+                                    torch.bfloat16 if options.device == "cuda" else torch.float32)
     texts = [json.loads(line) for line in open(options.documents)] if options.documents else heldout_texts(options.corpus)
     result = {"bits_per_byte": {}}
     for kind in ["all", *dict.fromkeys(t["kind"] for t in texts)]:
@@ -168,7 +170,7 @@ def main():
     parser.add_argument("--items", help="use this file of items instead of fresh ones")
     parser.add_argument("--documents", help="use this file of documents instead of the corpus")
     parser.add_argument("--count", type=int, default=400)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu computes in float32")
     parser.add_argument("--no-drafts", action="store_true")
     parser.add_argument("--json")
     parser.add_argument("--write-items")

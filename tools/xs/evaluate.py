@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import export
 from model import Config, Xs
 
-ROWS = 65536  # tokens of one forward pass: keeps logits under 2 GiB
+ROWS = {"cuda": 65536, "cpu": 8192}  # tokens of one forward pass: keeps float32 logits under 2 GiB and a small part of a desk machine
 
 
 def load(folder, kernels="fla", device="cuda", dtype=torch.bfloat16):
@@ -27,7 +27,7 @@ def padded(rows, width, pad, device):
     return out.to(device)
 
 
-def batches(rows, multiple=64, limit=ROWS):
+def batches(rows, limit, multiple=64):
     """Index lists of rows of like length, so that a padded batch holds at most `limit` tokens. Yields (indices, width)."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     chosen = []
@@ -47,7 +47,7 @@ def documents(model, prepared, tokenizer, texts, device="cuda"):
     eot = tokenizer.token_to_id("<|endoftext|>")
     rows = [[eot] + tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
     nats, tokens, load, passes = 0.0, 0, 0.0, 0
-    for chosen, width in batches(rows):
+    for chosen, width in batches(rows, ROWS[device]):
         ids = padded([rows[i] for i in chosen], width, eot, device)
         hidden, loads = model.trunk(prepared, ids)
         logits = F.linear(hidden, prepared[1]).unflatten(0, ids.shape)
@@ -73,7 +73,7 @@ def exact(model, prepared, tokenizer, items, device="cuda"):
         rows.append(prompt + tokenizer.encode(item["answer"], add_special_tokens=False).ids + [end])
         starts.append(len(prompt))
     right, nats = [False] * len(items), 0.0
-    for chosen, width in batches(rows):
+    for chosen, width in batches(rows, ROWS[device]):
         ids = padded([rows[i] for i in chosen], width, end, device)
         hidden = model.trunk(prepared, ids)[0].unflatten(0, ids.shape)
         for j, i in enumerate(chosen):

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal by Newton-Schulz steps (Jordan et al. 2024), for stacks of equal matrices."""
+"""Muon: momentum whose matrices are made orthogonal by Newton-Schulz steps (Muon, 2024), for stacks of equal matrices."""
 
 import torch
 
