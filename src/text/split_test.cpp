@@ -95,6 +95,7 @@ TEST(Nfc, KnownCasesFollowUnicode9) {
   EXPECT_EQ(nfc("e\u0301\u0323"), "\u1eb9\u0301");
   EXPECT_EQ(nfc("\u1112\u1161\u11ab"), "\ud55c");
   EXPECT_EQ(nfc("\uac00\u11a8"), "\uac01");
+  EXPECT_EQ(nfc("\uac00\u11a7"), "\uac00\u11a7");
   EXPECT_EQ(nfc("\u212b"), "\u00c5");
   EXPECT_EQ(nfc("\u0344"), "\u0308\u0301");
   EXPECT_EQ(nfc("\u0958"), "\u0915\u093c");

@@ -60,7 +60,7 @@ bool is_nfc_barrier(char32_t value) {
 // Whether `value` alone is its own NFC and nothing before it can change because of it.
 bool starts_segment(char32_t value) {
   if (value < kFirstCombining) return true;
-  if (value >= kJamoVowelFirst && value <= kJamoTrailLast) return false;
+  if (value >= kJamoVowelFirst && value <= kJamoTrailLast) return is_nfc_barrier(value);
   const utf8proc_property_t* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(value));
   // A Hangul syllable decomposes, but only what follows can change it.
   const bool hangul = value >= 0xAC00 && value <= 0xD7A3;

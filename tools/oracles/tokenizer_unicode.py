@@ -88,9 +88,11 @@ def ranges(points, value):
 def nfc_barriers(library):
     oracle = normalizers.NFC()
     different = set()
-    for point in CODE_POINTS[1:]:
+    # Planes above hold ideographs, private use and tags; of these only compatibility ideographs have canonical properties.
+    for point in [*(c for c in CODE_POINTS if 0x300 <= c < 0x20000), *range(0x2F800, 0x2FA20)]:
         character = chr(point)
-        probes = (character, "a" + character + "\u0334", "a\u0345" + character, character + "\u0301", "a" + character + "\u0301")
+        probes = (character, "a" + character + "\u0334", "a\u0345" + character, character + "\u0301", "a" + character + "\u0301",
+                  "\uac00" + character)
         if any(oracle.normalize_str(probe) != normalise(library, "utf8proc_NFC", probe) for probe in probes):
             different.add(point)
         parts = normalise(library, "utf8proc_NFD", character)
