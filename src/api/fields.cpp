@@ -359,6 +359,16 @@ std::optional<ApiError> check_fields(const Json& body, uint32_t endpoint, std::v
   return std::nullopt;
 }
 
+bool has_accepted_fields(const Json& body, uint32_t endpoint) {
+  for (const auto& [name, value] : body.items()) {
+    const FieldSpec* spec = find_field(name, endpoint);
+    if (spec != nullptr && spec->effect == FieldEffect::kAccepted && !value.is_null()) {
+      return true;
+    }
+  }
+  return false;
+}
+
 std::string field_table_json() {
   Json out = Json::array();
   for (const FieldSpec& spec : field_table()) {

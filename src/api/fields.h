@@ -60,6 +60,9 @@ std::span<const FieldSpec> field_table();
 std::optional<ApiError> check_fields(const nlohmann::ordered_json& body, uint32_t endpoint,
                                      std::vector<std::string>* unknown);
 
+// Whether `body` has a field that is accepted without effect.
+bool has_accepted_fields(const nlohmann::ordered_json& body, uint32_t endpoint);
+
 // The table as a JSON list (one object per field), for the boundary tests.
 std::string field_table_json();
 // The table as Markdown: the body of docs/api.md.

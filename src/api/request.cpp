@@ -209,6 +209,7 @@ Parsed<ChatRequest> parse_chat(std::string_view body) {
   if (auto problem = open(body, kChat, &json, &out.options.unknown_fields)) {
     return *problem;
   }
+  out.options.has_accepted_fields = has_accepted_fields(json, kChat);
   Reader in(&json);
   if (auto problem = read_options(&in, &out.options)) {
     return *problem;
@@ -233,6 +234,7 @@ Parsed<CompletionRequest> parse_completion(std::string_view body) {
   if (auto problem = open(body, kCompletions, &json, &out.options.unknown_fields)) {
     return *problem;
   }
+  out.options.has_accepted_fields = has_accepted_fields(json, kCompletions);
   Reader in(&json);
   if (auto problem = read_options(&in, &out.options)) {
     return *problem;

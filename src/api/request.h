@@ -47,6 +47,7 @@ struct GenerationOptions {
   std::string cache_salt;
   std::string request_id;
   std::vector<std::string> unknown_fields;
+  bool has_accepted_fields = false;  // some field was given that is valid and without effect
 };
 
 struct Conversation {

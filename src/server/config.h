@@ -27,6 +27,7 @@ struct ServerConfig {
   int32_t watchdog_ms = 60'000;                 // a step that takes longer makes the server not ready
   int32_t work_threads = 2;                     // for templates and tokenization
   int32_t work_queue_max = 1024;                // requests that may wait for one of them
+  bool vllm_metrics = true;                     // metrics under vLLM's names beside our own
   bool handle_signals = true;                   // SIGTERM and SIGINT drain, a second one ends at once
   net::HttpLimits http;
 };

@@ -45,13 +45,18 @@ Generation::Generation(GenerationSetup setup)
       choices_.emplace_back(text);
       choices_.back().prompt = static_cast<int32_t>(prompt);
     }
-    metrics_->prompt_tokens_total += static_cast<int64_t>(prepared_.prompts[prompt].ids.size());
-    metrics_->params_max_tokens.observe(prepared_.prompts[prompt].sampling.max_tokens);
   }
-  metrics_->params_n.observe(options.n);
   open_choices_ = choice_count();
   include_usage_ = options.include_usage || setup.force_include_usage;
   writer_.set_null_usage(options.stream && include_usage_ && !options.continuous_usage);
+}
+
+void Generation::count_start() {
+  for (const PreparedPrompt& prompt : prepared_.prompts) {
+    metrics_->prompt_tokens_total += static_cast<int64_t>(prompt.ids.size());
+    metrics_->params_max_tokens.observe(prompt.sampling.max_tokens);
+  }
+  metrics_->params_n.observe(prepared_.options.n);
 }
 
 const PreparedPrompt& Generation::prompt_of(int32_t choice) const {

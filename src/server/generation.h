@@ -48,6 +48,9 @@ class Generation {
   bool complete() const { return complete_; }
   net::HttpExchange& exchange() { return *exchange_; }
 
+  // Every choice was accepted by the engine: the request counts.
+  void count_start();
+
   // Takes an event of one choice. Returns true if the sequence must be cancelled, because a stop string ended it.
   bool on_event(int32_t choice, const Event& event);
 

@@ -63,6 +63,7 @@ std::string Service::metrics_body() const {
   context.connections = loop_->connection_count();
   context.open_requests = open_count();
   context.ready = not_ready_reason().empty();
+  context.with_vllm = config_->vllm_metrics;
   return metrics_text(metrics_, engine_ == nullptr ? EngineStats() : engine_->stats(), context);
 }
 
@@ -73,15 +74,10 @@ std::string Service::not_ready_reason() const {
   if (engine_ == nullptr) {
     return "loading";
   }
-  const EngineStats stats = engine_->stats();
-  if (stats.faulted) {
+  if (engine_->stats().faulted) {
     return "faulted";
   }
-  const int64_t late_us = clock_->now_us() - std::max(stats.last_step_us, stats.heartbeat_us);
-  if (stats.busy && late_us > int64_t{config_->watchdog_ms} * 1000) {
-    return "stalled";
-  }
-  return {};
+  return stalled_ ? "stalled" : "";
 }
 
 net::HttpResponse Service::health_response() const {

@@ -76,10 +76,16 @@ std::string escape_label(std::string_view value) {
 }
 
 void MetricsText::family(std::string_view name, std::string_view type, std::string_view help) {
+  if (skips(name)) {
+    return;
+  }
   fmt::format_to(std::back_inserter(out_), "# HELP {} {}\n# TYPE {} {}\n", name, help, name, type);
 }
 
 void MetricsText::sample(std::string_view name, double value, std::string_view extra) {
+  if (skips(name)) {
+    return;
+  }
   fmt::format_to(std::back_inserter(out_), "{}{{{}{}{}}} {}\n", name, labels_, extra.empty() ? "" : ",", extra,
                  number(value));
 }
@@ -221,7 +227,7 @@ void write_histograms(const ServerMetrics& metrics, MetricsText* out) {
 
 std::string metrics_text(const ServerMetrics& metrics, const EngineStats& engine, const MetricsContext& context) {
   // One engine per process: a data-parallel rank is a process of its own.
-  MetricsText out(fmt::format("model_name=\"{}\",engine=\"0\"", escape_label(context.model_name)));
+  MetricsText out(fmt::format("model_name=\"{}\",engine=\"0\"", escape_label(context.model_name)), context.with_vllm);
   write_gauges(engine, context, &out);
   write_counters(metrics, engine, &out);
   write_histograms(metrics, &out);

@@ -35,7 +35,8 @@ class Histogram {
 class MetricsText {
  public:
   // Every sample carries `labels`, e.g. model_name="m",engine="0" (already escaped).
-  explicit MetricsText(std::string labels) : labels_(std::move(labels)) {}
+  // `with_vllm`: false leaves out families named vllm:*.
+  explicit MetricsText(std::string labels, bool with_vllm = true) : labels_(std::move(labels)), with_vllm_(with_vllm) {}
 
   void gauge(std::string_view name, std::string_view help, double value, std::string_view extra = {});
   void counter(std::string_view name, std::string_view help, double value, std::string_view extra = {});
@@ -46,8 +47,11 @@ class MetricsText {
   std::string take() { return std::move(out_); }
 
  private:
+  bool skips(std::string_view name) const { return !with_vllm_ && name.starts_with("vllm:"); }
+
   std::string out_;
   std::string labels_;
+  bool with_vllm_;
 };
 
 // A label value with backslash, quote and line feed escaped.
@@ -102,6 +106,7 @@ struct MetricsContext {
   int64_t connections = 0;
   int64_t open_requests = 0;
   bool ready = false;
+  bool with_vllm = true;
 };
 
 // The whole exposition.

@@ -26,7 +26,7 @@ enum class Phase : uint8_t {
 class Server::Impl {
  public:
   Impl(ServerConfig config, const Clock* clock)
-      : config_(std::move(config)), clock_(clock), service_(&config_, clock), http_(config_.http, &service_) {
+      : config_(std::move(config)), clock_(clock), http_(config_.http, &service_), service_(&config_, clock) {
     WEIR_CHECK(!config_.served_model_names.empty(), "a server needs the name of its model");
     service_.set_loop(&http_);
   }
@@ -42,8 +42,8 @@ class Server::Impl {
   const Clock* clock_;
   ModelText model_;
   EngineClient* engine_ = nullptr;
-  Service service_;
   net::HttpServer http_;
+  Service service_;  // behind http_, to which its threads post until they have ended
   Phase phase_ = Phase::kServing;
   int64_t phase_end_us_ = 0;
 };

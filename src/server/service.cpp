@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cstdio>
+#include <exception>
 #include <utility>
 
 #include "server/auth.h"
@@ -44,6 +46,12 @@ int64_t wall_clock_s() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
+// Whether a step is in flight, and how many have come back.
+std::pair<bool, int64_t> busy_and_steps(const EngineClient& engine) {
+  const EngineStats stats = engine.stats();
+  return {stats.busy, stats.steps};
+}
+
 bool accepts_json(std::string_view content_type) {
   const size_t end = content_type.find(';');
   std::string_view type = content_type.substr(0, end);
@@ -76,6 +84,7 @@ void Service::attach(const ModelText* model, EngineClient* engine) {
   prepare_.model = model_;
   prepare_.context_tokens = std::min(model->context_tokens, engine->sequence_tokens_max());
   metrics_ = ServerMetrics(prepare_.context_tokens);
+  progress_us_ = clock_->now_us();
 }
 
 std::string Service::random_hex() {
@@ -218,51 +227,69 @@ void Service::start_work(std::shared_ptr<net::HttpExchange> exchange, RouteId ro
     job.ticket = std::move(ticket).value();
   }
   const int64_t job_id = next_id_++;
+  job.body_bytes = static_cast<int64_t>(exchange->request().body.size());
+  if (preparing_bytes_ + job.body_bytes > config_->http.bodies_bytes_max) {
+    exchange->respond(error_response(
+        api::from_error({ErrorCode::kUnavailable, "Too many large requests are being prepared", {}}), headers));
+    return;
+  }
+  // Shared because the pool's tasks are copyable functions.
   auto body = std::make_shared<std::string>(std::move(exchange->mutable_request().body));
   const bool queued = pool_->submit([this, job_id, route, body] {
-    Outcome outcome;
-    const auto take = [&outcome](auto parsed) {
-      std::visit([&outcome](auto&& value) { outcome = std::move(value); }, std::move(parsed));
-    };
-    const auto take_rendered = [&](api::Parsed<Prepared> parsed) {
-      if (auto* prepared = std::get_if<Prepared>(&parsed)) {
-        outcome = render_json(*prepared, config_->served_model_names.front());
-      } else {
-        outcome = std::get<api::ApiError>(std::move(parsed));
-      }
-    };
-    switch (route) {
-      case RouteId::kChat:
-        take(prepare_chat(*body, prepare_));
-        break;
-      case RouteId::kCompletions:
-        take(prepare_completion(*body, prepare_));
-        break;
-      case RouteId::kChatRender:
-        take_rendered(prepare_chat(*body, prepare_));
-        break;
-      case RouteId::kCompletionsRender:
-        take_rendered(prepare_completion(*body, prepare_));
-        break;
-      case RouteId::kTokenize:
-        take(answer_tokenize(*body, prepare_));
-        break;
-      default:
-        take(answer_detokenize(*body, prepare_));
-        break;
-    }
-    loop_->post([this, job_id, shared = std::make_shared<Outcome>(std::move(outcome))] {
-      on_prepared(job_id, std::move(*shared));
-    });
+    auto outcome = std::make_shared<Outcome>(prepare(route, *body));
+    loop_->post([this, job_id, outcome] { on_prepared(job_id, std::move(*outcome)); });
   });
   if (!queued) {
     exchange->respond(
         error_response(api::from_error({ErrorCode::kExhausted, "Too many requests are being prepared", {}}), headers));
     return;
   }
+  preparing_bytes_ += job.body_bytes;
   job.exchange = std::move(exchange);
   job.headers = std::move(headers);
   jobs_.emplace(job_id, std::move(job));
+}
+
+Service::Outcome Service::prepare(RouteId route, const std::string& body) const {
+  const auto widen = [](auto parsed) {
+    return std::visit([](auto&& value) { return Outcome(std::move(value)); }, std::move(parsed));
+  };
+  const auto rendered = [this](api::Parsed<Prepared> parsed) {
+    if (const auto* prepared = std::get_if<Prepared>(&parsed)) {
+      return Outcome(render_json(*prepared, config_->served_model_names.front()));
+    }
+    return Outcome(std::get<api::ApiError>(std::move(parsed)));
+  };
+  try {
+    switch (route) {
+      case RouteId::kChat:
+        return widen(prepare_chat(body, prepare_));
+      case RouteId::kCompletions:
+        return widen(prepare_completion(body, prepare_));
+      case RouteId::kChatRender:
+        return rendered(prepare_chat(body, prepare_));
+      case RouteId::kCompletionsRender:
+        return rendered(prepare_completion(body, prepare_));
+      case RouteId::kTokenize:
+        return widen(answer_tokenize(body, prepare_));
+      default:
+        return widen(answer_detokenize(body, prepare_));
+    }
+  } catch (const std::exception&) {
+    // Out of memory, or a fault of ours: this request fails, the others go on.
+    return api::from_error({ErrorCode::kInternal, "The request could not be prepared", {}});
+  }
+}
+
+// What is ignored is said once per process, whatever clients send.
+void Service::log_once(const api::GenerationOptions& options) {
+  if (options.has_accepted_fields && !std::exchange(logged_accepted_, true)) {
+    fmt::print(stderr, "note: requests carry fields that have no effect here, such as user or metadata\n");
+  }
+  if (!options.unknown_fields.empty() && !std::exchange(logged_unknown_, true)) {
+    fmt::print(stderr, "note: requests carry unknown fields, such as {}; they are ignored\n",
+               join_fields({options.unknown_fields.front()}));
+  }
 }
 
 void Service::on_prepared(int64_t job_id, Outcome outcome) {
@@ -272,6 +299,7 @@ void Service::on_prepared(int64_t job_id, Outcome outcome) {
   }
   Job job = std::move(found->second);
   jobs_.erase(found);
+  preparing_bytes_ -= job.body_bytes;
   if (!job.exchange->alive()) {
     return;
   }
@@ -290,6 +318,7 @@ void Service::on_prepared(int64_t job_id, Outcome outcome) {
 void Service::start_generation(Job job, Prepared prepared) {
   GenerationSetup setup;
   const api::GenerationOptions& options = prepared.options;
+  log_once(options);
   const std::optional<int64_t> seed = options.seed;
   const int32_t priority = options.priority;
   setup.headers = job.headers;
@@ -312,6 +341,7 @@ void Service::start_generation(Job job, Prepared prepared) {
     job.exchange->respond(error_response(*problem, std::move(job.headers)));
     return;
   }
+  generation->count_start();
   // Posted: the call may come from within a write of the generation itself.
   job.exchange->on_disconnect([this, id] { loop_->post([this, id] { client_gone(id); }); });
   generations_.emplace(id, std::move(generation));
@@ -405,6 +435,7 @@ void Service::client_gone(int64_t generation_id) {
 
 void Service::tick() {
   const int64_t now_us = clock_->now_us();
+  watch_progress(now_us);
   const int64_t before_us = now_us - int64_t{config_->keep_alive_comment_ms} * 1000;
   std::vector<int64_t> ended;
   for (auto& [id, generation] : generations_) {
@@ -418,6 +449,18 @@ void Service::tick() {
   }
 }
 
+// A step in flight must come back: the time since the last one did, or since there was none, is what the watchdog sees.
+void Service::watch_progress(int64_t now_us) {
+  if (engine_ == nullptr) {
+    return;
+  }
+  if (const auto [busy, steps] = busy_and_steps(*engine_); !busy || steps != steps_seen_) {
+    steps_seen_ = steps;
+    progress_us_ = now_us;
+  }
+  stalled_ = now_us - progress_us_ > int64_t{config_->watchdog_ms} * 1000;
+}
+
 void Service::fail_all(const api::ApiError& error) {
   for (auto& [id, job] : jobs_) {
     if (job.exchange->alive()) {
@@ -425,6 +468,7 @@ void Service::fail_all(const api::ApiError& error) {
     }
   }
   jobs_.clear();
+  preparing_bytes_ = 0;
   std::vector<int64_t> ids;
   for (auto& [id, generation] : generations_) {
     generation->fail(error);

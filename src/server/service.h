@@ -60,6 +60,7 @@ class Service final : public net::HttpHandler {
     Ticket ticket;
     std::vector<net::HttpHeader> headers;
     int64_t arrival_us = 0;
+    int64_t body_bytes = 0;
     RouteId route = RouteId::kChat;
   };
   struct SequenceOwner {
@@ -75,10 +76,14 @@ class Service final : public net::HttpHandler {
   net::HttpResponse error_response(const api::ApiError& error, std::vector<net::HttpHeader> headers);
   void answer_info(net::HttpExchange* exchange, RouteId route, std::vector<net::HttpHeader> headers);
   void start_work(std::shared_ptr<net::HttpExchange> exchange, RouteId route, std::vector<net::HttpHeader> headers);
+  // On a thread of the pool.
+  Outcome prepare(RouteId route, const std::string& body) const;
   void on_prepared(int64_t job_id, Outcome outcome);
+  void log_once(const api::GenerationOptions& options);
   void start_generation(Job job, Prepared prepared);
   std::optional<api::ApiError> submit_all(Generation* generation, int64_t generation_id, Ticket ticket,
                                           std::optional<int64_t> seed, int32_t priority, int64_t arrival_us);
+  void watch_progress(int64_t now_us);
   void retire(int64_t generation_id);
   void client_gone(int64_t generation_id);
   std::string random_hex();
@@ -102,6 +107,12 @@ class Service final : public net::HttpHandler {
   int64_t created_s_;
   bool draining_ = false;
   bool refusing_ = false;
+  bool stalled_ = false;
+  int64_t steps_seen_ = 0;
+  int64_t progress_us_ = 0;
+  bool logged_accepted_ = false;
+  bool logged_unknown_ = false;
+  int64_t preparing_bytes_ = 0;  // bodies with the pool
   ServerMetrics metrics_;
   Event event_;
   std::mt19937_64 random_;

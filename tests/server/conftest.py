@@ -59,7 +59,7 @@ class Server:
             ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, end - time.monotonic()))
             line = self.process.stdout.readline() if ready else ""
             self.log += line
-            found = re.search(r"listening on (?:https?://\S*:)?(\d+)", line)
+            found = re.search(r"listening (?:on )?(?:https?://\S*:)?(\d+)", line)
             if found:
                 break
             if not line:

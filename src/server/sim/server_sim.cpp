@@ -67,6 +67,7 @@ const std::map<std::string, Setter>& flags() {
       {"api-key", [](Options* o, const std::string& v) { o->server.api_keys.push_back(v); }},
       {"served-model-name", [](Options* o, const std::string& v) { o->server.served_model_names.push_back(v); }},
       {"allowed-origins", [](Options* o, const std::string& v) { o->server.allowed_origins.push_back(v); }},
+      {"metrics-compat", [](Options* o, const std::string& v) { o->server.vllm_metrics = v == "vllm"; }},
       {"strict-params", [](Options* o, const std::string&) { o->server.strict_params = true; }},
       {"enable-force-include-usage", [](Options* o, const std::string&) { o->server.force_include_usage = true; }},
       {"drain-delay", [](Options* o, const std::string& v) { o->server.drain_delay_ms = milliseconds(v); }},
