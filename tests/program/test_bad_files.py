@@ -104,7 +104,7 @@ def array_header(raw):
 
 
 def wide_header(raw):
-    header = json.dumps({f"tensor.{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(50000)}).encode()
+    header = json.dumps({f"tensor.{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(20000)}).encode()
     return struct.pack("<Q", len(header)) + header
 
 
