@@ -45,17 +45,17 @@ std::string difference(const Json& expected, const Result<std::string>& actual) 
     if (!actual.ok()) {
       return "error: " + actual.error().message;
     }
-    const bool same = expected.contains("text")
-                          ? *actual == expected["text"].get<std::string>()
-                          : actual->size() == expected["bytes"].get<size_t>() && fnv1a(*actual) == expected["fnv1a"];
+    const bool same = expected.contains("text") ? *actual == expected["text"].get<std::string>()
+                                                : actual->size() == expected["bytes"].get<size_t>() &&
+                                                      fnv1a(*actual) == expected["fnv1a"].get<std::string>();
     return same ? "" : "rendered: " + *actual;
   }
   if (actual.ok()) {
     return "rendered without an error: " + *actual;
   }
   if (expected.contains("raises")) {
-    const bool same =
-        actual.error().code == ErrorCode::kInvalidArgument && actual.error().message == expected["raises"];
+    const bool same = actual.error().code == ErrorCode::kInvalidArgument &&
+                      actual.error().message == expected["raises"].get<std::string>();
     return same ? "" : "raised: " + actual.error().message;
   }
   const std::string suffix = expected.value("undefined", "");
