@@ -49,6 +49,15 @@ Problem fill_ids(const GenerationOptions& options, const ModelLimits& model, Sam
   return std::nullopt;
 }
 
+// splitmix64's increment (2^64 over the golden ratio) and finalizer (Steele, Lea, Flood 2014).
+constexpr uint64_t kGolden = 0x9E3779B97F4A7C15ULL;
+
+uint64_t mixed(uint64_t z) {
+  z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9ULL;
+  z = (z ^ (z >> 27U)) * 0x94D049BB133111EBULL;
+  return z ^ (z >> 31U);
+}
+
 // A positive double may be zero as a float.
 float positive(float value) {
   return std::max(value, std::numeric_limits<float>::min());
@@ -93,11 +102,8 @@ uint64_t choice_seed(uint64_t request_seed, int32_t index) {
   if (index == 0) {
     return request_seed;
   }
-  // splitmix64's step and finalizer (Steele, Lea, Flood 2014): neighbouring indices give unrelated seeds.
-  uint64_t z = request_seed + static_cast<uint64_t>(index) * 0x9E3779B97F4A7C15ULL;
-  z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27U)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31U);
+  // The request's seed is mixed before the index goes in: neighbouring requests and neighbouring choices are unrelated.
+  return mixed(mixed(request_seed + kGolden) + static_cast<uint64_t>(index) * kGolden);
 }
 
 }  // namespace weir::api
