@@ -13,16 +13,16 @@ namespace weir {
 
 // What kind of failure it is; the HTTP status or exit code follows from it.
 enum class ErrorCode {
-  kInvalidArgument,   // the caller's input is wrong: 400, exit 2
-  kNotFound,          // a named thing does not exist: 404, exit 2
-  kUnauthorized,      // 401
-  kTooLarge,          // over a named limit: 413, exit 3
-  kExhausted,         // a bounded resource is full now, later may work: 429, exit 3
-  kUnsupported,       // known, but not served by this build: 400, exit 2
-  kUnavailable,       // starting, draining or a peer does not answer: 503, exit 3
-  kCorrupt,           // a file or message is damaged: exit 4
-  kIo,                // the operating system refused: exit 4
-  kInternal,          // our fault: 500, exit 70
+  kInvalidArgument,  // the caller's input is wrong: 400, exit 2
+  kNotFound,         // a named thing does not exist: 404, exit 2
+  kUnauthorized,     // 401
+  kTooLarge,         // over a named limit: 413, exit 3
+  kExhausted,        // a bounded resource is full now, later may work: 429, exit 3
+  kUnsupported,      // known, but not served by this build: 400, exit 2
+  kUnavailable,      // starting, draining or a peer does not answer: 503, exit 3
+  kCorrupt,          // a file or message is damaged: exit 4
+  kIo,               // the operating system refused: exit 4
+  kInternal,         // our fault: 500, exit 70
 };
 
 // `message` says what is wrong with the values seen; `remedy` what the reader can do (may be empty).
@@ -96,22 +96,22 @@ inline Error in_context(Error error, std::string_view where) {
 }
 
 // Returns the error of `expression` (a Status or Result) from the calling function.
-#define WEIR_RETURN_IF_ERROR(expression)                             \
-  do {                                                               \
-    if (auto weir_status = (expression); !weir_status.ok()) {        \
-      return std::move(weir_status).error();                         \
-    }                                                                \
+#define WEIR_RETURN_IF_ERROR(expression)                      \
+  do {                                                        \
+    if (auto weir_status = (expression); !weir_status.ok()) { \
+      return std::move(weir_status).error();                  \
+    }                                                         \
   } while (false)
 
 #define WEIR_CONCAT_INNER(a, b) a##b
 #define WEIR_CONCAT(a, b) WEIR_CONCAT_INNER(a, b)
 
 // Declares `target` from a Result, or returns its error: WEIR_ASSIGN_OR_RETURN(auto config, parse(text));
-#define WEIR_ASSIGN_OR_RETURN(target, expression)                    \
-  auto WEIR_CONCAT(weir_result_, __LINE__) = (expression);           \
-  if (!WEIR_CONCAT(weir_result_, __LINE__).ok()) {                   \
-    return std::move(WEIR_CONCAT(weir_result_, __LINE__)).error();   \
-  }                                                                  \
+#define WEIR_ASSIGN_OR_RETURN(target, expression)                  \
+  auto WEIR_CONCAT(weir_result_, __LINE__) = (expression);         \
+  if (!WEIR_CONCAT(weir_result_, __LINE__).ok()) {                 \
+    return std::move(WEIR_CONCAT(weir_result_, __LINE__)).error(); \
+  }                                                                \
   target = std::move(WEIR_CONCAT(weir_result_, __LINE__)).value()
 
 }  // namespace weir

@@ -11,8 +11,8 @@ namespace weir {
 class TaskRef {
  public:
   template <class Function>
-  requires(!std::is_same_v<std::remove_cvref_t<Function>, TaskRef>)
-      TaskRef(Function&& function)  // NOLINT(google-explicit-constructor): a lambda is passed where a TaskRef is taken
+    requires(!std::is_same_v<std::remove_cvref_t<Function>, TaskRef>)
+  TaskRef(Function&& function)  // NOLINT(google-explicit-constructor): a lambda is passed where a TaskRef is taken
       : object_(const_cast<void*>(static_cast<const void*>(&function))),
         call_([](void* object, int64_t task, int thread) {
           (*static_cast<std::remove_reference_t<Function>*>(object))(task, thread);

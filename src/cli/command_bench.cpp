@@ -17,8 +17,8 @@ namespace weir {
 namespace {
 
 struct Measured {
-  double first_token_s = 0;     // of the slowest stream
-  double decode_tokens_s = 0;   // all streams together, while all of them decode
+  double first_token_s = 0;    // of the slowest stream
+  double decode_tokens_s = 0;  // all streams together, while all of them decode
   int64_t decode_tokens = 0;
 };
 
@@ -76,7 +76,8 @@ Result<Measured> run(EngineHost& host, const LoadedModel& model, int64_t streams
     if (event.header.token_count > 0 && stream.first_us == 0) stream.first_us = event.header.now_us;
     for (int32_t i = 0; i < event.header.token_count; ++i) token_times.push_back(event.header.now_us);
     if (event.header.finish == FinishReason::kNone) continue;
-    if (event.header.finish != FinishReason::kLength) return make_error(ErrorCode::kInternal, "a stream ended early: {}", event.message);
+    if (event.header.finish != FinishReason::kLength)
+      return make_error(ErrorCode::kInternal, "a stream ended early: {}", event.message);
     stream.last_us = event.header.now_us;
     --open;
   }
@@ -90,7 +91,8 @@ Result<Measured> run(EngineHost& host, const LoadedModel& model, int64_t streams
   measured.first_token_s = static_cast<double>(begin_us - start_us) / 1e6;
   for (const int64_t time : token_times) measured.decode_tokens += time > begin_us && time <= end_us ? 1 : 0;
   if (end_us > begin_us) {
-    measured.decode_tokens_s = static_cast<double>(measured.decode_tokens) / (static_cast<double>(end_us - begin_us) / 1e6);
+    measured.decode_tokens_s =
+        static_cast<double>(measured.decode_tokens) / (static_cast<double>(end_us - begin_us) / 1e6);
   }
   return measured;
 }
@@ -116,9 +118,11 @@ void report_decode(const Options& options, int64_t streams, const Measured& meas
   const double read_share = 100.0 * bytes_s / 1e9 / machine.read_gbs;
   const double peak_share = 100.0 * gflops / machine.fma_gflops;
   if (options.json) {
-    fmt::print("{{\"what\": \"decode\", \"streams\": {}, \"tokens_s\": {:.1f}, \"times_one_stream\": {:.2f}, \"gflops\": {:.1f}, "
-               "\"percent_of_peak\": {:.1f}, \"percent_of_read_rate\": {:.1f}}}\n",
-               streams, measured.decode_tokens_s, measured.decode_tokens_s / one_stream, gflops, peak_share, read_share);
+    fmt::print(
+        "{{\"what\": \"decode\", \"streams\": {}, \"tokens_s\": {:.1f}, \"times_one_stream\": {:.2f}, \"gflops\": "
+        "{:.1f}, "
+        "\"percent_of_peak\": {:.1f}, \"percent_of_read_rate\": {:.1f}}}\n",
+        streams, measured.decode_tokens_s, measured.decode_tokens_s / one_stream, gflops, peak_share, read_share);
     return;
   }
   fmt::print("decode, {:>3} streams   {:>9.0f} tok/s  {:>5.2f} x one  {:>7.1f} GFLOP/s {:>5.1f} % of peak", streams,
@@ -136,8 +140,8 @@ Status command_bench(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const std::vector<int64_t> streams, read_list(options.streams, rows_max));
   if (options.prompt_tokens + options.output_tokens > model.memory.limits.sequence_tokens_max) {
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("{} + {} tokens do not fit the context of {}", options.prompt_tokens, options.output_tokens,
-                             model.memory.limits.sequence_tokens_max),
+                 fmt::format("{} + {} tokens do not fit the context of {}", options.prompt_tokens,
+                             options.output_tokens, model.memory.limits.sequence_tokens_max),
                  "lower --prompt-tokens or --output-tokens"};
   }
   const RowCost cost = program_cost(model.cpu->program, model.config, model.cpu->weights);
@@ -159,10 +163,14 @@ Status command_bench(const Options& options) {
   const double gflops = 2.0 * prefill_macs / prefill.first_token_s / 1e9;
   const double prefill_rate = static_cast<double>(options.prompt_tokens) / prefill.first_token_s;
   if (options.json) {
-    fmt::print("{{\"what\": \"machine\", \"threads\": {}, \"fma_gflops\": {:.1f}, \"read_gbs\": {:.1f}, \"working_set_bytes\": {}}}\n",
-               machine.threads, machine.fma_gflops, machine.read_gbs, machine.working_set_bytes);
-    fmt::print("{{\"what\": \"prefill\", \"tokens\": {}, \"tokens_s\": {:.1f}, \"gflops\": {:.1f}, \"percent_of_peak\": {:.1f}}}\n",
-               options.prompt_tokens, prefill_rate, gflops, 100.0 * gflops / machine.fma_gflops);
+    fmt::print(
+        "{{\"what\": \"machine\", \"threads\": {}, \"fma_gflops\": {:.1f}, \"read_gbs\": {:.1f}, "
+        "\"working_set_bytes\": {}}}\n",
+        machine.threads, machine.fma_gflops, machine.read_gbs, machine.working_set_bytes);
+    fmt::print(
+        "{{\"what\": \"prefill\", \"tokens\": {}, \"tokens_s\": {:.1f}, \"gflops\": {:.1f}, \"percent_of_peak\": "
+        "{:.1f}}}\n",
+        options.prompt_tokens, prefill_rate, gflops, 100.0 * gflops / machine.fma_gflops);
   } else {
     fmt::print("prefill, {:>5} tokens {:>8.0f} tok/s  {:>7.1f} ms      {:>7.1f} GFLOP/s {:>5.1f} % of peak\n",
                options.prompt_tokens, prefill_rate, prefill.first_token_s * 1e3, gflops,
@@ -170,7 +178,8 @@ Status command_bench(const Options& options) {
   }
   double one_stream = 0;
   for (const int64_t count : streams) {
-    WEIR_ASSIGN_OR_RETURN(const Measured measured, best_of(*host, model, options.repeats, count, 64, options.output_tokens));
+    WEIR_ASSIGN_OR_RETURN(const Measured measured,
+                          best_of(*host, model, options.repeats, count, 64, options.output_tokens));
     if (one_stream <= 0) one_stream = measured.decode_tokens_s / (count == 1 ? 1.0 : static_cast<double>(count));
     report_decode(options, count, measured, cost, machine, one_stream);
   }

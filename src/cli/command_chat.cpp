@@ -14,7 +14,9 @@ namespace {
 
 volatile std::sig_atomic_t interrupt_seen = 0;
 
-void on_interrupt(int) { interrupt_seen = 1; }
+void on_interrupt(int) {
+  interrupt_seen = 1;
+}
 
 constexpr std::string_view kHelp =
     "  /clear          start over\n"
@@ -116,8 +118,9 @@ class Chat {
     Answer answer;
     {
       Printer printer(thinking_);
-      WEIR_ASSIGN_OR_RETURN(answer, generate(host_, text_, prompt, sampling, [&](std::string_view p) { printer.write(p); },
-                                             [] { return interrupt_seen != 0; }));
+      WEIR_ASSIGN_OR_RETURN(answer, generate(
+                                        host_, text_, prompt, sampling, [&](std::string_view p) { printer.write(p); },
+                                        [] { return interrupt_seen != 0; }));
     }
     if (answer.finish == FinishReason::kError) return make_error(ErrorCode::kInternal, "{}", answer.error);
     fmt::print("{}\n", answer.finish == FinishReason::kLength ? " [out of tokens]" : "");

@@ -24,9 +24,10 @@ Result<std::vector<TokenId>> read_tokens(const std::string& path, int64_t vocabu
     TokenId token = 0;
     const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, token);
     if (error != std::errc() || stop != text.data() + end || token < 0 || token >= vocabulary) {
-      return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("{}: '{}' at byte {} is no token id", path, text.substr(at, std::min<size_t>(end - at, 40)), at),
-                   fmt::format("give ids from 0 to {}, separated by spaces", vocabulary - 1)};
+      return Error{
+          ErrorCode::kInvalidArgument,
+          fmt::format("{}: '{}' at byte {} is no token id", path, text.substr(at, std::min<size_t>(end - at, 40)), at),
+          fmt::format("give ids from 0 to {}, separated by spaces", vocabulary - 1)};
     }
     tokens.push_back(token);
     at = end;
@@ -66,7 +67,8 @@ Status command_logits(const Options& options) {
                              model.memory.limits.sequence_tokens_max),
                  "give fewer tokens or raise --max-model-len"};
   }
-  WEIR_ASSIGN_OR_RETURN(const auto offline, OfflineModel::create(model.cpu.get(), count + options.drafts, options.chunk));
+  WEIR_ASSIGN_OR_RETURN(const auto offline,
+                        OfflineModel::create(model.cpu.get(), count + options.drafts, options.chunk));
   LogprobWriter writer(static_cast<int32_t>(model.config.vocabulary));
   const auto top = static_cast<int32_t>(options.top);
   StepResult result;

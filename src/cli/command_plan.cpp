@@ -99,7 +99,8 @@ class Planner {
         return;
       }
     }
-    rows_.push_back({name_, std::string(kind_), std::move(what), std::move(format), std::move(kernel_name), bytes, {layer}});
+    rows_.push_back(
+        {name_, std::string(kind_), std::move(what), std::move(format), std::move(kernel_name), bytes, {layer}});
   }
   void row(const EmbedOp&) {
     const WeightMatrix& table = matrices_.at({config_.tied ? Slot::kLmHead : Slot::kEmbed, kNoLayer});
@@ -107,8 +108,8 @@ class Planner {
         kernel("gather"), table.row_bytes);
   }
   void row(const NormOp& op) {
-    put(op.weight.layer, fmt::format("{} [{}]", slot_name(op.weight.slot), config_.hidden), "F32", kernel("rms_norm_rows"),
-        config_.hidden * 4);
+    put(op.weight.layer, fmt::format("{} [{}]", slot_name(op.weight.slot), config_.hidden), "F32",
+        kernel("rms_norm_rows"), config_.hidden * 4);
   }
   void row(const LinearOp& op) {
     for (const LinearOp::Output& output : op.outputs) {
@@ -119,8 +120,8 @@ class Planner {
     }
   }
   void row(const AttentionOp& op) {
-    put(op.layer, fmt::format("{}/{} heads x {}, pages of 64", config_.heads, config_.kv_heads, config_.head_dim), "F32 KV",
-        kernel("attend_segment"), 0);
+    put(op.layer, fmt::format("{}/{} heads x {}, pages of 64", config_.heads, config_.kv_heads, config_.head_dim),
+        "F32 KV", kernel("attend_segment"), 0);
   }
   void row(const GdnOp& op) {
     put(op.layer,
@@ -131,15 +132,16 @@ class Planner {
   void row(const FeedForwardOp& op) {
     const LayerWeights& layer = matrices_.layer(op.layer);
     if (!config_.moe()) {
-      put(op.layer, fmt::format("dense {}", config_.dense_width), std::string(weight_format_name(layer.dense.gate.format)),
-          kernel("linear_task + silu_mul"), layer.dense.gate.bytes() + layer.dense.up.bytes() + layer.dense.down.bytes());
+      put(op.layer, fmt::format("dense {}", config_.dense_width),
+          std::string(weight_format_name(layer.dense.gate.format)), kernel("linear_task + silu_mul"),
+          layer.dense.gate.bytes() + layer.dense.up.bytes() + layer.dense.down.bytes());
       return;
     }
     const auto mlp_bytes = [](const MlpWeights& m) { return m.gate.bytes() + m.up.bytes() + m.down.bytes(); };
     const MlpWeights& expert = layer.moe.experts.front();
     put(op.layer,
-        fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width, config_.experts_per_token,
-                    config_.shared_width),
+        fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width,
+                    config_.experts_per_token, config_.shared_width),
         std::string(weight_format_name(expert.gate.format)), kernel("route_row + linear_task + combine"),
         layer.moe.router.bytes() + mlp_bytes(layer.moe.shared) + config_.experts_per_token * mlp_bytes(expert));
   }
@@ -152,7 +154,9 @@ class Planner {
   std::vector<PlanRow> rows_;
 };
 
-std::string mib(int64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
+std::string mib(int64_t bytes) {
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
 
 void print_text(const std::vector<PlanRow>& rows, const MemoryPlan& memory, int64_t row_bytes) {
   fmt::print("{:<7} {:<13} {:<12} {:<46} {:<12} {:<40} {:>12}\n", "program", "operation", "layers", "weight and shape",
@@ -184,12 +188,9 @@ void print_json(const std::vector<PlanRow>& rows, const MemoryPlan& memory) {
                                  {"bytes_a_row", row.bytes},
                                  {"layers", row.layers}});
   }
-  out["memory"] = {{"weight_bytes", memory.weight_bytes},
-                   {"page_bytes", memory.page_bytes},
-                   {"slot_bytes", memory.slot_bytes},
-                   {"pages", memory.limits.pages[0]},
-                   {"state_slots", memory.limits.state_slots},
-                   {"context_tokens", memory.limits.sequence_tokens_max},
+  out["memory"] = {{"weight_bytes", memory.weight_bytes},      {"page_bytes", memory.page_bytes},
+                   {"slot_bytes", memory.slot_bytes},          {"pages", memory.limits.pages[0]},
+                   {"state_slots", memory.limits.state_slots}, {"context_tokens", memory.limits.sequence_tokens_max},
                    {"free_bytes", memory.free_bytes}};
   fmt::print("{}\n", out.dump(1));
 }

@@ -15,7 +15,9 @@ namespace {
 
 volatile std::sig_atomic_t interrupt_seen = 0;
 
-void on_interrupt(int) { interrupt_seen = 1; }
+void on_interrupt(int) {
+  interrupt_seen = 1;
+}
 
 // A line that rewrites itself on a terminal; elsewhere a line for every tenth.
 class ProgressPrinter {
@@ -58,11 +60,11 @@ Status command_pull(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const HubSettings settings, hub_settings([](const char* name) { return std::getenv(name); }));
   std::signal(SIGINT, on_interrupt);
   ProgressPrinter progress;
-  WEIR_ASSIGN_OR_RETURN(const PullResult result,
-                        pull(options.model, options.revision, settings, [&](const PullProgress& p) { return progress(p); }));
+  WEIR_ASSIGN_OR_RETURN(const PullResult result, pull(options.model, options.revision, settings,
+                                                      [&](const PullProgress& p) { return progress(p); }));
   fmt::print("{} files, {:.2f} MB ({:.2f} MB fetched), commit {}\n{}\n", result.files,
-             static_cast<double>(result.bytes_total) / 1e6, static_cast<double>(result.bytes_fetched) / 1e6, result.commit,
-             result.directory);
+             static_cast<double>(result.bytes_total) / 1e6, static_cast<double>(result.bytes_fetched) / 1e6,
+             result.commit, result.directory);
   return Ok{};
 }
 

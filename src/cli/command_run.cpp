@@ -18,7 +18,9 @@ constexpr size_t kPromptBytesMax = 16 << 20;
 
 volatile std::sig_atomic_t interrupt_seen = 0;
 
-void on_interrupt(int) { interrupt_seen = 1; }
+void on_interrupt(int) {
+  interrupt_seen = 1;
+}
 
 Result<std::string> prompt_text(const Options& options) {
   if (!options.prompt.empty()) return options.prompt;
@@ -29,7 +31,8 @@ Result<std::string> prompt_text(const Options& options) {
   char block[65536];
   while (std::cin.read(block, sizeof block) || std::cin.gcount() > 0) {
     text.append(block, static_cast<size_t>(std::cin.gcount()));
-    if (text.size() > kPromptBytesMax) return make_error(ErrorCode::kTooLarge, "the prompt is over {} bytes", kPromptBytesMax);
+    if (text.size() > kPromptBytesMax)
+      return make_error(ErrorCode::kTooLarge, "the prompt is over {} bytes", kPromptBytesMax);
   }
   return text;
 }
@@ -65,9 +68,10 @@ Status command_run(const Options& options) {
   }
   const int64_t left = model.memory.limits.sequence_tokens_max - static_cast<int64_t>(ids.size());
   if (left < 1) {
-    return Error{ErrorCode::kTooLarge,
-                 fmt::format("the prompt has {} tokens, the context {}", ids.size(), model.memory.limits.sequence_tokens_max),
-                 "shorten the prompt or raise --max-model-len"};
+    return Error{
+        ErrorCode::kTooLarge,
+        fmt::format("the prompt has {} tokens, the context {}", ids.size(), model.memory.limits.sequence_tokens_max),
+        "shorten the prompt or raise --max-model-len"};
   }
   std::signal(SIGINT, on_interrupt);
   const auto emit = [](std::string_view piece) {

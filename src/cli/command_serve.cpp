@@ -14,7 +14,9 @@
 namespace weir {
 namespace {
 
-int32_t milliseconds(double seconds) { return static_cast<int32_t>(seconds * 1000.0); }
+int32_t milliseconds(double seconds) {
+  return static_cast<int32_t>(seconds * 1000.0);
+}
 
 ServerConfig server_config(const Options& options, const std::string& model_name) {
   ServerConfig config;
@@ -36,7 +38,9 @@ ServerConfig server_config(const Options& options, const std::string& model_name
   return config;
 }
 
-std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
+std::string gib(int64_t bytes) {
+  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
+}
 
 // Everything behind the socket. Loaded on a thread of its own.
 class Backend {
@@ -73,20 +77,23 @@ class Backend {
     const MemoryPlan& memory = model_.memory;
     const RunnerLimits& limits = memory.limits;
     std::string out = fmt::format("{}\n", version_text());
-    out += fmt::format("model     {} ({}{}), {} layers, hidden {}, {}\n", name, model_family_name(config.family),
-                       model_.dummy ? ", random weights" : "", config.layer_count(), config.hidden,
-                       config.moe() ? fmt::format("{} experts, top {}", config.experts, config.experts_per_token) : "dense");
+    out += fmt::format(
+        "model     {} ({}{}), {} layers, hidden {}, {}\n", name, model_family_name(config.family),
+        model_.dummy ? ", random weights" : "", config.layer_count(), config.hidden,
+        config.moe() ? fmt::format("{} experts, top {}", config.experts, config.experts_per_token) : "dense");
     out += fmt::format("device    CPU, {} threads, {}\n", model_.cpu->cpu->threads(), isa_name(model_.cpu->cpu->isa()));
     out += fmt::format("weights   {} packed\n", gib(model_.cpu->weights.bytes()));
-    out += fmt::format("caches    {} KV in {} pages ({} tokens), {} states for {} sequences\n", gib(memory.page_bytes),
-                       limits.pages[0], int64_t{limits.pages[0]} * kGridTokens, gib(memory.slot_bytes), limits.rows_max);
+    out +=
+        fmt::format("caches    {} KV in {} pages ({} tokens), {} states for {} sequences\n", gib(memory.page_bytes),
+                    limits.pages[0], int64_t{limits.pages[0]} * kGridTokens, gib(memory.slot_bytes), limits.rows_max);
     out += fmt::format("context   {} tokens; {} tokens a step\n", limits.sequence_tokens_max, limits.step_tokens_max);
     if (text_.templates.standard == nullptr) out += fmt::format("chat      off: {}\n", text_.template_problem);
     out += fmt::format("ready     {}\n", phases_.text());
     out += fmt::format("listening {}\n", url);
-    out += fmt::format("try       curl {}/v1/chat/completions -H 'Content-Type: application/json' -d '{{\"model\": \"{}\", "
-                       "\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n",
-                       url, name);
+    out += fmt::format(
+        "try       curl {}/v1/chat/completions -H 'Content-Type: application/json' -d '{{\"model\": \"{}\", "
+        "\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n",
+        url, name);
     return out;
   }
 

@@ -3,7 +3,9 @@
 namespace weir {
 namespace {
 
-constexpr uint32_t bit(Command command) { return static_cast<uint32_t>(command); }
+constexpr uint32_t bit(Command command) {
+  return static_cast<uint32_t>(command);
+}
 
 constexpr uint32_t kServe = bit(Command::kServe);
 constexpr uint32_t kChat = bit(Command::kChat);
@@ -92,8 +94,12 @@ constexpr CommandInfo kCommands[] = {
 
 }  // namespace
 
-std::span<const Flag> flag_table() { return kFlags; }
+std::span<const Flag> flag_table() {
+  return kFlags;
+}
 
-std::span<const CommandInfo> command_table() { return kCommands; }
+std::span<const CommandInfo> command_table() {
+  return kCommands;
+}
 
 }  // namespace weir

@@ -33,7 +33,9 @@ const CommandInfo& command_info(Command command) {
   return *std::find_if(commands.begin(), commands.end(), [&](const auto& c) { return c.command == command; });
 }
 
-bool has(const Flag& flag, Command command) { return (flag.commands & static_cast<uint32_t>(command)) != 0; }
+bool has(const Flag& flag, Command command) {
+  return (flag.commands & static_cast<uint32_t>(command)) != 0;
+}
 
 // Levenshtein distance: how many letters were mistyped.
 size_t edit_distance(std::string_view a, std::string_view b) {
@@ -71,7 +73,9 @@ Error usage_error(std::string message, std::string remedy) {
   return Error{ErrorCode::kInvalidArgument, std::move(message), std::move(remedy)};
 }
 
-std::string range_text(const Flag& flag) { return fmt::format("a number from {} to {}", flag.low, flag.high); }
+std::string range_text(const Flag& flag) {
+  return fmt::format("a number from {} to {}", flag.low, flag.high);
+}
 
 // A number with an optional binary suffix.
 bool parse_number(std::string_view text, bool suffixes, double* value) {
@@ -141,8 +145,9 @@ Status assign_defaults(Command command, Options* options) {
 Error unknown_flag(std::string_view name, Command command) {
   const std::string_view guess =
       nearest(flag_table(), name, [&](const Flag& f) { return has(f, command) ? f.name : std::string_view(); });
-  return usage_error(fmt::format("weir {} has no flag --{}", command_info(command).name, name),
-                     fmt::format("did you mean --{}? weir {} --help lists them all", guess, command_info(command).name));
+  return usage_error(
+      fmt::format("weir {} has no flag --{}", command_info(command).name, name),
+      fmt::format("did you mean --{}? weir {} --help lists them all", guess, command_info(command).name));
 }
 
 // "--max_model_len=32k" -> "--max-model-len=32k": both spellings are in use.
@@ -166,9 +171,11 @@ void declare_flags(CLI::App& app, Options* options, std::optional<Error>* proble
       app.add_flag_function(fmt::format("{},!--no-{}", names, flag.name),
                             [take](int64_t count) { take(count > 0 ? "true" : "false"); });
     } else if (flag.kind == FlagKind::kList) {
-      app.add_option_function<std::vector<std::string>>(names, [take](const std::vector<std::string>& values) {
-        for (const std::string& value : values) take(value);
-      })->allow_extra_args(false);
+      app.add_option_function<std::vector<std::string>>(names,
+                                                        [take](const std::vector<std::string>& values) {
+                                                          for (const std::string& value : values) take(value);
+                                                        })
+          ->allow_extra_args(false);
     } else {
       app.add_option_function<std::string>(names, take)->take_last();
     }
@@ -206,8 +213,8 @@ Result<Options> parse_options(std::span<const std::string> arguments) {
   app.add_option("model", options.model)->required();
   const bool second = info->arguments.find(' ') != std::string_view::npos;
   if (second) app.add_option("text", options.prompt)->required(info->command == Command::kLogits);
-  const std::string usage = fmt::format("usage: weir {} {}; weir {} --help lists the flags", info->name,
-                                        info->arguments, info->name);
+  const std::string usage =
+      fmt::format("usage: weir {} {}; weir {} --help lists the flags", info->name, info->arguments, info->name);
   std::vector<std::string> reversed;  // CLI11 takes its arguments from the back
   for (size_t i = arguments.size(); i > 1; --i) reversed.push_back(normalised(arguments[i - 1]));
   try {
@@ -244,17 +251,20 @@ std::string overall_help() {
 }
 
 std::string flags_markdown() {
-  std::string out = "# Flags\n\nWritten by `weir help --markdown`. Counts and bytes take the suffixes k, m, g (1024 each); "
-                    "dashes and underscores are the same.\n";
+  std::string out =
+      "# Flags\n\nWritten by `weir help --markdown`. Counts and bytes take the suffixes k, m, g (1024 each); "
+      "dashes and underscores are the same.\n";
   for (const CommandInfo& info : command_table()) {
-    out += fmt::format("\n## weir {} {}\n\n{}\n\n| flag | default | range | what it does |\n| --- | --- | --- | --- |\n",
-                       info.name, info.arguments, info.help);
+    out +=
+        fmt::format("\n## weir {} {}\n\n{}\n\n| flag | default | range | what it does |\n| --- | --- | --- | --- |\n",
+                    info.name, info.arguments, info.help);
     for (const Flag& flag : flag_table()) {
       if (!has(flag, info.command)) continue;
       std::string range;
       if (flag.kind == FlagKind::kChoice) {
         range = flag.choices;
-        for (size_t at = range.find('|'); at != std::string::npos; at = range.find('|', at + 5)) range.replace(at, 1, ", ");
+        for (size_t at = range.find('|'); at != std::string::npos; at = range.find('|', at + 5))
+          range.replace(at, 1, ", ");
       } else if (flag.high > 0) {
         range = fmt::format("{} to {}{}{}", flag.low, flag.high, flag.unit.empty() ? "" : " ", flag.unit);
       }

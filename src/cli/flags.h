@@ -125,7 +125,8 @@ struct CommandInfo {
 
 std::span<const CommandInfo> command_table();
 
-// Parses argv[1..). The error says which flag and what to type instead. `--help` and `--version` are left to the caller.
+// Parses argv[1..). The error says which flag and what to type instead. `--help` and `--version` are left to the
+// caller.
 Result<Options> parse_options(std::span<const std::string> arguments);
 
 // The help text of one command, or of all.

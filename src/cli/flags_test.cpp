@@ -8,7 +8,9 @@
 namespace weir {
 namespace {
 
-Result<Options> parse(std::vector<std::string> arguments) { return parse_options(arguments); }
+Result<Options> parse(std::vector<std::string> arguments) {
+  return parse_options(arguments);
+}
 
 TEST(Flags, DefaultsComeFromTheTable) {
   const auto options = parse({"serve", "some/model"});

@@ -12,7 +12,8 @@ Result<std::unique_ptr<EngineHost>> EngineHost::start(const Options& options, Lo
   if (options.max_num_queued_tokens > 0) config.queue_tokens_max = options.max_num_queued_tokens;
   if (options.priority_aging_ms > 0) config.aging_us = options.priority_aging_ms * 1000;
   config.prefill_chunk_max = static_cast<int32_t>(options.long_prefill_token_threshold);
-  WEIR_ASSIGN_OR_RETURN(Engine engine, Engine::create(config, model->memory.layout, host->runner_.get(), &host->clock_, wake));
+  WEIR_ASSIGN_OR_RETURN(Engine engine,
+                        Engine::create(config, model->memory.layout, host->runner_.get(), &host->clock_, wake));
   host->engine_ = std::make_unique<Engine>(std::move(engine));
   host->thread_ = std::thread([raw = host.get()] { raw->engine_->run(raw->stop_); });
   return host;

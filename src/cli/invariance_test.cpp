@@ -1,5 +1,5 @@
-// Row invariance through the whole engine: the same request gives the same bits alone, in a crowd, at any chunk size and
-// after preemption.
+// Row invariance through the whole engine: the same request gives the same bits alone, in a crowd, at any chunk size
+// and after preemption.
 #include <gtest/gtest.h>
 #include <poll.h>
 
@@ -95,7 +95,8 @@ std::vector<Outcome> run(CpuModel* model, const std::vector<Request>& requests, 
       Outcome& outcome = outcomes[index.at(event.header.id)];
       outcome.tokens.insert(outcome.tokens.end(), event.tokens.begin(), event.tokens.end());
       for (size_t row = 0; row < event.rows.size(); ++row) {
-        auto& target = static_cast<int32_t>(row) < event.header.prompt_row_count ? outcome.prompt_logprobs : outcome.logprobs;
+        auto& target =
+            static_cast<int32_t>(row) < event.header.prompt_row_count ? outcome.prompt_logprobs : outcome.logprobs;
         for (int32_t i = 0; i <= event.rows[row].top_count; ++i) {
           const TokenLogprob& entry = event.logprobs[static_cast<size_t>(event.rows[row].first + i)];
           target.push_back(std::bit_cast<uint32_t>(entry.logprob));
@@ -161,7 +162,9 @@ TEST_P(Invariance, EveryRequestHasItsAnswer) {
   }
 }
 
-TEST_P(Invariance, AloneEqualsInABatchOf32) { expect_same(run(model_.get(), requests_, {})); }
+TEST_P(Invariance, AloneEqualsInABatchOf32) {
+  expect_same(run(model_.get(), requests_, {}));
+}
 
 TEST_P(Invariance, TheChunkSizeDoesNotMatter) {
   for (const int32_t chunk : {64, 256, 1024}) {
@@ -223,7 +226,9 @@ TEST_F(Planted, OffByOneResumeIsSeen) {
   EXPECT_DEATH(differing(PlantedBug::kResumeOffByOne, tight), "stands at 0, its work begins at 1");
 }
 
-TEST_F(Planted, BatchDependentSplitIsSeen) { EXPECT_GT(differing(PlantedBug::kBatchDependentSplit, {}), 0); }
+TEST_F(Planted, BatchDependentSplitIsSeen) {
+  EXPECT_GT(differing(PlantedBug::kBatchDependentSplit, {}), 0);
+}
 
 TEST_F(Planted, StaleSlotIsSeen) {
   Setting few;

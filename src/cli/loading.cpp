@@ -172,7 +172,8 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
     }
     pages = std::min(pages, budget / page_bytes);
     if (pages < 1) {
-      return Error{ErrorCode::kExhausted, fmt::format("no KV page of {} fits {}", size_text(page_bytes), size_text(budget)),
+      return Error{ErrorCode::kExhausted,
+                   fmt::format("no KV page of {} fits {}", size_text(page_bytes), size_text(budget)),
                    fmt::format("give --kv-cache-memory-bytes {} or more", page_bytes)};
     }
   }

@@ -38,9 +38,9 @@ struct TextAssets {
   std::unique_ptr<Tokenizer> tokenizer;
   ChatTemplates templates;  // standard is null when the model has none
   GenerationDefaults defaults;
-  std::string template_kwargs;   // JSON object
+  std::string template_kwargs;                                      // JSON object
   std::vector<std::pair<std::string, std::string>> special_tokens;  // bos_token, eos_token, ... for the template
-  std::string template_problem;  // why there is no template
+  std::string template_problem;                                     // why there is no template
 };
 
 // Sizes decided before anything is loaded.

@@ -34,14 +34,22 @@ int exit_code(ErrorCode code) {
 
 Status dispatch(const Options& options) {
   switch (options.command) {
-    case Command::kServe: return command_serve(options);
-    case Command::kChat: return command_chat(options);
-    case Command::kRun: return command_run(options);
-    case Command::kPull: return command_pull(options);
-    case Command::kInspect: return command_inspect(options);
-    case Command::kPlan: return command_plan(options);
-    case Command::kBench: return command_bench(options);
-    case Command::kLogits: return command_logits(options);
+    case Command::kServe:
+      return command_serve(options);
+    case Command::kChat:
+      return command_chat(options);
+    case Command::kRun:
+      return command_run(options);
+    case Command::kPull:
+      return command_pull(options);
+    case Command::kInspect:
+      return command_inspect(options);
+    case Command::kPlan:
+      return command_plan(options);
+    case Command::kBench:
+      return command_bench(options);
+    case Command::kLogits:
+      return command_logits(options);
   }
   return make_error(ErrorCode::kInternal, "a command without code");
 }
@@ -49,16 +57,25 @@ Status dispatch(const Options& options) {
 // What to do where an error itself does not say.
 std::string_view default_remedy(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kCorrupt: return "the file is damaged or belongs to another model: fetch it again";
-    case ErrorCode::kNotFound: return "check the path";
-    case ErrorCode::kIo: return "check the path, its permissions and the disk";
+    case ErrorCode::kCorrupt:
+      return "the file is damaged or belongs to another model: fetch it again";
+    case ErrorCode::kNotFound:
+      return "check the path";
+    case ErrorCode::kIo:
+      return "check the path, its permissions and the disk";
     case ErrorCode::kTooLarge:
-    case ErrorCode::kExhausted: return "give less, or raise the limit that is named";
-    case ErrorCode::kUnavailable: return "try again later";
-    case ErrorCode::kUnauthorized: return "set a token: HF_TOKEN";
-    case ErrorCode::kUnsupported: return "weir inspect MODEL says what a checkpoint is";
-    case ErrorCode::kInvalidArgument: return "weir COMMAND --help lists the flags; weir inspect MODEL checks a checkpoint";
-    case ErrorCode::kInternal: return "please report this with the command that led to it";
+    case ErrorCode::kExhausted:
+      return "give less, or raise the limit that is named";
+    case ErrorCode::kUnavailable:
+      return "try again later";
+    case ErrorCode::kUnauthorized:
+      return "set a token: HF_TOKEN";
+    case ErrorCode::kUnsupported:
+      return "weir inspect MODEL says what a checkpoint is";
+    case ErrorCode::kInvalidArgument:
+      return "weir COMMAND --help lists the flags; weir inspect MODEL checks a checkpoint";
+    case ErrorCode::kInternal:
+      return "please report this with the command that led to it";
   }
   return "";
 }
@@ -98,7 +115,9 @@ int run(const std::vector<std::string>& arguments) {
 
 }  // namespace
 
-std::string version_text() { return "weir " WEIR_VERSION; }
+std::string version_text() {
+  return "weir " WEIR_VERSION;
+}
 
 }  // namespace weir
 

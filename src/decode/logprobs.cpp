@@ -17,7 +17,9 @@ double log_sum_exp(std::span<const float> logits) {
   return static_cast<double>(top) + std::log((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-LogprobWriter::LogprobWriter(int32_t logits_max) { order_.resize(static_cast<size_t>(logits_max)); }
+LogprobWriter::LogprobWriter(int32_t logits_max) {
+  order_.resize(static_cast<size_t>(logits_max));
+}
 
 void LogprobWriter::append(std::span<const float> logits, TokenId token, int32_t top, StepResult* result) {
   WEIR_CHECK(token >= 0 && static_cast<size_t>(token) < logits.size(), "token {} of {} logits", token, logits.size());

@@ -10,8 +10,8 @@
 
 namespace weir {
 
-// Natural logarithm of a positive normal float, within 2 ulp. log(m 2^e) = e ln 2 + 2 atanh((m - 1) / (m + 1)) with m in
-// [sqrt(1/2), sqrt(2)); the series ends where its next term is under 1e-10.
+// Natural logarithm of a positive normal float, within 2 ulp. log(m 2^e) = e ln 2 + 2 atanh((m - 1) / (m + 1)) with m
+// in [sqrt(1/2), sqrt(2)); the series ends where its next term is under 1e-10.
 inline float portable_log(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   // 0x3f3504f3 is sqrt(1/2): subtracting it rounds the exponent so that m lands in [sqrt(1/2), sqrt(2)).
@@ -26,7 +26,7 @@ inline float portable_log(float x) {
   series = std::fma(series, z, 1.0F / 3.0F);
   series = std::fma(series, z, 1.0F);
   const float e = static_cast<float>(exponent);
-  constexpr float kLn2High = 0.693145751953125F;        // 16 bits of ln 2: e * kLn2High is exact
+  constexpr float kLn2High = 0.693145751953125F;         // 16 bits of ln 2: e * kLn2High is exact
   constexpr float kLn2Low = 1.42860682030941723212e-6F;  // the rest
   return std::fma(e, kLn2High, std::fma(2.0F * s, series, e * kLn2Low));
 }
@@ -72,8 +72,8 @@ inline uint32_t noise_bits(uint64_t seed, int64_t position, TokenId id) {
   return c[static_cast<uint32_t>(id) & 3U];
 }
 
-// A standard Gumbel variate, -log(E) with E exponential. E = -log(1 - w), w = (bits + 1/2) 2^-32; small w, the tail that
-// decides an argmax, is kept to full precision by its own series.
+// A standard Gumbel variate, -log(E) with E exponential. E = -log(1 - w), w = (bits + 1/2) 2^-32; small w, the tail
+// that decides an argmax, is kept to full precision by its own series.
 inline float gumbel_noise(uint64_t seed, int64_t position, TokenId id) {
   const uint32_t bits = noise_bits(seed, position, id);
   constexpr float kScale = 1.0F / 4294967296.0F;

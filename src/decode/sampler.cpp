@@ -58,7 +58,9 @@ void apply_masks(std::span<float> logits, const SampleArgs& args) {
 
 }  // namespace
 
-void TokenHistory::FreeDeleter::operator()(void* memory) const { std::free(memory); }
+void TokenHistory::FreeDeleter::operator()(void* memory) const {
+  std::free(memory);
+}
 
 TokenHistory::TokenHistory(int32_t vocabulary) : vocabulary_(vocabulary) {
   const auto size = static_cast<size_t>(vocabulary);

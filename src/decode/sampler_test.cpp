@@ -12,7 +12,9 @@ namespace {
 
 constexpr int32_t kVocabulary = 8;
 
-std::vector<float> logits() { return {0.1F, 2.0F, -1.0F, 1.5F, 0.7F, 1.5F, -3.0F, 0.0F, 9.0F}; }  // last id is padding
+std::vector<float> logits() {
+  return {0.1F, 2.0F, -1.0F, 1.5F, 0.7F, 1.5F, -3.0F, 0.0F, 9.0F};
+}  // last id is padding
 
 TokenId sample(const SamplingParams& params, int64_t position = 5, const TokenHistory* history = nullptr,
                int64_t output_count = 0) {

@@ -1,5 +1,5 @@
-// The model page of qwen3_5_moe, qwen3_5 and qwen3_next: one program for all three, since the loader has already brought
-// their tensors into one form.
+// The model page of qwen3_5_moe, qwen3_5 and qwen3_next: one program for all three, since the loader has already
+// brought their tensors into one form.
 #include "models/program.h"
 
 namespace weir {

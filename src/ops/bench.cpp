@@ -109,9 +109,7 @@ void bench_moe(Bench& bench, int64_t d, int64_t f, int64_t experts, int64_t top_
     const double each = static_cast<double>(block.shared.bytes());
     const double used = std::min<double>(static_cast<double>(experts), static_cast<double>(rows * top_k)) + 1;
     bench.report(fmt::format("{} M={}", name, rows), static_cast<double>(6 * rows * d * f * (top_k + 1)), each * used,
-                 [&] {
-                   moe(bench.cpu(), block, {x.data(), d, rows, y.data(), d, true});
-                 });
+                 [&] { moe(bench.cpu(), block, {x.data(), d, rows, y.data(), d, true}); });
   }
 }
 

@@ -7,8 +7,8 @@
 
 namespace weir {
 
-// The recurrent state is carried on absolute multiples of this many tokens, and pages hold as many: a page boundary is a
-// grid point, so a checkpoint on the grid never splits a page.
+// The recurrent state is carried on absolute multiples of this many tokens, and pages hold as many: a page boundary is
+// a grid point, so a checkpoint on the grid never splits a page.
 inline constexpr int32_t kGridTokens = 64;
 
 // One class of page: KV of the attention layers, KV of the draft head, ...

@@ -9,9 +9,10 @@
 
 namespace weir {
 
-inline constexpr int32_t kStopIdsMax = 64;     // end-of-turn ids of a model (at most a handful) + stop_token_ids of a request
-inline constexpr int32_t kLogitBiasMax = 300;  // the bound that OpenAI-compatible servers document for logit_bias
-inline constexpr int32_t kTopLogprobsMax = 20; // wire limit of top_logprobs
+inline constexpr int32_t kStopIdsMax =
+    64;  // end-of-turn ids of a model (at most a handful) + stop_token_ids of a request
+inline constexpr int32_t kLogitBiasMax = 300;   // the bound that OpenAI-compatible servers document for logit_bias
+inline constexpr int32_t kTopLogprobsMax = 20;  // wire limit of top_logprobs
 
 struct LogitBias {
   TokenId token = 0;
@@ -31,11 +32,11 @@ struct SamplingParams {
   float presence_penalty = 0.0F;    // [-2, 2], over output ids
   float frequency_penalty = 0.0F;   // [-2, 2], over output ids
   uint64_t seed = 0;
-  int32_t min_tokens = 0;            // no stop id is sampled before this many output tokens
-  int32_t max_tokens = 0;            // output tokens at most; the runner reports kLength at the last
-  int32_t logprobs = -1;             // -1: none; 0: of the chosen token; N: and of the N likeliest
-  int32_t prompt_logprobs = -1;      // the same for every prompt token but the first
-  int32_t stop_id_count = 0;         // sampling one of these ends the sequence (ignore_eos: without the model's own)
+  int32_t min_tokens = 0;              // no stop id is sampled before this many output tokens
+  int32_t max_tokens = 0;              // output tokens at most; the runner reports kLength at the last
+  int32_t logprobs = -1;               // -1: none; 0: of the chosen token; N: and of the N likeliest
+  int32_t prompt_logprobs = -1;        // the same for every prompt token but the first
+  int32_t stop_id_count = 0;           // sampling one of these ends the sequence (ignore_eos: without the model's own)
   int32_t banned_until_min_count = 0;  // ids masked before min_tokens (the model's own stop ids and the request's)
   int32_t logit_bias_count = 0;
   std::array<TokenId, kStopIdsMax> stop_ids{};

@@ -88,11 +88,11 @@ struct LogprobRow {
 struct SequenceResult {
   RowId row;
   StopReason stop = StopReason::kNone;
-  int32_t token_count = 0;  // tokens sampled, 0 or 1 + accepted drafts
-  int32_t first_token = 0;  // into StepResult::tokens
-  int32_t first_row = 0;    // into StepResult::rows: token_count rows, if logprobs were asked for
-  int32_t prompt_first_row = 0;   // into StepResult::rows
-  int32_t prompt_row_count = 0;   // prompt log-probabilities: of the prompt tokens after each row of this chunk
+  int32_t token_count = 0;       // tokens sampled, 0 or 1 + accepted drafts
+  int32_t first_token = 0;       // into StepResult::tokens
+  int32_t first_row = 0;         // into StepResult::rows: token_count rows, if logprobs were asked for
+  int32_t prompt_first_row = 0;  // into StepResult::rows
+  int32_t prompt_row_count = 0;  // prompt log-probabilities: of the prompt tokens after each row of this chunk
 };
 
 struct StepResult {

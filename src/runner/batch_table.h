@@ -30,9 +30,9 @@ struct BatchRow {
 
 // A row of the step whose logits are wanted.
 struct WantedRow {
-  int32_t work = 0;       // index of the work item
-  TokenId about = -1;     // prompt log-probability of this token; -1: sample
-  int64_t position = 0;   // of the token that the logits are about
+  int32_t work = 0;      // index of the work item
+  TokenId about = -1;    // prompt log-probability of this token; -1: sample
+  int64_t position = 0;  // of the token that the logits are about
 };
 
 // One step, laid out for the operations.
@@ -40,9 +40,9 @@ struct StepRows {
   std::vector<int32_t> tokens;
   std::vector<KvSequence> kv;
   std::vector<GdnSequence> gdn;
-  std::vector<int32_t> sampled;     // row index per wanted row
+  std::vector<int32_t> sampled;  // row index per wanted row
   std::vector<WantedRow> wanted;
-  std::vector<uint8_t> skipped;     // per work item: the row had stopped
+  std::vector<uint8_t> skipped;  // per work item: the row had stopped
 
   void clear();
 };

@@ -9,9 +9,9 @@
 namespace weir {
 
 struct RowCost {
-  int64_t body_bytes = 0;   // weights and recurrent state that one row reads
-  int64_t body_macs = 0;    // multiply-adds of the body, attention over earlier tokens excluded
-  int64_t head_bytes = 0;   // of the vocabulary head
+  int64_t body_bytes = 0;  // weights and recurrent state that one row reads
+  int64_t body_macs = 0;   // multiply-adds of the body, attention over earlier tokens excluded
+  int64_t head_bytes = 0;  // of the vocabulary head
   int64_t head_macs = 0;
   int64_t macs_a_context_token = 0;  // attention: more for each token of context
 };

@@ -17,10 +17,10 @@ namespace weir {
 
 // One step as the operations see it. All spans live until the call returns.
 struct CpuBatch {
-  std::span<const int32_t> tokens;                      // [T]
-  std::span<const KvSequence> kv;                       // of the page class that the program's attention uses
-  std::span<const GdnSequence> gdn;                     // empty for programs without recurrent layers
-  std::span<const int32_t> sampled;                     // rows of T whose logits are wanted
+  std::span<const int32_t> tokens;   // [T]
+  std::span<const KvSequence> kv;    // of the page class that the program's attention uses
+  std::span<const GdnSequence> gdn;  // empty for programs without recurrent layers
+  std::span<const int32_t> sampled;  // rows of T whose logits are wanted
 };
 
 // Logits and normed hidden rows of sampled rows [first, first + count): [count, V] and [count, D], valid in the call

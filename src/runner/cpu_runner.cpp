@@ -19,10 +19,8 @@ std::unique_ptr<CpuModel> CpuModel::create(const ModelConfig& config, const Mode
 
 Result<std::unique_ptr<CpuRunner>> CpuRunner::create(CpuModel* model, const CacheLayout& layout,
                                                      const RunnerLimits& limits, std::function<void()> on_result) {
-  WEIR_ASSIGN_OR_RETURN(CpuCaches caches,
-                        CpuCaches::create(model->config, layout, limits.pages, limits.state_slots));
-  return std::unique_ptr<CpuRunner>(
-      new CpuRunner(model, layout, limits, std::move(caches), std::move(on_result)));
+  WEIR_ASSIGN_OR_RETURN(CpuCaches caches, CpuCaches::create(model->config, layout, limits.pages, limits.state_slots));
+  return std::unique_ptr<CpuRunner>(new CpuRunner(model, layout, limits, std::move(caches), std::move(on_result)));
 }
 
 CpuRunner::CpuRunner(CpuModel* model, const CacheLayout& layout, const RunnerLimits& limits, CpuCaches caches,

@@ -60,7 +60,9 @@ CacheSizes cpu_cache_sizes(const ModelConfig& config) {
   return sizes;
 }
 
-int32_t CpuWeights::key(WeightRef ref) { return (ref.layer - kMtpLayer) * 256 + static_cast<int32_t>(ref.slot); }
+int32_t CpuWeights::key(WeightRef ref) {
+  return (ref.layer - kMtpLayer) * 256 + static_cast<int32_t>(ref.slot);
+}
 
 CpuWeights::Layer& CpuWeights::layer(int32_t index) {
   return index == kMtpLayer ? layers_.back() : layers_.at(static_cast<size_t>(index));
@@ -142,17 +144,23 @@ VectorView CpuWeights::vector(WeightRef ref) const {
   return {found->second.data(), static_cast<int64_t>(found->second.size())};
 }
 
-const GdnParameters& CpuWeights::gdn(int32_t index) const { return layer(index).gdn; }
+const GdnParameters& CpuWeights::gdn(int32_t index) const {
+  return layer(index).gdn;
+}
 
-const PackedMoe* CpuWeights::moe(int32_t index) const { return moe_ ? &layer(index).moe : nullptr; }
+const PackedMoe* CpuWeights::moe(int32_t index) const {
+  return moe_ ? &layer(index).moe : nullptr;
+}
 
-const PackedMlp& CpuWeights::mlp(int32_t index) const { return layer(index).mlp; }
+const PackedMlp& CpuWeights::mlp(int32_t index) const {
+  return layer(index).mlp;
+}
 
 int64_t CpuWeights::feed_forward_scratch_bytes(int64_t rows, int threads) const {
   int64_t bytes = 0;
   for (const Layer& layer : layers_) {
-    bytes = std::max(bytes, moe_ ? moe_scratch_bytes(layer.moe, rows, threads)
-                                 : mlp_scratch_bytes(layer.mlp, rows, threads));
+    bytes = std::max(bytes,
+                     moe_ ? moe_scratch_bytes(layer.moe, rows, threads) : mlp_scratch_bytes(layer.mlp, rows, threads));
   }
   return bytes;
 }

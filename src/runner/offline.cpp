@@ -59,8 +59,8 @@ void OfflineModel::score(std::span<const TokenId> tokens, int64_t first,
   for (int64_t begin = 0; begin < total; begin += chunk_) {
     const int64_t count = std::min(chunk_, total - begin);
     const int64_t skip = std::clamp<int64_t>(first - begin, 0, count);
-    const auto wanted = std::span<const int32_t>(every_row_).subspan(static_cast<size_t>(skip),
-                                                                     static_cast<size_t>(count - skip));
+    const auto wanted =
+        std::span<const int32_t>(every_row_).subspan(static_cast<size_t>(skip), static_cast<size_t>(count - skip));
     const auto chunk = tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
     main_->run(batch(chunk, begin, wanted, kKvClass), [&](const SampledBlock& block) {
       for (int64_t i = 0; i < block.count; ++i) {

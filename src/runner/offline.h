@@ -16,8 +16,8 @@ namespace weir {
 
 // A chain of greedy drafts behind a prompt.
 struct DraftChain {
-  std::vector<TokenId> tokens;              // the target's own greedy token, then the drafts
-  std::vector<std::vector<float>> logits;   // [drafts][V]: what each draft was chosen from
+  std::vector<TokenId> tokens;             // the target's own greedy token, then the drafts
+  std::vector<std::vector<float>> logits;  // [drafts][V]: what each draft was chosen from
 };
 
 class OfflineModel {

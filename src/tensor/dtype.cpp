@@ -21,13 +21,19 @@ constexpr std::array<DTypeRow, 9> kDTypes = {{{DType::kF32, 4, "F32"},
                                               {DType::kI64, 8, "I64"},
                                               {DType::kBool, 1, "BOOL"}}};
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace
 
-int64_t dtype_bytes(DType dtype) { return kDTypes.at(static_cast<size_t>(dtype)).bytes; }
+int64_t dtype_bytes(DType dtype) {
+  return kDTypes.at(static_cast<size_t>(dtype)).bytes;
+}
 
-std::string_view dtype_name(DType dtype) { return kDTypes.at(static_cast<size_t>(dtype)).name; }
+std::string_view dtype_name(DType dtype) {
+  return kDTypes.at(static_cast<size_t>(dtype)).name;
+}
 
 std::optional<DType> dtype_from_name(std::string_view name) {
   for (const DTypeRow& row : kDTypes) {

@@ -39,8 +39,8 @@ enum class WeightFormat : uint8_t {
 
 std::string_view weight_format_name(WeightFormat format);
 
-inline constexpr int64_t kFp8Block = 128;  // block side of official block-FP8 checkpoints
-inline constexpr int64_t kMxfp4Group = 32; // OCP MX group length along K
+inline constexpr int64_t kFp8Block = 128;   // block side of official block-FP8 checkpoints
+inline constexpr int64_t kMxfp4Group = 32;  // OCP MX group length along K
 
 // A matrix W[N, K] (out, in), row-major in its stored format; y = x W^T. Borrowed memory.
 struct WeightMatrix {

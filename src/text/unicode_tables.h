@@ -23,8 +23,8 @@ struct CodePointRange {
 // Ascending. Code points that the linked regex engine puts in another category than the reference.
 std::span<const CategoryChange> category_changes();
 
-// Ascending. Code points that combine with nothing in the reference's normaliser but do in the linked one: those that got
-// canonical properties after Unicode 9, and U+11A7, which utf8proc takes for an empty trailing consonant and drops.
+// Ascending. Code points that combine with nothing in the reference's normaliser but do in the linked one: those that
+// got canonical properties after Unicode 9, and U+11A7, which utf8proc takes for an empty trailing consonant and drops.
 std::span<const CodePointRange> nfc_barriers();
 
 }  // namespace weir
