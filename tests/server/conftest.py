@@ -13,6 +13,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import httpx
@@ -51,23 +52,24 @@ class Server:
         command = [str(SIM)] if sim or not COMMAND else shlex.split(COMMAND)
         if not COMMAND or sim:
             assert SIM.is_file(), f"{SIM} is missing: build the dev preset, or set WEIR_SERVER_SIM"
-        self.process = subprocess.Popen([*command, "--port", "0", *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT, text=True)
-        self.log = ""
+        self.output = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([*command, "--port", "0", *map(str, flags)], cwd=ROOT, stdout=self.output,
+                                        stderr=subprocess.STDOUT)
         end = time.monotonic() + START_LIMIT_S
-        while True:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, end - time.monotonic()))
-            line = self.process.stdout.readline() if ready else ""
-            self.log += line
-            found = re.search(r"listening (?:on )?(?:https?://\S*:)?(\d+)", line)
-            if found:
-                break
-            if not line:
+        while not (found := re.search(r"listening (?:on )?(?:https?://\S*:)?(\d+)\n", self.log())):
+            if self.process.poll() is not None or time.monotonic() > end:
+                log = self.log()
                 self.process.kill()
-                raise AssertionError(f"the server did not start:\n{self.log}")
+                self.process.wait()
+                raise AssertionError(f"the server did not start:\n{log}")
+            select.select([], [], [], 0.01)
         self.port = int(found.group(1))
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=30)
+
+    def log(self):
+        """What the server has printed so far."""
+        return os.pread(self.output.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def client(self, key="none", **options):
         return openai.OpenAI(base_url=self.url + "/v1", api_key=key, max_retries=options.pop("max_retries", 0), **options)
@@ -102,7 +104,7 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self.process.stdout.close()
+        self.output.close()
 
 
 @pytest.fixture(scope="session")

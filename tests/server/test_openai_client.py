@@ -4,6 +4,8 @@ import pytest
 
 from conftest import sse_events
 
+# Whatever the model's own defaults are, answers drawn like this differ.
+WILD = {"temperature": 2, "top_p": 1, "extra_body": {"top_k": -1, "min_p": 0, "ignore_eos": True}}
 TEXT = "Gr\u00fc\u00dfe, \u4f60\u597d \U0001f30d! the thing"
 
 
@@ -76,7 +78,7 @@ def test_the_stream_has_its_headers_and_ends_with_done(server, model):
 @pytest.mark.parametrize("stream", [False, True])
 def test_n_answers_differ_and_a_seed_repeats_them(client, model, stream):
     def ask():
-        answer = chat(client, model, "Tell me everything.", max_tokens=24, n=3, seed=7, temperature=1, stream=stream)
+        answer = chat(client, model, "Tell me everything.", max_tokens=24, n=3, seed=7, stream=stream, **WILD)
         texts = ["", "", ""]
         finished = []
         if not stream:
@@ -90,12 +92,12 @@ def test_n_answers_differ_and_a_seed_repeats_them(client, model, stream):
 
     first = ask()
     assert len(set(first)) == 3 and ask() == first
-    alone = chat(client, model, "Tell me everything.", max_tokens=24, seed=7, temperature=1)
+    alone = chat(client, model, "Tell me everything.", max_tokens=24, seed=7, **WILD)
     assert alone.choices[0].message.content == first[0]
 
 
 def test_without_a_seed_answers_differ(client, model):
-    texts = {chat(client, model, "Tell me everything.", max_tokens=24, temperature=1).choices[0].message.content
+    texts = {chat(client, model, "Tell me everything.", max_tokens=24, **WILD).choices[0].message.content
              for _ in range(3)}
     assert len(texts) == 3
 
