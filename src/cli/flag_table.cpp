@@ -35,7 +35,7 @@ constexpr Flag kFlags[] = {
     {"threads", kLoads, FlagKind::kCount, &Options::threads, "0", 0, 4096, "", "", "Compute threads; 0 takes every CPU the process may run on.", ""},
     {"isa", kLoads, FlagKind::kChoice, &Options::isa, "auto", 0, 0, "", "auto|scalar|avx2|avx512", "Instruction set of the kernels; every one gives the same bits.", ""},
     {"max-model-len", kLoads, FlagKind::kCount, &Options::max_model_len, "0", 0, 16 * kMillion, "tokens", "", "Longest context served; 0 takes the model's own limit, or what the page pool holds.", ""},
-    {"max-num-seqs", kEngine, FlagKind::kCount, &Options::max_num_seqs, "64", 1, 4096, "", "", "Sequences that run at once; more wait in the queue.", ""},
+    {"max-num-seqs", kServe | kPlan | kBench, FlagKind::kCount, &Options::max_num_seqs, "64", 1, 4096, "", "", "Sequences that run at once; more wait in the queue.", ""},
     {"max-num-batched-tokens", kEngine, FlagKind::kCount, &Options::max_num_batched_tokens, "1k", 1, kMillion, "tokens", "", "Tokens computed in one step, prefill and decode together.", ""},
     {"long-prefill-token-threshold", kServe | kTalk, FlagKind::kCount, &Options::long_prefill_token_threshold, "0", 0, kMillion, "tokens", "", "Tokens of one prompt in a step at most; 0 leaves it to the token budget.", ""},
     {"kv-cache-memory-bytes", kEngine, FlagKind::kBytes, &Options::kv_cache_memory_bytes, "0", 0, kTebibyte, "bytes", "", "Memory for KV pages; 0 takes what max-num-seqs full contexts need, at most a quarter of the free memory.", ""},

@@ -134,7 +134,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   plan.layout = cpu_cache_layout(config, false);
   plan.weight_bytes = weight_bytes;
   plan.free_bytes = free_memory_bytes();
-  // Commands without an engine run one sequence.
+  // Commands without the flag run one sequence.
   const auto rows = static_cast<int32_t>(std::max<int64_t>(1, options.max_num_seqs));
   if (options.max_num_seqs > options.max_num_batched_tokens && options.max_num_batched_tokens > 0) {
     return Error{ErrorCode::kInvalidArgument,
