@@ -95,7 +95,7 @@ def test_flags_of_another_command_are_refused():
 
 @pytest.mark.parametrize("flag,value", [
     ("--temperature", "hot"), ("--temperature", 3), ("--top-p", 1.5), ("--threads", -1), ("--threads", "1.5"), ("--isa", "sse"),
-    ("--max-num-seqs", 0), ("--max-num-seqs", "9999999999999999999999"), ("--max-num-batched-tokens", "nan"),
+    ("--max-model-len", -1), ("--max-model-len", "9999999999999999999999"), ("--max-num-batched-tokens", "nan"),
     ("--kv-cache-memory-bytes", "5x"), ("--block-size", 16), ("--load-format", "pickle"), ("--seed", -1)])
 def test_values_out_of_range_are_refused_with_the_range(flag, value):
     said = refused("run", GOLDEN, "hi", flag, value)
