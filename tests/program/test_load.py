@@ -1,6 +1,6 @@
 """The shipped model under many streams, clients that leave, a full queue, a drain, and what all that costs in memory."""
 import asyncio
-import re
+import json
 import signal
 import threading
 
@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from weir_program import MODEL, Server, Safetensors, sse_events, wait_until
+from weir_program import MODEL, Server, Safetensors, sse_events, wait_until, weir
 
 STREAMS = 256
 WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima mike november oscar papa".split()
@@ -190,11 +190,10 @@ def stored_weight_bytes():
 
 
 def test_memory_is_flat_and_within_weights_caches_and_64_mib(launch):
-    # Caches small enough that three rounds touch all of them.
-    sequences, cache_bytes = 16, 8 * MIB
-    server = launch("--max-num-seqs", sequences, "--kv-cache-memory-bytes", cache_bytes)
-    slots = re.search(r"([\d.]+) GiB states", server.log())
-    slot_bytes = float(slots.group(1)) * 1024 * MIB
+    # Caches small enough that the rounds touch all of them.
+    flags = ("--max-num-seqs", 16, "--kv-cache-memory-bytes", 8 * MIB)
+    memory = json.loads(weir("plan", MODEL, "--json", *flags).stdout)["memory"]
+    server = launch(*flags)
     rounds = []
     for _ in range(4):
         bodies = [request_of(i, 8) for i in range(48)] + [
@@ -205,5 +204,5 @@ def test_memory_is_flat_and_within_weights_caches_and_64_mib(launch):
         rounds.append(server.memory_bytes())
     # The first round touches the caches and warms the allocator.
     assert rounds[-1] <= rounds[0] * 1.02, rounds
-    allowed = stored_weight_bytes() + slot_bytes + cache_bytes + 64 * MIB
+    allowed = stored_weight_bytes() + memory["slot_bytes"] + memory["page_bytes"] + 64 * MIB
     assert server.memory_bytes("VmHWM") <= allowed, (server.memory_bytes("VmHWM") / MIB, allowed / MIB, server.log())
