@@ -141,8 +141,9 @@ def report(options):
     if options.items:
         items = [json.loads(line) for line in open(options.items)]
     else:
-        generator = Generator(load_facts(options.facts), heldout_paragraphs(texts), heldout=True)
-        items = items_of(generator, "eval", options.count, max(8, options.count // 4))
+        kept_out = options.words == "heldout"
+        generator = Generator(load_facts(options.facts), heldout_paragraphs(texts), heldout=kept_out)
+        items = items_of(generator, "eval" if kept_out else "seen", options.count, max(8, options.count // 4))
     result["tasks"], answer_bits = task_table(model, prepared, tokenizer, items, options.device)
     result["answer_bits_per_byte"] = round(answer_bits, 4)
     if not options.no_drafts:
@@ -171,6 +172,7 @@ def main():
     parser.add_argument("--documents", help="use this file of documents instead of the corpus")
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu computes in float32")
+    parser.add_argument("--words", default="heldout", choices=["heldout", "train"], help="train: words of training items, new seeds")
     parser.add_argument("--no-drafts", action="store_true")
     parser.add_argument("--json")
     parser.add_argument("--write-items")
