@@ -16,7 +16,7 @@ uint64_t queue_entry(int32_t rank, size_t position) {
 }  // namespace
 
 BpeModel::BpeModel(const Vocabulary* vocabulary, const TokenizerSpec& spec)
-    : vocabulary_(vocabulary), tokens_(vocabulary), merges_(spec.merges), ignore_merges_(spec.ignore_merges) {
+    : tokens_(vocabulary), merges_(spec.merges), ignore_merges_(spec.ignore_merges) {
   for (int byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(static_cast<unsigned char>(byte));
     byte_ids_[byte] = tokens_.find(std::string_view(&c, 1));

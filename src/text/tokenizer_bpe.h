@@ -44,7 +44,6 @@ class BpeModel {
   void merge_short(size_t first, std::vector<int32_t>* ids) const;
   void merge_long(std::string_view piece, BpeScratch* scratch, std::vector<int32_t>* ids) const;
 
-  const Vocabulary* vocabulary_;
   TokenTable tokens_;
   MergeTable merges_;
   bool ignore_merges_;
