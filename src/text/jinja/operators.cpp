@@ -278,7 +278,7 @@ namespace {
 // less() names "<"; the message of the other three names what was written.
 Result<bool> ordered(const Value& a, const Value& b, const Value& left, const Value& right, std::string_view symbol) {
   auto result = less(left, right);
-  if (!result.ok() && !a.is_undefined() && !b.is_undefined()) {
+  if (!result.ok() && result.error().message.starts_with("'<'")) {
     return failure("'{}' not supported between instances of '{}' and '{}'", symbol, type_name(a), type_name(b));
   }
   return result;
