@@ -100,11 +100,16 @@ TEST(Template, EveryLimitIsAnErrorThatNamesIt) {
       {"loop_depth_max", "{% for a in [[1, [2]]] recursive %}{{ loop([a]) if a is iterable }}{% endfor %}",
        [](TemplateLimits&) {}},
   };
+  // Time stands still, so that a slow machine meets the limit that is meant.
+  const ManualClock clock;
+  TemplateRenderOptions options;
+  options.clock = &clock;
   for (const Limit& limit : kLimits) {
     SCOPED_TRACE(limit.source);
     TemplateLimits limits;
+    limits.work_bytes_floor = int64_t{16} << 20;
     limit.lower(limits);
-    expect_error(render(limit.source, Json::object(), limits), ErrorCode::kTooLarge, limit.name);
+    expect_error(render(limit.source, Json::object(), limits, options), ErrorCode::kTooLarge, limit.name);
   }
 }
 
@@ -142,7 +147,10 @@ TEST(Template, DeepRecursionStaysWithinAThreadsStack) {
   for (int i = 0; i < 40; ++i) {
     body = "{% if true %}{% with a = (n) %}" + body + "{% endwith %}{% endif %}";
   }
-  const auto result = render("{% macro m(n) %}" + body + "{% endmacro %}{{ m(0) }}");
+  const ManualClock clock;
+  TemplateRenderOptions options;
+  options.clock = &clock;
+  const auto result = render("{% macro m(n) %}" + body + "{% endmacro %}{{ m(0) }}", Json::object(), {}, options);
   expect_error(result, ErrorCode::kTooLarge, "eval_depth_max");
 }
 
