@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <ctime>
 #include <iterator>
 
 namespace weir::net {
@@ -18,6 +20,18 @@ int hex_digit(char c) {
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
   if (c >= 'A' && c <= 'F') return c - 'A' + 10;
   return -1;
+}
+
+// The value of a Date header, e.g. "Sun, 06 Nov 1994 08:49:37 GMT".
+std::string http_date(time_t seconds) {
+  // Not strftime: its names follow the process's locale.
+  constexpr std::array<std::string_view, 7> kDays = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+  constexpr std::array<std::string_view, 12> kMonths = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                                        "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  tm utc{};
+  gmtime_r(&seconds, &utc);
+  return fmt::format("{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT", kDays[static_cast<size_t>(utc.tm_wday)], utc.tm_mday,
+                     kMonths[static_cast<size_t>(utc.tm_mon)], utc.tm_year + 1900, utc.tm_hour, utc.tm_min, utc.tm_sec);
 }
 
 }  // namespace
@@ -44,6 +58,7 @@ HttpExchange::HttpExchange(HttpRequest request, int64_t unsent_bytes_max)
 void HttpExchange::append_head(const HttpResponse& response, std::optional<size_t> content_length) {
   auto out = std::back_inserter(output_);
   fmt::format_to(out, "HTTP/1.1 {} {}\r\n", response.status, reason_phrase(response.status));
+  fmt::format_to(out, "Date: {}\r\n", http_date(std::time(nullptr)));
   if (!response.content_type.empty()) {
     fmt::format_to(out, "Content-Type: {}\r\n", response.content_type);
   }
