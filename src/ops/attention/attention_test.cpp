@@ -163,6 +163,38 @@ TEST(Attention, ARowsBitsDependOnItsPositionAndContextAlone) {
   }
 }
 
+TEST(Attention, ALongContextOfOneRowGivesTheSameBitsSpreadOverThreadsInSeveralWaves) {
+  const AttentionShape shape{2, 1, 16, 8, 1e-6F};
+  constexpr int64_t kPosition = 26000;  // 51 segments: three waves of three threads
+  const RopeTable rope(shape.rope_dim, kTheta, kPosition + 1);
+  const Floats norm = cases::random_floats(92, shape.head_dim, 0.2F);
+  const Floats context = cases::random_floats(93, (kPosition / kKvPageTokens + 1) * kv_page_bytes(shape) / 4);
+  const Floats row = cases::random_floats(94, shape.heads * 2 * shape.head_dim);
+  Floats first;
+  for (const auto& cpu : cases::all_cpus(attention_scratch_bytes(shape, 1, cases::kThreadsMax))) {
+    Floats memory = context;
+    std::vector<std::byte*> pages;
+    for (int64_t t = 0; t <= kPosition; t += kKvPageTokens) {
+      pages.push_back(reinterpret_cast<std::byte*>(memory.data()) + t / kKvPageTokens * kv_page_bytes(shape));
+    }
+    const KvSequence sequence{0, 1, kPosition, pages.data()};
+    Floats y(static_cast<size_t>(shape.heads * shape.head_dim));
+    AttentionArgs args;
+    args.shape = shape;
+    args.qg = row.data();
+    args.k = row.data();
+    args.v = row.data();
+    args.q_norm = norm.data();
+    args.k_norm = norm.data();
+    args.rope = &rope;
+    args.sequences = {&sequence, 1};
+    args.y = y.data();
+    attention(*cpu, args);
+    if (first.empty()) first = y;
+    EXPECT_TRUE(cases::same_bits(y, first)) << isa_name(cpu->isa()) << " " << cpu->threads() << " threads";
+  }
+}
+
 TEST(Rope, TableAgreesWithTheDefinitionFarOut) {
   const RopeTable table(64, 1e7, 300000);
   Floats cos(32);
