@@ -18,7 +18,7 @@ constexpr double kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr double kInt64Limit = 9223372036854775808.0;  // 2^63: seeds are any 64-bit integer
 constexpr int32_t kNameBytesMax = 256;                 // ids that end up in headers, keys and logs
 constexpr int32_t kStopCountMax = 16;
-constexpr int32_t kStopBytesMax = 4096;   // text held back at most while a stop string may be forming
+// Stop strings have at most 4096 bytes each: what is held back while one may be forming.
 constexpr int32_t kStopIdCountMax = 32;   // with a model's own end-of-turn ids below SamplingParams' 64
 constexpr int32_t kPromptCountMax = 128;  // a batch of prompts in one body
 constexpr int32_t kMessageCountMax = 16'384;
