@@ -37,9 +37,10 @@ std::string grouped(const std::string& digits, char group, size_t every) {
 }
 
 std::string int_digits(unsigned __int128 value, unsigned base, bool upper) {
+  const std::string_view letters = upper ? "0123456789ABCDEF" : "0123456789abcdef";
   std::string out;
   do {
-    out += (upper ? "0123456789ABCDEF" : "0123456789abcdef")[static_cast<size_t>(value % base)];
+    out += letters[static_cast<size_t>(value % base)];
     value /= base;
   } while (value != 0);
   std::reverse(out.begin(), out.end());
