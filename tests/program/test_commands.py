@@ -9,7 +9,7 @@ import pytest
 
 from weir_program import BINARY, GOLDENS, Safetensors, golden_folder, weir
 
-COMMANDS = ["serve", "chat", "run", "pull", "inspect", "plan", "logits"]
+COMMANDS = ["serve", "chat", "run", "pull", "inspect", "plan", "logits", "bench"]
 GOLDEN = GOLDENS / "moe-odd"
 CPU_FLAGS = set(re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE).group(1).split())
 ISAS = ["scalar"] + ["avx2"] * ({"avx2", "fma"} <= CPU_FLAGS) + ["avx512"] * ({"avx512f", "avx512bw", "avx512vl"} <= CPU_FLAGS)
