@@ -194,7 +194,7 @@ class Puller {
                          "choose a repository in safetensors format; pickled weights are never fetched");
     }
     // Small files first: a bad config shows before the gigabytes.
-    std::stable_sort(files_.begin(), files_.end(), [](const HubFile& a, const HubFile& b) {
+    std::sort(files_.begin(), files_.end(), [](const HubFile& a, const HubFile& b) {
       return std::pair(a.path.ends_with(".safetensors"), std::string_view(a.path)) <
              std::pair(b.path.ends_with(".safetensors"), std::string_view(b.path));
     });
