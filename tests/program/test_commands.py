@@ -41,7 +41,7 @@ def refused(*arguments, code=2, stdin=""):
 
 
 def logit_rows(*arguments):
-    done = weir("logits", *arguments, "--json", limit_s=60)
+    done = weir("logits", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -185,7 +185,7 @@ def test_draft_chains_are_those_of_the_composition(data, token_file):
 
 def test_every_isa_thread_count_and_chunk_gives_the_same_bits(token_file):
     reference = logit_rows(GOLDEN, token_file(700), "--drafts", 2)
-    for flags in [("--isa", isa) for isa in ISAS] + [("--threads", n) for n in (1, 2, 3)] + [("--chunk", n) for n in (1, 64, 100, 700)]:
+    for flags in [("--isa", isa) for isa in ISAS] + [("--threads", n) for n in (1, 2, 3)] + [("--chunk", n) for n in (7, 64, 700)]:
         assert logit_rows(GOLDEN, token_file(700), "--drafts", 2, *flags) == reference, flags
 
 
