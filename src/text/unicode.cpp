@@ -74,16 +74,24 @@ int combining_class(utf8proc_int32_t value) {
   return utf8proc_get_property(value)->combining_class;
 }
 
-// Orders each run of combining marks by class. utf8proc's own ordering is quadratic in a run, which a text may choose.
+// Orders each run of combining marks by class, keeping the order within a class. utf8proc's own ordering is quadratic
+// in a run, which a text may choose.
 void order_marks(std::vector<utf8proc_int32_t>* points) {
+  constexpr int kPointBits = 21;
+  constexpr int kIndexBits = 32;
+  std::vector<uint64_t> keys;
   auto it = points->begin();
   while (it != points->end()) {
     it = std::find_if(it, points->end(), [](utf8proc_int32_t value) { return combining_class(value) != 0; });
     const auto end =
         std::find_if(it, points->end(), [](utf8proc_int32_t value) { return combining_class(value) == 0; });
-    std::stable_sort(it, end,
-                     [](utf8proc_int32_t a, utf8proc_int32_t b) { return combining_class(a) < combining_class(b); });
-    it = end;
+    keys.clear();
+    for (auto mark = it; mark != end; ++mark) {
+      keys.push_back(static_cast<uint64_t>(combining_class(*mark)) << (kIndexBits + kPointBits) |
+                     static_cast<uint64_t>(keys.size()) << kPointBits | static_cast<uint64_t>(*mark));
+    }
+    std::sort(keys.begin(), keys.end());
+    for (const uint64_t key : keys) *it++ = static_cast<utf8proc_int32_t>(key & ((uint64_t{1} << kPointBits) - 1));
   }
 }
 
