@@ -27,6 +27,7 @@ ServerConfig server_config(const Options& options, const std::string& model_name
   if (config.served_model_names.empty()) config.served_model_names.push_back(model_name);
   config.strict_params = options.strict_params;
   config.force_include_usage = options.enable_force_include_usage;
+  config.vllm_metrics = options.metrics_compat == "vllm";
   config.drain_delay_ms = milliseconds(options.drain_delay_s);
   config.shutdown_timeout_ms = milliseconds(options.shutdown_timeout_s);
   config.keep_alive_comment_ms = milliseconds(options.sse_ping_s);

@@ -72,6 +72,8 @@ Result<Url> parse_url(std::string_view text) {
   }
   url.port = port_at == std::string_view::npos ? own_port(url.tls) : authority.substr(port_at + 1);
   if (url.host.empty() || !valid_port(url.port)) return bad("no host, or not a port");
+  if (url.host.find_first_of("[]\\\"<>^`{|}") != std::string::npos)
+    return bad("a host with characters that no name has");
   return url;
 }
 
