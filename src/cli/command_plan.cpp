@@ -1,7 +1,6 @@
 // weir plan: what would run, with which kernels and in how much memory. Reads headers only; computes nothing.
 #include <fmt/format.h>
 
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -37,40 +36,21 @@ std::string layer_text(const std::vector<int32_t>& layers) {
   return fmt::format("{} of {}..{}", layers.size(), layers.front(), layers.back());
 }
 
-// Shapes and formats by place, from the checkpoint's headers or the dummy format.
+// Shapes and formats by place, as the loader bound them.
 class Matrices {
  public:
-  Matrices(const ModelConfig& config, const ModelWeights& weights) {
-    add({Slot::kLmHead, kNoLayer}, weights.lm_head);
-    add({Slot::kEmbed, kNoLayer}, weights.embed);
-    for (size_t i = 0; i < weights.layers.size(); ++i) add_layer(config, static_cast<int32_t>(i), weights.layers[i]);
-    if (weights.mtp) {
-      add({Slot::kMtpFc, kMtpLayer}, weights.mtp->fc);
-      add_layer(config, kMtpLayer, weights.mtp->layer);
-    }
+  explicit Matrices(const ModelWeights& weights) : weights_(weights) {}
+  const WeightMatrix& at(WeightRef ref) const {
+    const WeightMatrix* matrix = find_matrix(weights_, ref.slot, ref.layer);
+    WEIR_CHECK(matrix != nullptr, "no matrix {} in layer {}", slot_name(ref.slot), ref.layer);
+    return *matrix;
   }
-  const WeightMatrix& at(WeightRef ref) const { return by_place_.at({static_cast<int>(ref.slot), ref.layer}); }
-  const LayerWeights& layer(int32_t index) const { return *layers_.at(index); }
+  const LayerWeights& layer(int32_t index) const {
+    return index == kMtpLayer ? weights_.mtp->layer : weights_.layers.at(static_cast<size_t>(index));
+  }
 
  private:
-  void add(WeightRef ref, const WeightMatrix& matrix) { by_place_[{static_cast<int>(ref.slot), ref.layer}] = matrix; }
-  void add_layer(const ModelConfig&, int32_t index, const LayerWeights& layer) {
-    layers_[index] = &layer;
-    if (layer.kind == LayerKind::kLinear) {
-      add({Slot::kGdnQkv, index}, layer.gdn.in_qkv);
-      add({Slot::kGdnZ, index}, layer.gdn.in_z);
-      add({Slot::kGdnB, index}, layer.gdn.in_b);
-      add({Slot::kGdnA, index}, layer.gdn.in_a);
-      add({Slot::kGdnOut, index}, layer.gdn.out);
-    } else {
-      add({Slot::kAttnQ, index}, layer.attention.q);
-      add({Slot::kAttnK, index}, layer.attention.k);
-      add({Slot::kAttnV, index}, layer.attention.v);
-      add({Slot::kAttnO, index}, layer.attention.o);
-    }
-  }
-  std::map<std::pair<int, int32_t>, WeightMatrix> by_place_;
-  std::map<int32_t, const LayerWeights*> layers_;
+  const ModelWeights& weights_;
 };
 
 class Planner {
@@ -208,7 +188,7 @@ Status command_plan(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const ModelWeights weights, load_weights(config, *checkpoint));
   WEIR_ASSIGN_OR_RETURN(const MemoryPlan memory, plan_memory(options, config, checkpoint->total_bytes(),
                                                              static_cast<int32_t>(config.vocabulary)));
-  const Matrices matrices(config, weights);
+  const Matrices matrices(weights);
   Planner planner(config, matrices, isa_from_name(options.isa).value_or(best_isa()));
   planner.add(make_main_program(config, cpu_cache_sizes(config)));
   int64_t row_bytes = 0;
