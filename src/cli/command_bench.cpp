@@ -110,25 +110,32 @@ Result<Measured> best_of(EngineHost& host, const LoadedModel& model, int64_t rep
   return best;
 }
 
-void report_decode(const Options& options, int64_t streams, const Measured& measured, const RowCost& cost,
+constexpr int64_t kDecodePrompt = 64;
+
+// Beside what it took: what the multiply-adds alone, and reading every byte once alone, would take on this machine.
+void report_decode(const Options& options, int64_t streams, const Measured& measured, const StepCost& cost,
                    const MachineLimits& machine, double one_stream) {
-  const double steps_s = measured.decode_tokens_s / static_cast<double>(streams);
-  const double bytes_s = steps_s * static_cast<double>(cost.body_bytes + cost.head_bytes);
-  const double gflops = measured.decode_tokens_s * 2.0 * static_cast<double>(cost.body_macs + cost.head_macs) / 1e9;
-  const double read_share = 100.0 * bytes_s / 1e9 / machine.read_gbs;
-  const double peak_share = 100.0 * gflops / machine.fma_gflops;
+  const int64_t context = kDecodePrompt + options.output_tokens / 2;
+  const double step_s = static_cast<double>(streams) / measured.decode_tokens_s;
+  const double bytes = cost.bytes(streams, context);
+  const double arithmetic_s = 2.0 * cost.macs(streams, context) / (machine.fma_gflops * 1e9);
+  const double reading_s = bytes / (machine.read_gbs * 1e9);
   if (options.json) {
     fmt::print(
-        "{{\"what\": \"decode\", \"streams\": {}, \"tokens_s\": {:.1f}, \"times_one_stream\": {:.2f}, \"gflops\": "
-        "{:.1f}, "
-        "\"percent_of_peak\": {:.1f}, \"percent_of_read_rate\": {:.1f}}}\n",
-        streams, measured.decode_tokens_s, measured.decode_tokens_s / one_stream, gflops, peak_share, read_share);
+        "{{\"what\": \"decode\", \"streams\": {}, \"context\": {}, \"tokens_s\": {:.1f}, \"times_one_stream\": {:.2f}, "
+        "\"step_ms\": {:.4f}, \"arithmetic_ms\": {:.4f}, \"bytes\": {:.0f}, \"read_gbs\": {:.1f}, \"reading_ms\": "
+        "{:.4f}, \"percent_of_peak\": {:.1f}, \"percent_of_read_rate\": {:.1f}}}\n",
+        streams, context, measured.decode_tokens_s, measured.decode_tokens_s / one_stream, step_s * 1e3,
+        arithmetic_s * 1e3, bytes, machine.read_gbs, reading_s * 1e3, 100.0 * arithmetic_s / step_s,
+        100.0 * reading_s / step_s);
     return;
   }
-  fmt::print("decode, {:>3} streams   {:>9.0f} tok/s  {:>5.2f} x one  {:>7.1f} GFLOP/s {:>5.1f} % of peak", streams,
-             measured.decode_tokens_s, measured.decode_tokens_s / one_stream, gflops, peak_share);
-  if (streams == 1) fmt::print("  {:.1f} GB/s {:.1f} % of the read rate", bytes_s / 1e9, read_share);
-  fmt::print("\n");
+  fmt::print(
+      "decode, {:>3} streams {:>7.0f} tok/s {:>5.2f} x one {:>7.2f} ms a step; multiply-adds alone: {:.2f} ms ({:.1f} "
+      "%); reading {:.1f} MB at the {:.1f} GB/s of a set of {:.1f} MB alone: {:.2f} ms ({:.1f} %)\n",
+      streams, measured.decode_tokens_s, measured.decode_tokens_s / one_stream, step_s * 1e3, arithmetic_s * 1e3,
+      100.0 * arithmetic_s / step_s, bytes / 1e6, machine.read_gbs,
+      static_cast<double>(machine.working_set_bytes) / 1e6, reading_s * 1e3, 100.0 * reading_s / step_s);
 }
 
 }  // namespace
@@ -144,22 +151,19 @@ Status command_bench(const Options& options) {
                              options.output_tokens, model.memory.limits.sequence_tokens_max),
                  "lower --prompt-tokens or --output-tokens"};
   }
-  const RowCost cost = program_cost(model.cpu->program, model.config, model.cpu->weights);
+  const StepCost cost = program_cost(model.cpu->program, model.config, model.cpu->weights);
   const MachineLimits machine = measure_machine(*model.cpu->cpu, model.cpu->weights.bytes());
   const int64_t context = options.prompt_tokens / 2;
   if (!options.json) {
     fmt::print("{}: {} threads, {}; peak {:.1f} GFLOP/s (float32 multiply-adds), reads {:.1f} GB/s over {:.1f} MB\n",
                model.name, machine.threads, isa_name(model.cpu->cpu->isa()), machine.fma_gflops, machine.read_gbs,
                static_cast<double>(machine.working_set_bytes) / 1e6);
-    fmt::print("a token of one stream reads {:.2f} MB and does {:.2f} M multiply-adds\n",
-               static_cast<double>(cost.body_bytes + cost.head_bytes) / 1e6,
-               static_cast<double>(cost.body_macs + cost.head_macs) / 1e6);
   }
   WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, &model));
   WEIR_ASSIGN_OR_RETURN(const Measured prefill, best_of(*host, model, options.repeats, 1, options.prompt_tokens, 2));
-  const double prefill_macs = static_cast<double>(options.prompt_tokens) *
-                                  static_cast<double>(cost.body_macs + context * cost.macs_a_context_token) +
-                              static_cast<double>(cost.head_macs);
+  const double prefill_macs =
+      static_cast<double>(options.prompt_tokens) * static_cast<double>(cost.body_macs + context * cost.context_macs) +
+      static_cast<double>(cost.head_macs);
   const double gflops = 2.0 * prefill_macs / prefill.first_token_s / 1e9;
   const double prefill_rate = static_cast<double>(options.prompt_tokens) / prefill.first_token_s;
   if (options.json) {
@@ -179,9 +183,12 @@ Status command_bench(const Options& options) {
   double one_stream = 0;
   for (const int64_t count : streams) {
     WEIR_ASSIGN_OR_RETURN(const Measured measured,
-                          best_of(*host, model, options.repeats, count, 64, options.output_tokens));
+                          best_of(*host, model, options.repeats, count, kDecodePrompt, options.output_tokens));
+    // The working set of many steps: all weights, and the state and KV that the streams bring.
+    const int64_t own = cost.state_bytes + (kDecodePrompt + options.output_tokens / 2) * cost.context_bytes;
+    const MachineLimits limits = measure_machine(*model.cpu->cpu, model.cpu->weights.bytes() + count * own);
     if (one_stream <= 0) one_stream = measured.decode_tokens_s / (count == 1 ? 1.0 : static_cast<double>(count));
-    report_decode(options, count, measured, cost, machine, one_stream);
+    report_decode(options, count, measured, cost, limits, one_stream);
   }
   return Ok{};
 }

@@ -49,6 +49,8 @@ constexpr uint64_t kSmallBodyBytes = 64 * 1024;
 constexpr size_t kReadBytes = 16 * 1024;
 // Wait before accepting again when the process is out of descriptors.
 constexpr int32_t kAcceptRetryMs = 100;
+// For the first request of a connection that was opened just before keep-alive ended: a slow network's round trips.
+constexpr int32_t kNewConnectionMs = 1'000;
 
 using Parser = http::request_parser<http::string_body>;
 
@@ -87,7 +89,7 @@ class HttpServer::Impl {
   asio::awaitable<void> watch_readable(asio::posix::stream_descriptor descriptor, std::function<void()> task);
   asio::awaitable<void> watch_signals(std::function<void()> task);
   void stop(int32_t limit_ms);
-  void close_idle();
+  void close_idle(int32_t new_connection_ms);
   void end_if_done();
 
   const HttpLimits limits_;
@@ -116,11 +118,9 @@ class HttpServer::Impl::Connection : public std::enable_shared_from_this<Connect
 
   asio::awaitable<void> serve();
   void check_deadline(steady_clock::time_point now);
-  void close_if_idle() {
-    if (idle_) {
-      abort_socket();
-    }
-  }
+  // A request that has arrived and was not read yet is still served, and a connection that never carried one may bring
+  // its first within `new_connection_ms`: its client has no answer to this connection being closed.
+  void close_if_idle(int32_t new_connection_ms);
   void abort_socket() {
     error_code ignored;
     socket_.close(ignored);
@@ -433,6 +433,18 @@ void HttpServer::Impl::Connection::check_deadline(steady_clock::time_point now) 
   socket_.cancel(ignored);  // the read under way ends, and its coroutine answers 408
 }
 
+void HttpServer::Impl::Connection::close_if_idle(int32_t new_connection_ms) {
+  error_code ec;
+  if (!idle_ || (socket_.available(ec) > 0 && !ec)) {
+    return;
+  }
+  if (first_request_ && new_connection_ms > 0) {
+    deadline_ = std::min(deadline_, steady_clock::now() + milliseconds(new_connection_ms));
+    return;
+  }
+  abort_socket();
+}
+
 Status HttpServer::Impl::listen(const std::string& host, int port) {
   error_code ec;
   tcp::resolver resolver(io_);
@@ -549,9 +561,9 @@ asio::awaitable<void> HttpServer::Impl::watch_signals(std::function<void()> task
   }
 }
 
-void HttpServer::Impl::close_idle() {
+void HttpServer::Impl::close_idle(int32_t new_connection_ms) {
   for (Connection* connection : connections_) {
-    connection->close_if_idle();
+    connection->close_if_idle(new_connection_ms);
   }
 }
 
@@ -561,7 +573,7 @@ void HttpServer::Impl::stop(int32_t limit_ms) {
   stop_deadline_ = steady_clock::now() + milliseconds(limit_ms);
   error_code ignored;
   acceptor_.close(ignored);
-  close_idle();
+  close_idle(0);
   end_if_done();
 }
 
@@ -609,7 +621,7 @@ void HttpServer::stop(int32_t limit_ms) {
 
 void HttpServer::stop_keep_alive() {
   impl_->keep_alive_ = false;
-  impl_->close_idle();
+  impl_->close_idle(kNewConnectionMs);
 }
 
 int32_t HttpServer::connection_count() const {

@@ -72,7 +72,8 @@ class HttpServer {
   // Closes the listener and idle connections; run() returns when the last response is flushed or `limit_ms` have
   // passed.
   void stop(int32_t limit_ms);
-  // From now on each response ends its connection, and idle connections are closed.
+  // From now on each response ends its connection, and idle connections are closed; a connection that has carried no
+  // request yet has a second to bring one.
   void stop_keep_alive();
   int32_t connection_count() const;
 

@@ -1,4 +1,4 @@
-// What one row of a program costs at least: the numerators of every "percent of the limit".
+// What a decode step costs at least: the numerators of every "percent of the limit".
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,24 @@
 
 namespace weir {
 
-struct RowCost {
-  int64_t body_bytes = 0;  // weights and recurrent state that one row reads
-  int64_t body_macs = 0;   // multiply-adds of the body, attention over earlier tokens excluded
-  int64_t head_bytes = 0;  // of the vocabulary head
-  int64_t head_macs = 0;
-  int64_t macs_a_context_token = 0;  // attention: more for each token of context
+struct StepCost {
+  // Bytes read.
+  int64_t shared_bytes = 0;   // weights that every step reads once: all but the routed experts
+  int64_t expert_bytes = 0;   // routed experts of all layers
+  double experts_a_row = 0;   // share of the experts that one row picks: top_k / experts
+  int64_t state_bytes = 0;    // recurrent state, for each stream
+  int64_t context_bytes = 0;  // KV, for each stream and token of context
+  // Multiply-adds.
+  int64_t body_macs = 0;     // a row, attention over earlier tokens excluded
+  int64_t head_macs = 0;     // a row of the vocabulary head
+  int64_t context_macs = 0;  // a row's attention, for each token of context
+
+  // A step of one row for each of `streams` sequences with `context` tokens each. Experts are counted as routing at
+  // random touches them: E (1 - (1 - k/E)^streams).
+  double bytes(int64_t streams, int64_t context) const;
+  double macs(int64_t streams, int64_t context) const;
 };
 
-// One row alone: the experts it picks, not those of its neighbours.
-RowCost program_cost(const Program& program, const ModelConfig& config, const CpuWeights& weights);
+StepCost program_cost(const Program& program, const ModelConfig& config, const CpuWeights& weights);
 
 }  // namespace weir

@@ -128,7 +128,7 @@ def test_a_drain_under_load_loses_no_accepted_stream(launch):
     results = {}
 
     def stream(i):
-        body = {"prompt": f"say:{i} " + "word " * 30, "max_tokens": 400, "stream": True}
+        body = {"prompt": f"say:{i} " + "word " * 100, "max_tokens": 800, "stream": True}
         with httpx.Client(base_url=server.url, timeout=60) as http, http.stream("POST", "/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
             text = next(lines) + "\n"
@@ -148,7 +148,31 @@ def test_a_drain_under_load_loses_no_accepted_stream(launch):
     assert len(results) == 24
     for i, text in results.items():
         events = sse_events(text)
-        assert events[-1] == "[DONE]" and "".join(e["choices"][0]["text"] for e in events[:-1]) == f"{i} " + "word " * 30
+        assert events[-1] == "[DONE]" and "".join(e["choices"][0]["text"] for e in events[:-1]) == f"{i} " + "word " * 100
+    assert server.wait() == 0
+
+
+@pytest.mark.sim
+def test_a_connection_opened_before_the_drain_gets_an_answer(launch):
+    server = launch("--step-us", 5000)
+    with server.client().completions.create(model="sim", prompt="hello", max_tokens=3000, stream=True) as stream:
+        next(iter(stream))
+        early, silent = server.connect(), server.connect()
+        idle = httpx.Client(base_url=server.url, timeout=30)
+        assert idle.get("/ready").status_code == 200
+        server.terminate()
+        wait_until(lambda: server.http.get("/ready").status_code == 503, "not ready", 2)
+        early.sendall(b"GET /ready HTTP/1.1\r\nHost: weir\r\n\r\n")
+        assert early.recv(64).startswith(b"HTTP/1.1 503")
+        # A connection that stays silent is not waited for.
+        silent.settimeout(5)
+        assert silent.recv(1) == b""
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError):
+            for _ in stream:
+                pass
+    for connection in (early, silent, idle):
+        connection.close()
     assert server.wait() == 0
 
 

@@ -160,6 +160,26 @@ void make_coefficients(const GdnHead& h, const Scratch& s, const Chunk& chunk, i
   }
 }
 
+// The rest of delta_rule for a single row: its update and its output go through the ring in one pass. The chains are
+// those of the tiles.
+void delta_row(const GdnHead& h, const Scratch& s, const Chunk& chunk, int64_t j) {
+  const int64_t stride = h.value_stride;
+  float* update = h.update + j * kGdnRows * stride;
+  float* own = update + chunk.first * stride;
+  float* sum = s.from_state;
+  float* out = s.from_state + stride;
+  const Vec beta = splat(s.beta[j * kGdnRows]);
+  const Vec b = splat(s.b[chunk.first]);
+  const float* coefficients[2] = {s.minus_a, s.b};
+  for (int64_t c = 0; c < stride; c += kLanes) store(sum + c, load(own + c));
+  chain_rows<Start::kC>(coefficients, 2, update, stride, stride / kLanes, chunk.first, sum, stride);
+  for (int64_t c = 0; c < stride; c += kLanes) {
+    const Vec delta = mul(beta, load(sum + c));
+    store(own + c, delta);
+    store(out + c, fma(b, delta, load(out + c)));
+  }
+}
+
 // The ring's updates of the chunk's rows, and the outputs in from_state's second half.
 void delta_rule(const GdnHead& h, const Scratch& s, const Chunk& chunk, int64_t j) {
   const int64_t stride = h.value_stride;
@@ -177,6 +197,7 @@ void delta_rule(const GdnHead& h, const Scratch& s, const Chunk& chunk, int64_t 
       store(out + r * stride + c, mul(fade, load(out + r * stride + c)));
     }
   }
+  if (chunk.rows == 1) return delta_row(h, s, chunk, j);
   const float* a_rows[kTileRowsMax];
   const float* b_rows[kTileRowsMax];
   for (int64_t r = 0; r < chunk.rows;) {
