@@ -1,12 +1,13 @@
 // weir logits: log-probabilities of a list of token ids, and of the draft head's chain behind it.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 
 #include "cli/commands.h"
 #include "cli/loading.h"
-#include "decode/logprobs.h"
+#include "runner/logprobs.h"
 #include "runner/offline.h"
 
 namespace weir {
@@ -69,8 +70,8 @@ Status command_logits(const Options& options) {
   }
   WEIR_ASSIGN_OR_RETURN(const auto offline,
                         OfflineModel::create(model.cpu.get(), count + options.drafts, options.chunk));
-  LogprobWriter writer(static_cast<int32_t>(model.config.vocabulary));
-  const auto top = static_cast<int32_t>(options.top);
+  const auto top = static_cast<int32_t>(std::min(options.top, model.config.vocabulary));
+  LogprobWriter writer(*model.cpu->cpu, top);
   StepResult result;
   if (!options.json) fmt::print("{:>7} {:>8} {:>12} {:>7}  likeliest\n", "after", "token", "logprob", "rank");
   offline->score(tokens, 0, [&](int64_t i, std::span<const float> logits) {

@@ -5,8 +5,6 @@
 #include <cmath>
 #include <map>
 
-#include "decode/logprobs.h"
-
 namespace weir {
 namespace {
 
@@ -144,22 +142,6 @@ TEST(Sampler, TheSameSeedAndPositionGiveTheSameToken) {
     differing += sample(params, position) != sample(other, position) ? 1 : 0;
   }
   EXPECT_GT(differing, 10);
-}
-
-TEST(Logprobs, RowHoldsTheTokenItsRankAndTheLikeliest) {
-  LogprobWriter writer(16);
-  StepResult result;
-  const auto row = logits();
-  writer.append(row, 4, 3, &result);
-  ASSERT_EQ(result.rows.size(), 1U);
-  ASSERT_EQ(result.logprobs.size(), 4U);
-  double total = 0.0;
-  for (const float logit : row) total += std::exp(static_cast<double>(logit));
-  EXPECT_NEAR(result.logprobs[0].logprob, 0.7 - std::log(total), 1e-6);
-  EXPECT_EQ(result.logprobs[0].rank, 5);
-  EXPECT_EQ(result.logprobs[1].token, 8) << "raw rows include the padded ids";
-  EXPECT_EQ(result.logprobs[2].token, 1);
-  EXPECT_EQ(result.logprobs[3].token, 3);
 }
 
 }  // namespace

@@ -12,7 +12,6 @@
 #include "ops/cases.h"
 #include "ops/cpu/machine.h"
 #include "ops/gdn/gdn.h"
-#include "ops/logits/logits.h"
 #include "ops/moe/moe.h"
 #include "ops/norm/rms_norm.h"
 

@@ -31,7 +31,7 @@ CpuRunner::CpuRunner(CpuModel* model, const CacheLayout& layout, const RunnerLim
       table_(limits_, layout, caches_),
       executor_(model->program, model->config, model->weights, model->rope, *model->cpu, limits.step_tokens_max),
       sampler_(static_cast<int32_t>(model->config.vocabulary)),
-      logprobs_(static_cast<int32_t>(model->config.vocabulary)),
+      logprobs_(*model->cpu, kTopLogprobsMax),
       on_result_(std::move(on_result)),
       thread_([this] { run(); }) {}
 

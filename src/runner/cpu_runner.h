@@ -10,7 +10,6 @@
 #include <thread>
 
 #include "base/result.h"
-#include "decode/logprobs.h"
 #include "decode/sampler.h"
 #include "models/config.h"
 #include "plan/runner.h"
@@ -18,6 +17,7 @@
 #include "runner/cpu_caches.h"
 #include "runner/cpu_executor.h"
 #include "runner/cpu_weights.h"
+#include "runner/logprobs.h"
 
 namespace weir {
 

@@ -6,8 +6,8 @@
 #include <fstream>
 #include <sstream>
 
-#include "decode/logprobs.h"
 #include "models/weights.h"
+#include "ops/logits/logits.h"
 #include "runner/offline.h"
 #include "weights/checkpoint.h"
 
@@ -75,7 +75,7 @@ class Golden : public testing::TestWithParam<const char*> {
 
   // Adds the difference of two whole rows of log-probabilities.
   void compare_row(std::span<const float> logits, std::span<const float> expected, Difference* difference) {
-    const double total = log_sum_exp(logits);
+    const double total = logit_row(*model_->cpu, logits).log_sum_exp;
     for (size_t id = 0; id < expected.size(); ++id) {
       difference->add(static_cast<double>(logits[id]) - total, static_cast<double>(expected[id]));
     }
@@ -96,7 +96,7 @@ TEST_P(Golden, LogProbabilitiesAreThoseOfTransformers) {
     offline(length)->score(ids, 0, [&](int64_t i, std::span<const float> logits) {
       if (i + 1 < length) {
         const auto next = static_cast<size_t>(ids[static_cast<size_t>(i + 1)]);
-        tokens.add(static_cast<double>(logits[next]) - log_sum_exp(logits),
+        tokens.add(static_cast<double>(logits[next]) - logit_row(*model_->cpu, logits).log_sum_exp,
                    static_cast<double>(expected[static_cast<size_t>(i)]));
       } else {
         compare_row(logits, last, &rows);

@@ -31,20 +31,32 @@ LogitRow logit_row(const Cpu& cpu, std::span<const float> logits) {
 }
 
 int64_t top_logits(std::span<const float> logits, std::span<LogitEntry> top) {
-  size_t count = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (count == top.size() && (count == 0 || !(logits[i] > top[count - 1].logit))) continue;
-    size_t at = count < top.size() ? count++ : count - 1;
-    // Insertion keeps ids ascending among equals: only strictly smaller entries move down.
-    for (; at > 0 && logits[i] > top[at - 1].logit; --at) top[at] = top[at - 1];
-    top[at] = {static_cast<int32_t>(i), logits[i]};
+  const auto likelier = [](const LogitEntry& a, const LogitEntry& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+  };
+  const size_t count = std::min(logits.size(), top.size());
+  if (count == 0) return 0;
+  const auto kept = top.first(count);
+  for (size_t i = 0; i < count; ++i) kept[i] = {static_cast<int32_t>(i), logits[i]};
+  // A heap with the least likely of those kept in front: most ids cost one comparison with it.
+  std::make_heap(kept.begin(), kept.end(), likelier);
+  for (size_t i = count; i < logits.size(); ++i) {
+    if (!(logits[i] > kept.front().logit)) continue;  // among equals the lower id, which came first, stays
+    std::pop_heap(kept.begin(), kept.end(), likelier);
+    kept.back() = {static_cast<int32_t>(i), logits[i]};
+    std::push_heap(kept.begin(), kept.end(), likelier);
   }
+  std::sort_heap(kept.begin(), kept.end(), likelier);
   return static_cast<int64_t>(count);
 }
 
 int64_t logit_rank(std::span<const float> logits, int32_t id) {
-  const float own = logits[static_cast<size_t>(id)];
-  return 1 + std::count_if(logits.begin(), logits.end(), [own](float other) { return other > own; });
+  const auto own = static_cast<size_t>(id);
+  const float logit = logits[own];
+  int64_t before = 0;
+  for (size_t i = 0; i < own; ++i) before += logits[i] >= logit ? 1 : 0;
+  for (size_t i = own + 1; i < logits.size(); ++i) before += logits[i] > logit ? 1 : 0;
+  return 1 + before;
 }
 
 }  // namespace weir

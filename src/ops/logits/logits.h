@@ -26,7 +26,7 @@ struct LogitEntry {
 // The `top.size()` largest, largest first, ties by lowest id; returns how many (less when the row is shorter).
 int64_t top_logits(std::span<const float> logits, std::span<LogitEntry> top);
 
-// How many logits are larger than logits[id], plus one: ids with the same logit share the rank. 1 is the likeliest.
+// The place of `id` in the order of top_logits(): 1 is the likeliest, equals rank by id.
 int64_t logit_rank(std::span<const float> logits, int32_t id);
 
 }  // namespace weir

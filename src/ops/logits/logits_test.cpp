@@ -44,7 +44,10 @@ TEST(Logits, TopEntriesAreSortedWithTheLowestIdFirstAmongEquals) {
   for (size_t i = 0; i < top.size(); ++i) EXPECT_EQ(top[i].id, order[i]) << i;
   EXPECT_EQ(top_logits(std::span(logits).first(7), top), 7);
   EXPECT_EQ(top_logits(logits, std::span<LogitEntry>()), 0);
-  EXPECT_EQ(logit_rank(logits, order[0]), 1);
+  for (size_t i = 0; i < order.size(); ++i) EXPECT_EQ(logit_rank(logits, order[i]), static_cast<int64_t>(i) + 1);
+  std::vector<LogitEntry> all(logits.size());
+  ASSERT_EQ(top_logits(logits, all), static_cast<int64_t>(logits.size()));
+  for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i].id, order[i]) << i;
 }
 
 }  // namespace

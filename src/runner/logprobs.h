@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "ops/logits/logits.h"
 #include "plan/step.h"
 
 namespace weir {
@@ -12,16 +13,16 @@ namespace weir {
 // Computes log-probability rows and appends them to a StepResult's arrays.
 class LogprobWriter {
  public:
-  explicit LogprobWriter(int32_t logits_max);
+  // Borrows `cpu`. Scratch is reserved for `top_max` likeliest ids a row.
+  LogprobWriter(const Cpu& cpu, int32_t top_max);
 
-  // Appends the row of `token` given raw `logits` [V]: the token itself, then the `top` likeliest ids (0..V).
+  // Appends the row of `token` given raw `logits` [V]: the token itself, then the `top` (0..top_max) likeliest ids, or
+  // all where V is less.
   void append(std::span<const float> logits, TokenId token, int32_t top, StepResult* result);
 
  private:
-  std::vector<TokenId> order_;
+  const Cpu& cpu_;
+  std::vector<LogitEntry> top_;
 };
-
-// log(sum(exp(logits))) with the maximum taken out and a double sum in ascending order of id.
-double log_sum_exp(std::span<const float> logits);
 
 }  // namespace weir
