@@ -179,7 +179,7 @@ void print_json(const std::vector<PlanRow>& rows, const MemoryPlan& memory) {
 
 Status command_plan(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
-  WEIR_ASSIGN_OR_RETURN(const ModelConfig config, read_config(folder));
+  WEIR_ASSIGN_OR_RETURN(const ModelConfig config, read_model_config(folder.string()));
   if (options.load_format == "dummy") {
     return Error{ErrorCode::kUnsupported, "weir plan reads a checkpoint's headers, and dummy weights have none",
                  "weir inspect and weir run --load-format dummy work without files"};

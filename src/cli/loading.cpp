@@ -121,13 +121,6 @@ int64_t free_memory_bytes() {
   return limit > 0 && used >= 0 ? std::min(available, std::max<int64_t>(0, limit - used)) : available;
 }
 
-Result<ModelConfig> read_config(const std::filesystem::path& folder) {
-  WEIR_ASSIGN_OR_RETURN(const std::string text, read_file(folder / "config.json", kConfigBytesMax));
-  auto config = parse_model_config(text);
-  if (!config) return in_context(std::move(config).error(), (folder / "config.json").string());
-  return config;
-}
-
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
                                int32_t vocabulary) {
   MemoryPlan plan;
@@ -229,7 +222,7 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
   WEIR_ASSIGN_OR_RETURN(loaded.folder, find_model(options));
   loaded.name = std::filesystem::path(options.model).lexically_normal().filename().string();
   if (loaded.name.empty()) loaded.name = loaded.folder.filename().string();
-  WEIR_ASSIGN_OR_RETURN(loaded.config, read_config(loaded.folder));
+  WEIR_ASSIGN_OR_RETURN(loaded.config, read_model_config(loaded.folder.string()));
   loaded.dummy = options.load_format == "dummy";
   phases->done("config");
 

@@ -11,7 +11,8 @@
 #include "base/result.h"
 #include "cli/flags.h"
 #include "models/config.h"
-#include "runner/cpu_runner.h"
+#include "runner/cpu_model.h"
+#include "runner/model_runner.h"
 #include "text/chat.h"
 #include "text/generation.h"
 #include "text/tokenizer.h"
@@ -64,8 +65,6 @@ struct LoadedModel {
 
 // MODEL as a folder: itself, or the snapshot of a pulled hub model.
 Result<std::filesystem::path> find_model(const Options& options);
-
-Result<ModelConfig> read_config(const std::filesystem::path& folder);
 
 // Derives the limits from flags, config and free memory. Errors name the flags and sizes that would fit.
 // `vocabulary`: ids that may be sampled.

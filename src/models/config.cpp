@@ -389,7 +389,7 @@ Result<ModelConfig> read_model_config(const std::string& directory) {
   }
   const std::span<const std::byte> bytes = (*file)->bytes();
   Result<ModelConfig> config = parse_model_config({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-  if (!config.ok()) return in_context(std::move(config).error(), directory);
+  if (!config.ok()) return in_context(std::move(config).error(), path);
   return config;
 }
 
