@@ -2,21 +2,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 
 #include "cli/commands.h"
 #include "cli/generation.h"
+#include "cli/interrupt.h"
 #include "cli/line_editor.h"
 
 namespace weir {
 namespace {
-
-volatile std::sig_atomic_t interrupt_seen = 0;
-
-void on_interrupt(int) {
-  interrupt_seen = 1;
-}
 
 constexpr std::string_view kHelp =
     "  /clear          start over\n"
@@ -114,13 +108,12 @@ class Chat {
     if (left < 1) return Error{ErrorCode::kTooLarge, "the conversation fills the context", "/clear starts over"};
     SamplingParams sampling = terminal_sampling(options_, text_, left);
     sampling.seed += seed_offset_;
-    interrupt_seen = 0;
+    clear_interrupt();
     Answer answer;
     {
       Printer printer(thinking_);
-      WEIR_ASSIGN_OR_RETURN(answer, generate(
-                                        host_, text_, prompt, sampling, [&](std::string_view p) { printer.write(p); },
-                                        [] { return interrupt_seen != 0; }));
+      WEIR_ASSIGN_OR_RETURN(
+          answer, generate(host_, text_, prompt, sampling, [&](std::string_view p) { printer.write(p); }, interrupted));
     }
     if (answer.finish == FinishReason::kError) return make_error(ErrorCode::kInternal, "{}", answer.error);
     fmt::print("{}\n", answer.finish == FinishReason::kLength ? " [out of tokens]" : "");
@@ -153,11 +146,7 @@ Status command_chat(const Options& options) {
   fmt::print("{}: {} tokens of context; {}. /help lists the commands.\n", model.name,
              model.memory.limits.sequence_tokens_max, phases.text());
 
-  // Without SA_RESTART a Ctrl-C while typing ends the line that is being typed, not the program.
-  struct sigaction action = {};
-  action.sa_handler = on_interrupt;
-  sigaction(SIGINT, &action, nullptr);
-
+  catch_interrupts(true);
   Chat chat(options, text, model, *host);
   LineEditor editor;
   std::string pending;

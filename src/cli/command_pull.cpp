@@ -2,22 +2,16 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 
 #include "base/clock.h"
 #include "cli/commands.h"
+#include "cli/interrupt.h"
 #include "hub/pull.h"
 
 namespace weir {
 namespace {
-
-volatile std::sig_atomic_t interrupt_seen = 0;
-
-void on_interrupt(int) {
-  interrupt_seen = 1;
-}
 
 // A line that rewrites itself on a terminal; elsewhere a line for every tenth.
 class ProgressPrinter {
@@ -43,7 +37,7 @@ class ProgressPrinter {
         last_tenth_ = tenth;
       }
     }
-    return interrupt_seen == 0;
+    return !interrupted();
   }
 
  private:
@@ -58,7 +52,7 @@ class ProgressPrinter {
 
 Status command_pull(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const HubSettings settings, hub_settings([](const char* name) { return std::getenv(name); }));
-  std::signal(SIGINT, on_interrupt);
+  catch_interrupts(false);
   ProgressPrinter progress;
   WEIR_ASSIGN_OR_RETURN(const PullResult result, pull(options.model, options.revision, settings,
                                                       [&](const PullProgress& p) { return progress(p); }));

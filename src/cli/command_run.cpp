@@ -2,25 +2,19 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
 
 #include "cli/commands.h"
 #include "cli/generation.h"
+#include "cli/interrupt.h"
 
 namespace weir {
 namespace {
 
 // One prompt typed or piped is no book; the tokenizer and the context set the real limit.
 constexpr size_t kPromptBytesMax = 16 << 20;
-
-volatile std::sig_atomic_t interrupt_seen = 0;
-
-void on_interrupt(int) {
-  interrupt_seen = 1;
-}
 
 Result<std::string> prompt_text(const Options& options) {
   if (!options.prompt.empty()) return options.prompt;
@@ -73,13 +67,13 @@ Status command_run(const Options& options) {
         fmt::format("the prompt has {} tokens, the context {}", ids.size(), model.memory.limits.sequence_tokens_max),
         "shorten the prompt or raise --max-model-len"};
   }
-  std::signal(SIGINT, on_interrupt);
+  catch_interrupts(false);
   const auto emit = [](std::string_view piece) {
     std::fwrite(piece.data(), 1, piece.size(), stdout);
     std::fflush(stdout);
   };
-  WEIR_ASSIGN_OR_RETURN(const Answer answer, generate(*host, text, ids, terminal_sampling(options, text, left), emit,
-                                                      [] { return interrupt_seen != 0; }));
+  WEIR_ASSIGN_OR_RETURN(const Answer answer,
+                        generate(*host, text, ids, terminal_sampling(options, text, left), emit, interrupted));
   if (answer.finish == FinishReason::kError) return make_error(ErrorCode::kInternal, "{}", answer.error);
   fmt::print("\n");
   if (options.print_token_ids) fmt::print("token ids: {}\n", fmt::join(answer.tokens, " "));
