@@ -5,7 +5,7 @@
 #include "text/jinja/evaluator.h"
 #include "text/jinja/from_json.h"
 #include "text/jinja/parser.h"
-#include "text/jinja/unicode.h"
+#include "text/unicode.h"
 
 namespace weir {
 
@@ -23,7 +23,7 @@ const std::string& ChatTemplate::source() const {
 }
 
 Result<std::unique_ptr<ChatTemplate>> ChatTemplate::parse(std::string source, TemplateLimits limits) {
-  if (!jinja::valid_utf8(source)) {
+  if (find_invalid_utf8(source)) {
     return with_remedy(make_error(ErrorCode::kCorrupt, "the chat template is not valid UTF-8"),
                        "save the template as UTF-8");
   }

@@ -5,6 +5,7 @@
 #include "text/jinja/operators.h"
 #include "text/jinja/show.h"
 #include "text/jinja/unicode.h"
+#include "text/unicode.h"
 
 namespace weir::jinja {
 namespace {
@@ -246,7 +247,7 @@ class PercentFormatter {
     }
     if (has("c")) {
       if (value.is_integral() && value.integer() >= 0 && value.integer() < 0x110000) {
-        append_code(out_, static_cast<uint32_t>(value.integer()));
+        append_utf8(static_cast<char32_t>(value.integer()), &out_);
         return Ok{};
       }
       if (value.is_string() && code_count(value.string()) == 1) {

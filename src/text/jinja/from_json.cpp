@@ -11,7 +11,7 @@ using Json = nlohmann::ordered_json;
 
 Value text_value(const std::string& text, int64_t& bytes) {
   bytes += static_cast<int64_t>(text.size());
-  return Value::text(valid_utf8(text) ? text : repaired_utf8(text));
+  return Value::text(repaired_utf8(text));
 }
 
 }  // namespace

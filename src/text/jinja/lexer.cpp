@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "text/jinja/unicode.h"
+#include "text/unicode.h"
 
 namespace weir::jinja {
 
@@ -362,7 +363,7 @@ class Lexer {
     if (code >= 0xD800 && code < 0xE000) {
       return syntax_error(line_, "a surrogate escape in a string is not text");
     }
-    append_code(out, code);
+    append_utf8(code, &out);
     at = from;
     return Ok{};
   }

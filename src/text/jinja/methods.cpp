@@ -5,6 +5,7 @@
 #include "text/jinja/operators.h"
 #include "text/jinja/show.h"
 #include "text/jinja/unicode.h"
+#include "text/unicode.h"
 
 namespace weir::jinja {
 namespace {
@@ -65,12 +66,11 @@ std::vector<std::string_view> split_space(std::string_view text, int64_t count_m
     } else {
       size_t start = text.size();
       while (start > 0) {
-        const size_t before = previous_start(text, start);
-        size_t at = before;
-        if (is_space(next_code(text, at))) {
+        const CodePoint before = code_point_before(text, start);
+        if (is_space(before.value)) {
           break;
         }
-        start = before;
+        start -= before.length;
       }
       parts.push_back(text.substr(start));
       text = strip(text.substr(0, start), nullptr, false, true);

@@ -3,50 +3,14 @@
 #include <algorithm>
 
 #include "text/jinja/unicode_tables.h"
+#include "text/unicode.h"
 
 namespace weir::jinja {
 
 uint32_t next_code(std::string_view text, size_t& at) {
-  const auto byte = [&](size_t i) { return static_cast<uint32_t>(static_cast<unsigned char>(text[i])); };
-  const uint32_t lead = byte(at);
-  if (lead < 0x80) {
-    ++at;
-    return lead;
-  }
-  const size_t length = lead >= 0xF0 ? 4 : (lead >= 0xE0 ? 3 : 2);
-  uint32_t code = lead & (0xFFU >> (length + 1));
-  const size_t end = std::min(text.size(), at + length);
-  for (++at; at < end; ++at) {
-    code = (code << 6) | (byte(at) & 0x3F);
-  }
-  return code;
-}
-
-size_t previous_start(std::string_view text, size_t end) {
-  size_t at = end - 1;
-  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) {
-    --at;
-  }
-  return at;
-}
-
-void append_code(std::string& out, uint32_t code) {
-  const auto put = [&out](uint32_t byte) { out += static_cast<char>(static_cast<unsigned char>(byte)); };
-  if (code < 0x80) {
-    put(code);
-  } else if (code < 0x800) {
-    put(0xC0 | (code >> 6));
-    put(0x80 | (code & 0x3F));
-  } else if (code < 0x10000) {
-    put(0xE0 | (code >> 12));
-    put(0x80 | ((code >> 6) & 0x3F));
-    put(0x80 | (code & 0x3F));
-  } else {
-    put(0xF0 | (code >> 18));
-    put(0x80 | ((code >> 12) & 0x3F));
-    put(0x80 | ((code >> 6) & 0x3F));
-    put(0x80 | (code & 0x3F));
-  }
+  const CodePoint point = code_point_at(text, at);
+  at += point.length;
+  return point.value;
 }
 
 size_t code_count(std::string_view text) {
@@ -66,61 +30,15 @@ size_t byte_of_code(std::string_view text, size_t index) {
   return at;
 }
 
-namespace {
-
-// The length of the valid sequence at `at`, or 0.
-size_t valid_length(std::string_view text, size_t at) {
-  const auto lead = static_cast<unsigned char>(text[at]);
-  if (lead < 0x80) {
-    return 1;
-  }
-  if (lead < 0xC2 || lead > 0xF4) {
-    return 0;
-  }
-  const size_t length = lead >= 0xF0 ? 4 : (lead >= 0xE0 ? 3 : 2);
-  if (at + length > text.size()) {
-    return 0;
-  }
-  for (size_t i = 1; i < length; ++i) {
-    if ((static_cast<unsigned char>(text[at + i]) & 0xC0) != 0x80) {
-      return 0;
-    }
-  }
-  size_t from = at;
-  const uint32_t code = next_code(text, from);
-  // The least code point of each length: anything below is an overlong form.
-  constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-  const bool surrogate = code >= 0xD800 && code < 0xE000;
-  return code >= kLeast[length] && code <= 0x10FFFF && !surrogate ? length : 0;
-}
-
-}  // namespace
-
-bool valid_utf8(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    const size_t length = valid_length(text, at);
-    if (length == 0) {
-      return false;
-    }
-    at += length;
-  }
-  return true;
-}
-
 std::string repaired_utf8(std::string_view text) {
   std::string out;
   out.reserve(text.size());
-  for (size_t at = 0; at < text.size();) {
-    const size_t length = valid_length(text, at);
-    if (length == 0) {
-      append_code(out, 0xFFFD);
-      ++at;
-    } else {
-      out.append(text, at, length);
-      at += length;
-    }
+  while (const std::optional<size_t> invalid = find_invalid_utf8(text)) {
+    out.append(text, 0, *invalid);
+    append_utf8(0xFFFD, &out);
+    text.remove_prefix(*invalid + 1);
   }
-  return out;
+  return out.append(text);
 }
 
 namespace {
@@ -154,7 +72,7 @@ void append_upper(std::string& out, uint32_t code) {
   } else if (const char* special = find_special(kUpperSpecial, kUpperSpecial_count, code)) {
     out += special;
   } else {
-    append_code(out, map_run(kUpperRuns, kUpperRuns_count, code));
+    append_utf8(map_run(kUpperRuns, kUpperRuns_count, code), &out);
   }
 }
 
@@ -164,7 +82,7 @@ void append_lower(std::string& out, uint32_t code) {
   } else if (const char* special = find_special(kLowerSpecial, kLowerSpecial_count, code)) {
     out += special;
   } else {
-    append_code(out, map_run(kLowerRuns, kLowerRuns_count, code));
+    append_utf8(map_run(kLowerRuns, kLowerRuns_count, code), &out);
   }
 }
 
@@ -179,9 +97,7 @@ void append_title(std::string& out, uint32_t code) {
 }  // namespace
 
 bool is_space(uint32_t code) {
-  return (code >= 9 && code <= 13) || (code >= 0x1C && code <= 0x20) || code == 0x85 || code == 0xA0 ||
-         code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F ||
-         code == 0x205F || code == 0x3000;
+  return is_white_space(code) || (code >= 0x1C && code <= 0x1F);
 }
 
 bool is_printable(uint32_t code) {
@@ -303,12 +219,11 @@ std::string_view strip(std::string_view text, const std::string* chars, bool lef
     text.remove_prefix(at);
   }
   while (right && !text.empty()) {
-    const size_t start = previous_start(text, text.size());
-    size_t at = start;
-    if (!strips(next_code(text, at))) {
+    const CodePoint last = code_point_before(text, text.size());
+    if (!strips(last.value)) {
       break;
     }
-    text = text.substr(0, start);
+    text.remove_suffix(last.length);
   }
   return text;
 }

@@ -11,15 +11,10 @@ namespace weir::jinja {
 
 // The code point at byte `at` (of valid UTF-8) and, in `at`, the byte after it.
 uint32_t next_code(std::string_view text, size_t& at);
-// The start of the code point that ends at byte `end`.
-size_t previous_start(std::string_view text, size_t end);
-void append_code(std::string& out, uint32_t code);
 // Code points in `text`.
 size_t code_count(std::string_view text);
 // The byte where code point number `index` starts; the size of `text` past its end.
 size_t byte_of_code(std::string_view text, size_t index);
-// Whether all of it is valid UTF-8.
-bool valid_utf8(std::string_view text);
 // A copy with every byte that is not valid UTF-8 replaced by U+FFFD.
 std::string repaired_utf8(std::string_view text);
 
