@@ -144,8 +144,9 @@ void bench_attention(Bench& bench, const AttentionShape& shape, int64_t context)
     args.sequences = {&sequence, 1};
     args.y = y.data();
     args.y_stride = shape.heads * e;
-    const double seen = static_cast<double>(rows * context + rows * rows / 2);
-    bench.report(fmt::format("{} M={}", name, rows), 4.0 * static_cast<double>(shape.heads * e) * seen,
+    // Each row sees the context, the rows before it and itself.
+    const int64_t seen = rows * context + rows * (rows + 1) / 2;
+    bench.report(fmt::format("{} M={}", name, rows), 4.0 * static_cast<double>(shape.heads * e * seen),
                  static_cast<double>(pages.size()) * static_cast<double>(kv_page_bytes(shape)),
                  [&] { attention(bench.cpu(), args); });
   }

@@ -30,7 +30,7 @@ Split split_work(const LinearArgs& args, int threads) {
   for (const LinearOutput& out : args.outputs) panels += (out.weight->tiles() + kPanelTiles - 1) / kPanelTiles;
   // Four tasks a thread even out threads that lose their processor for a while.
   const int64_t wanted = 4 * threads;
-  split.panels_per_task = threads == 1 ? panels : std::max<int64_t>(1, panels / wanted);
+  split.panels_per_task = std::max<int64_t>(1, threads == 1 ? panels : panels / wanted);
   // Blocks of fewer than 48 rows would decode the weights too often.
   const int64_t blocks_wanted = std::max<int64_t>(1, wanted / std::max<int64_t>(1, panels));
   split.row_block = std::clamp<int64_t>((args.rows + blocks_wanted - 1) / blocks_wanted, 48, kLinearTaskRows);
