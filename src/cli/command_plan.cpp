@@ -1,4 +1,5 @@
-// weir plan: what would run, with which kernels and in how much memory. Reads headers only; computes nothing.
+// weir plan: what would run, with which kernels and in how much memory. Reads headers only, of dummy weights
+// config.json alone; computes nothing.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -180,14 +181,21 @@ void print_json(const std::vector<PlanRow>& rows, const MemoryPlan& memory) {
 Status command_plan(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
   WEIR_ASSIGN_OR_RETURN(const ModelConfig config, read_model_config(folder.string()));
-  if (options.load_format == "dummy") {
-    return Error{ErrorCode::kUnsupported, "weir plan reads a checkpoint's headers, and dummy weights have none",
-                 "weir inspect and weir run --load-format dummy work without files"};
+  std::unique_ptr<Checkpoint> checkpoint;
+  ModelWeights weights;
+  int64_t stored_bytes = 0;
+  const bool dummy = options.load_format == "dummy";
+  if (dummy) {
+    WEIR_ASSIGN_OR_RETURN(weights, dummy_shapes(config, dummy_format(options)));
+    stored_bytes = weights.total_bytes;
+  } else {
+    WEIR_ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(folder.string()));
+    WEIR_ASSIGN_OR_RETURN(weights, load_weights(config, *checkpoint));
+    stored_bytes = checkpoint->total_bytes();
   }
-  WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(folder.string()));
-  WEIR_ASSIGN_OR_RETURN(const ModelWeights weights, load_weights(config, *checkpoint));
-  WEIR_ASSIGN_OR_RETURN(const MemoryPlan memory, plan_memory(options, config, checkpoint->total_bytes(),
-                                                             static_cast<int32_t>(config.vocabulary)));
+  WEIR_ASSIGN_OR_RETURN(MemoryPlan memory, plan_memory(options, config, (dummy ? kDummyCopies : 1) * stored_bytes,
+                                                       static_cast<int32_t>(config.vocabulary)));
+  memory.weight_bytes = stored_bytes;
   const Matrices matrices(weights);
   Planner planner(config, matrices, isa_from_name(options.isa).value_or(best_isa()));
   planner.add(make_main_program(config, cpu_cache_sizes(config)));

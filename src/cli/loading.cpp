@@ -29,26 +29,6 @@ int64_t read_number_file(const char* path) {
   return file ? value : -1;
 }
 
-WeightFormat dummy_format(const std::string& name) {
-  if (name == "bf16") return WeightFormat::kBf16;
-  if (name == "mxfp4") return WeightFormat::kMxfp4;
-  return WeightFormat::kFp8Block;
-}
-
-// Bytes of a dummy model's weights: the binding table multiplied out in the chosen format.
-int64_t dummy_bytes(const ModelConfig& config, const std::string& format) {
-  const StorageLayout layout = format == "bf16"    ? StorageLayout::kBf16
-                               : format == "mxfp4" ? StorageLayout::kMxfp4
-                                                   : StorageLayout::kFp8Block;
-  std::vector<StoredTensor> stored;
-  BindingVariant variant;
-  variant.mtp = true;
-  for (const Binding& binding : make_bindings(config, variant)) append_stored(binding, layout, false, &stored);
-  int64_t bytes = 0;
-  for (const StoredTensor& tensor : stored) bytes += tensor.bytes();
-  return bytes;
-}
-
 // The *_token entries of tokenizer_config.json: strings, or objects with "content".
 std::vector<std::pair<std::string, std::string>> special_tokens(const std::filesystem::path& folder) {
   std::vector<std::pair<std::string, std::string>> tokens;
@@ -119,6 +99,12 @@ int64_t free_memory_bytes() {
   const int64_t limit = read_number_file("/sys/fs/cgroup/memory.max");
   const int64_t used = read_number_file("/sys/fs/cgroup/memory.current");
   return limit > 0 && used >= 0 ? std::min(available, std::max<int64_t>(0, limit - used)) : available;
+}
+
+WeightFormat dummy_format(const Options& options) {
+  if (options.dummy_format == "bf16") return WeightFormat::kBf16;
+  if (options.dummy_format == "mxfp4") return WeightFormat::kMxfp4;
+  return WeightFormat::kFp8Block;
 }
 
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
@@ -229,8 +215,8 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
   std::unique_ptr<Checkpoint> checkpoint;
   int64_t weight_bytes = 0;
   if (loaded.dummy) {
-    // Random matrices and their packed form exist together while packing.
-    weight_bytes = 2 * dummy_bytes(loaded.config, options.dummy_format);
+    WEIR_ASSIGN_OR_RETURN(const ModelWeights shapes, dummy_shapes(loaded.config, dummy_format(options)));
+    weight_bytes = kDummyCopies * shapes.total_bytes;
   } else {
     WEIR_ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(loaded.folder.string()));
     weight_bytes = checkpoint->total_bytes();
@@ -244,8 +230,7 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
   WEIR_ASSIGN_OR_RETURN(loaded.memory, plan_memory(options, loaded.config, weight_bytes, sampled));
   phases->done("memory plan");
 
-  auto weights = loaded.dummy ? dummy_weights(loaded.config, dummy_format(options.dummy_format),
-                                              static_cast<uint64_t>(options.seed))
+  auto weights = loaded.dummy ? dummy_weights(loaded.config, dummy_format(options), static_cast<uint64_t>(options.seed))
                               : load_weights(loaded.config, *checkpoint);
   if (!weights) return in_context(std::move(weights).error(), loaded.folder.string());
   phases->done("weights");

@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "cli/flags.h"
 #include "models/config.h"
+#include "runner/cpu_caches.h"
 #include "runner/cpu_model.h"
 #include "runner/model_runner.h"
 #include "text/chat.h"
@@ -65,6 +66,12 @@ struct LoadedModel {
 
 // MODEL as a folder: itself, or the snapshot of a pulled hub model.
 Result<std::filesystem::path> find_model(const Options& options);
+
+// --dummy-format.
+WeightFormat dummy_format(const Options& options);
+
+// Random matrices and their packed form exist together while packing.
+inline constexpr int64_t kDummyCopies = 2;
 
 // Derives the limits from flags, config and free memory. Errors name the flags and sizes that would fit.
 // `vocabulary`: ids that may be sampled.

@@ -99,6 +99,25 @@ class DummyMaker {
     if (config_.family == ModelFamily::kQwen3Next) config_.family = ModelFamily::kQwen35Moe;
   }
 
+  ModelWeights shapes(bool mtp) {
+    weights_ = empty_weights(config_, mtp);
+    BindingVariant variant;
+    variant.mtp = mtp;
+    for (const Binding& binding : make_bindings(config_, variant)) {
+      if (binding.rule == DTypeRule::kVector) {
+        const int64_t count = binding.shape.elements();
+        *find_vector(&weights_, binding.slot, binding.layer) = {nullptr, count};
+        weights_.total_bytes += count * dtype_bytes(DType::kF32);
+      } else {
+        const WeightMatrix matrix = matrix_shape(binding);
+        *find_matrix(&weights_, binding.slot, binding.layer, binding.expert) = matrix;
+        weights_.total_bytes += matrix.bytes();
+      }
+    }
+    if (config_.tied) weights_.lm_head = weights_.embed;
+    return std::move(weights_);
+  }
+
   ModelWeights make(bool mtp) {
     weights_ = empty_weights(config_, mtp);
     BindingVariant variant;
@@ -179,26 +198,42 @@ class DummyMaker {
     return fits ? format : WeightFormat::kBf16;
   }
 
-  void make_matrix(const Binding& binding) {
+  WeightMatrix matrix_shape(const Binding& binding) const {
     WeightMatrix matrix;
     matrix.n = binding.shape[0];
     matrix.k = binding.shape[1];
     matrix.format = chosen_format(binding);
-    const float wanted = deviation(binding);
     switch (matrix.format) {
       case WeightFormat::kFp8Block:
         matrix.row_bytes = matrix.k;
+        matrix.scale_dtype = DType::kBf16;
+        matrix.scale_stride = ceil_div(matrix.k, kFp8Block);
+        break;
+      case WeightFormat::kMxfp4:
+        matrix.row_bytes = matrix.k / 2;
+        matrix.scale_dtype = DType::kU8;
+        matrix.scale_stride = matrix.k / kMxfp4Group;
+        break;
+      default:
+        matrix.row_bytes = 2 * matrix.k;
+    }
+    return matrix;
+  }
+
+  void make_matrix(const Binding& binding) {
+    WeightMatrix matrix = matrix_shape(binding);
+    const float wanted = deviation(binding);
+    switch (matrix.format) {
+      case WeightFormat::kFp8Block:
         // Sign and mantissa random, exponent 7 (bias 7): +-[1, 1.875].
         matrix.data = add_data(matrix.n * matrix.row_bytes, 0x87878787u, 0x38383838u);
         add_block_scales(&matrix, wanted / kFp8Rms);
         break;
       case WeightFormat::kMxfp4:
-        matrix.row_bytes = matrix.k / 2;
         matrix.data = add_data(matrix.n * matrix.row_bytes, 0xffffffffu, 0);
         add_group_scales(&matrix, wanted / kE2M1Rms);
         break;
       default:
-        matrix.row_bytes = 2 * matrix.k;
         matrix.data = add_data(matrix.n * matrix.row_bytes, 0x807f807fu,
                                bf16_fixed(static_cast<int>(std::lround(std::log2(wanted / kBf16Rms)))));
     }
@@ -217,28 +252,22 @@ class DummyMaker {
 
   // Scales differ from block to block, so that a misplaced one shows.
   void add_block_scales(WeightMatrix* matrix, float scale) {
-    const int64_t columns = ceil_div(matrix->k, kFp8Block);
-    const int64_t count = ceil_div(matrix->n, kFp8Block) * columns;
+    const int64_t count = ceil_div(matrix->n, kFp8Block) * matrix->scale_stride;
     auto* scales = reinterpret_cast<uint16_t*>(weights_.store.allocate(count * dtype_bytes(DType::kBf16)).data());
     std::vector<float> values(static_cast<size_t>(count));
     fill_floats(values, 0.75f * scale, 1.25f * scale);
     for (size_t i = 0; i < values.size(); ++i) scales[i] = float_to_bf16(values[i]);
     matrix->scales = reinterpret_cast<const std::byte*>(scales);
-    matrix->scale_dtype = DType::kBf16;
-    matrix->scale_stride = columns;
   }
 
   // Powers of two: 2^e or half of it, at random.
   void add_group_scales(WeightMatrix* matrix, float scale) {
-    const int64_t columns = matrix->k / kMxfp4Group;
-    const int64_t bytes = matrix->n * columns;
+    const int64_t bytes = matrix->n * matrix->scale_stride;
     // The mean square of a half and a half of {2^e, 2^(e-1)} is that of 2^(e - 0.34).
     const auto exponent = static_cast<uint32_t>(std::lround(std::log2(scale) + 0.34f) + 127 - 1);
     // The random low bit is added by clearing it in the fixed part.
     const uint32_t even = exponent & 0xfeu;
     matrix->scales = add_data(bytes, 0x01010101u, even * 0x01010101u);
-    matrix->scale_dtype = DType::kU8;
-    matrix->scale_stride = columns;
   }
 
   // Which thread runs a job does not matter: each has its own seed.
@@ -261,29 +290,22 @@ class DummyMaker {
   std::vector<FillJob> jobs_;
 };
 
-// Bytes that the weights will have, from the table alone.
-double planned_bytes(const ModelConfig& config, bool mtp) {
-  double bytes = 0;
-  BindingVariant variant;
-  variant.fused_experts = true;  // the same bytes in a shorter table
-  variant.fused_mtp_experts = true;
-  variant.mtp = mtp;
-  for (const Binding& binding : make_bindings(config, variant)) bytes += static_cast<double>(binding.shape.elements());
-  return bytes;
-}
-
-double bytes_per_value(WeightFormat format) {
-  return format == WeightFormat::kFp8Block ? 1.0 : format == WeightFormat::kMxfp4 ? 0.53 : 2.0;
+Status check_dummy_format(WeightFormat format) {
+  if (format == WeightFormat::kBf16 || format == WeightFormat::kFp8Block || format == WeightFormat::kMxfp4) return Ok{};
+  return make_error(ErrorCode::kUnsupported, "dummy weights come as BF16, FP8 128x128 or MXFP4, not as {}",
+                    weight_format_name(format));
 }
 
 }  // namespace
 
+Result<ModelWeights> dummy_shapes(const ModelConfig& config, WeightFormat format, bool mtp) {
+  WEIR_RETURN_IF_ERROR(check_dummy_format(format));
+  return DummyMaker(config, format, 0).shapes(mtp);
+}
+
 Result<ModelWeights> dummy_weights(const ModelConfig& config, WeightFormat format, uint64_t seed, bool mtp) {
-  if (format != WeightFormat::kBf16 && format != WeightFormat::kFp8Block && format != WeightFormat::kMxfp4) {
-    return make_error(ErrorCode::kUnsupported, "dummy weights come as BF16, FP8 128x128 or MXFP4, not as {}",
-                      weight_format_name(format));
-  }
-  const double bytes = planned_bytes(config, mtp) * bytes_per_value(format);
+  WEIR_ASSIGN_OR_RETURN(const ModelWeights shapes, dummy_shapes(config, format, mtp));
+  const auto bytes = static_cast<double>(shapes.total_bytes);
   const double memory = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGE_SIZE));
   if (bytes > memory) {
     return with_remedy(make_error(ErrorCode::kTooLarge, "dummy weights of about {:.1f} GB in {:.1f} GB of memory",

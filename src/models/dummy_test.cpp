@@ -147,6 +147,29 @@ TEST(Dummy, EveryFamilyIsMade) {
   EXPECT_EQ(tied->lm_head.data, tied->embed.data);
 }
 
+TEST(Dummy, ShapesAloneAreThoseOfTheWeights) {
+  const ModelConfig config = narrow_config();
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8Block, WeightFormat::kMxfp4}) {
+    const Result<ModelWeights> weights = dummy_weights(config, format, 1);
+    const Result<ModelWeights> shapes = dummy_shapes(config, format);
+    ASSERT_TRUE(weights.ok() && shapes.ok());
+    EXPECT_EQ(shapes->total_bytes, weights->total_bytes) << weight_format_name(format);
+    EXPECT_EQ(shapes->store.bytes(), 0);
+    BindingVariant variant;
+    variant.mtp = true;
+    for (const Binding& binding : make_bindings(config, variant)) {
+      const WeightMatrix* made = find_matrix(*weights, binding.slot, binding.layer, binding.expert);
+      const WeightMatrix* shape = find_matrix(*shapes, binding.slot, binding.layer, binding.expert);
+      ASSERT_EQ(made == nullptr, shape == nullptr) << binding.name;
+      if (made == nullptr) continue;
+      EXPECT_EQ(shape->format, made->format) << binding.name;
+      EXPECT_EQ(shape->n, made->n) << binding.name;
+      EXPECT_EQ(shape->k, made->k) << binding.name;
+      EXPECT_EQ(shape->bytes(), made->bytes()) << binding.name;
+    }
+  }
+}
+
 TEST(Dummy, WhatDoesNotFitInMemoryIsRefusedBeforeAnythingIsAllocated) {
   TestSizes sizes = kSizes397B;
   sizes.hidden = 1 << 19;

@@ -139,4 +139,7 @@ ModelWeights empty_weights(const ModelConfig& config, bool mtp);
 // k/X)^M) experts. Equal for equal seeds, whatever the number of threads. `mtp` adds the draft head.
 Result<ModelWeights> dummy_weights(const ModelConfig& config, WeightFormat format, uint64_t seed, bool mtp = true);
 
+// The shapes, formats and total bytes of what dummy_weights() would make, with no data behind them.
+Result<ModelWeights> dummy_shapes(const ModelConfig& config, WeightFormat format, bool mtp = true);
+
 }  // namespace weir

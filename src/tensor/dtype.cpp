@@ -48,7 +48,7 @@ std::string_view weight_format_name(WeightFormat format) {
 }
 
 int64_t WeightMatrix::bytes() const {
-  const int64_t scale_bytes = scales == nullptr ? 0 : dtype_bytes(scale_dtype);
+  const int64_t scale_bytes = dtype_bytes(scale_dtype);
   switch (format) {
     case WeightFormat::kF32:
     case WeightFormat::kBf16:

@@ -292,6 +292,25 @@ def test_dummy_weights_need_no_files(tmp_path, stored, token_file):
     refused("logits", folder, token_file(1))
 
 
+@pytest.mark.parametrize("stored,shown", [("fp8", "FP8 128x128"), ("bf16", "BF16"), ("mxfp4", "MXFP4")])
+def test_a_plan_of_dummy_weights_needs_no_files(tmp_path, stored, shown):
+    model = GOLDENS / "moe-mxfp4"
+    (tmp_path / "config.json").symlink_to(model / "config.json")
+    done = weir("plan", tmp_path, "--load-format", "dummy", "--dummy-format", stored, "--json")
+    assert done.returncode == 0, done.stderr
+    planned, checkpoint = json.loads(done.stdout), json.loads(weir("plan", model, "--json").stdout)
+
+    def operations(plan):
+        return [(row["operation"], row["what"]) for row in plan["operations"] if row["program"] == "main"]
+
+    assert operations(planned) == operations(checkpoint)
+    assert {row["stored_as"] for row in planned["operations"] if row["operation"] == "feed-forward"} >= {shown}
+    assert planned["memory"]["weight_bytes"] > 0 and planned["memory"]["pages"] > 0
+    text = weir("plan", tmp_path, "--load-format", "dummy")
+    assert text.returncode == 0 and "lm_head" in text.stdout
+    refused("plan", tmp_path)
+
+
 # Serving
 
 def test_a_taken_port_is_refused_with_a_remedy(tmp_path):
