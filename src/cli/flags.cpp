@@ -142,6 +142,22 @@ Status assign_defaults(Command command, Options* options) {
   return Ok{};
 }
 
+Error unknown_command(std::string_view typed) {
+  // Two letters cover a pair that was swapped; a name further away is no typing mistake.
+  constexpr size_t kDistanceMax = 2;
+  const auto name_of = [](const CommandInfo& command) { return command.name; };
+  const std::string_view guess = nearest(command_table(), typed, name_of);
+  std::string remedy;
+  if (edit_distance(typed, guess) <= kDistanceMax) remedy = fmt::format("did you mean 'weir {}'? ", guess);
+  remedy += "the commands are";
+  std::string_view separator = " ";
+  for (const CommandInfo& command : command_table()) {
+    remedy += fmt::format("{}{}", separator, command.name);
+    separator = ", ";
+  }
+  return usage_error(fmt::format("there is no command '{}'", typed), remedy + "; weir --help says what each does");
+}
+
 Error unknown_flag(std::string_view name, Command command) {
   const std::string_view guess =
       nearest(flag_table(), name, [&](const Flag& f) { return has(f, command) ? f.name : std::string_view(); });
@@ -197,9 +213,7 @@ Result<Options> parse_options(std::span<const std::string> arguments) {
   if (arguments.empty()) return usage_error("no command", "weir --help lists them");
   const CommandInfo* info = find_command(arguments[0]);
   if (info == nullptr) {
-    const auto guess = nearest(command_table(), arguments[0], [](const CommandInfo& c) { return c.name; });
-    return usage_error(fmt::format("there is no command '{}'", arguments[0]),
-                       fmt::format("did you mean 'weir {}'? weir --help lists all commands", guess));
+    return unknown_command(arguments[0]);
   }
   Options options;
   options.command = info->command;

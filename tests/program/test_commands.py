@@ -88,6 +88,13 @@ def test_what_is_mistyped_is_suggested():
     assert "--max-num-seqs" in refused("serve", GOLDEN, "--max-num-seq", 4)
 
 
+def test_an_unknown_command_lists_them_all_and_guesses_only_what_is_near():
+    said = refused("frobnicate")
+    assert all(name in said for name in COMMANDS) and "did you mean" not in said
+    said = refused("benhc")
+    assert all(name in said for name in COMMANDS) and "did you mean 'weir bench'?" in said
+
+
 def test_flags_of_another_command_are_refused():
     refused("run", GOLDEN, "hi", "--port", 8000)
     refused("inspect", GOLDEN, "--temperature", 0)
