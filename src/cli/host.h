@@ -9,7 +9,7 @@
 #include "base/wake.h"
 #include "cli/loading.h"
 #include "engine/engine.h"
-#include "runner/cpu_runner.h"
+#include "runner/model_runner.h"
 
 namespace weir {
 
@@ -22,14 +22,14 @@ class EngineHost {
 
   EngineClient client() { return engine_->client(); }
   const Clock& clock() const { return clock_; }
-  const CpuRunner& runner() const { return *runner_; }
+  const ModelRunner& runner() const { return *runner_; }
 
  private:
   EngineHost() = default;
 
   SteadyClock clock_;
   Wake wake_;
-  std::unique_ptr<CpuRunner> runner_;
+  std::unique_ptr<ModelRunner> runner_;
   std::unique_ptr<Engine> engine_;
   std::atomic<bool> stop_{false};
   std::thread thread_;

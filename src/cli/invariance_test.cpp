@@ -13,7 +13,9 @@
 #include "base/wake.h"
 #include "engine/engine.h"
 #include "models/weights.h"
-#include "runner/cpu_runner.h"
+#include "runner/cpu_caches.h"
+#include "runner/model_runner.h"
+#include "runner/test_model.h"
 #include "weights/checkpoint.h"
 
 namespace weir {
@@ -40,7 +42,7 @@ struct Setting {
   int32_t pages = 4096;
 };
 
-std::unique_ptr<CpuModel> load(const std::string& name) {
+std::unique_ptr<Model> load(const std::string& name) {
   const std::string folder = "tests/data/goldens/" + name;
   std::ifstream file(folder + "/config.json");
   std::stringstream text;
@@ -48,13 +50,13 @@ std::unique_ptr<CpuModel> load(const std::string& name) {
   const auto config = parse_model_config(text.str());
   const auto checkpoint = Checkpoint::open_file(folder + "/model.safetensors");
   const auto weights = load_weights(*config, **checkpoint);
-  CpuOptions options;
-  options.threads = 2;
-  return CpuModel::create(*config, *weights, options, 4096);
+  auto model = make_test_model(*config, *weights, 4096);
+  EXPECT_TRUE(model.ok()) << model.error().text();
+  return std::move(*model);
 }
 
 // Runs the requests at once under a setting. `preemptions`, if given, receives how many there were.
-std::vector<Outcome> run(CpuModel* model, const std::vector<Request>& requests, const Setting& setting,
+std::vector<Outcome> run(Model* model, const std::vector<Request>& requests, const Setting& setting,
                          int64_t* preemptions = nullptr) {
   const CacheLayout layout = cpu_cache_layout(model->config, false);
   RunnerLimits limits;
@@ -66,7 +68,7 @@ std::vector<Outcome> run(CpuModel* model, const std::vector<Request>& requests, 
   limits.vocabulary = static_cast<int32_t>(model->config.vocabulary);
   SteadyClock clock;
   Wake wake;
-  auto runner = CpuRunner::create(model, layout, limits, [&] { wake.notify(); });
+  auto runner = ModelRunner::create(model, layout, limits, [&] { wake.notify(); });
   EXPECT_TRUE(runner.ok());
   EngineConfig config;
   config.prefill_chunk_max = setting.chunk;
@@ -148,7 +150,7 @@ class Invariance : public testing::TestWithParam<const char*> {
     for (size_t i = 0; i < outcomes.size(); ++i) EXPECT_EQ(outcomes[i], alone_[i]) << "request " << i;
   }
 
-  std::unique_ptr<CpuModel> model_;
+  std::unique_ptr<Model> model_;
   std::vector<Request> requests_;
   std::vector<Outcome> alone_;
 };
@@ -212,7 +214,7 @@ class Planted : public testing::Test {
     for (size_t i = 0; i < outcomes.size(); ++i) count += outcomes[i] == alone_[i] ? 0 : 1;
     return count;
   }
-  std::unique_ptr<CpuModel> model_;
+  std::unique_ptr<Model> model_;
   std::vector<Request> requests_;
   std::vector<Outcome> alone_;
 };

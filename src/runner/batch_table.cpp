@@ -15,7 +15,7 @@ void StepRows::clear() {
   skipped.clear();
 }
 
-BatchTable::BatchTable(const RunnerLimits& limits, const CacheLayout& layout, const CpuCaches& caches)
+BatchTable::BatchTable(const RunnerLimits& limits, const CacheLayout& layout, Caches* caches)
     : limits_(limits), caches_(caches) {
   rows_.reserve(static_cast<size_t>(limits.rows_max));
   for (int32_t i = 0; i < limits.rows_max; ++i) {
@@ -51,21 +51,21 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       target.state = edit.state;
       target.sampling = plan.sampling.at(static_cast<size_t>(edit.first));
       target.history.reset(target.sampling);
-      caches_.zero_slot(edit.state);
+      caches_->zero_slot(edit.state);
       break;
     case EditKind::kAppendPages: {
       auto& pages = target.pages.at(edit.page_class.index());
       for (int32_t i = 0; i < edit.count; ++i) {
         WEIR_CHECK(pages.size() < pages.capacity(), "row {} has {} pages already", edit.row.value(), pages.size());
-        pages.push_back(caches_.page(edit.page_class, plan.pages.at(static_cast<size_t>(edit.first + i))));
+        pages.push_back(caches_->page(edit.page_class, plan.pages.at(static_cast<size_t>(edit.first + i))));
       }
       break;
     }
     case EditKind::kSaveState:
-      caches_.copy_slot(target.state, edit.state);
+      caches_->copy_slot(target.state, edit.state);
       break;
     case EditKind::kRestoreState:
-      caches_.copy_slot(edit.state, target.state);
+      caches_->copy_slot(edit.state, target.state);
       target.position = edit.position;
       break;
   }
@@ -102,7 +102,7 @@ void BatchTable::add_work(const StepPlan& plan, int32_t index, StepRows* rows) {
              "step {}: row {} has {} pages for {} tokens", plan.id, work.row.value(), pages.size(),
              target.position + work.token_count);
   rows->kv.push_back({row_begin, work.token_count, target.position, pages.data()});
-  if (std::byte* slot = caches_.slot(target.state)) {
+  if (std::byte* slot = caches_->slot(target.state)) {
     rows->gdn.push_back({row_begin, work.token_count, target.position, slot});
   }
   want_rows(plan, index, row_begin, rows);

@@ -10,7 +10,7 @@
 #include "ops/gdn/gdn.h"
 #include "plan/layout.h"
 #include "plan/step.h"
-#include "runner/cpu_caches.h"
+#include "runner/model.h"
 
 namespace weir {
 
@@ -50,7 +50,7 @@ struct StepRows {
 class BatchTable {
  public:
   // Borrows the caches. Rows, page tables and step arrays are reserved here.
-  BatchTable(const RunnerLimits& limits, const CacheLayout& layout, const CpuCaches& caches);
+  BatchTable(const RunnerLimits& limits, const CacheLayout& layout, Caches* caches);
 
   void apply(const StepPlan& plan, const Edit& edit);
   // Lays out the plan's work. Programmer error: work that does not continue its row.
@@ -65,7 +65,7 @@ class BatchTable {
   void want_rows(const StepPlan& plan, int32_t index, int64_t row_begin, StepRows* rows);
 
   const RunnerLimits limits_;
-  const CpuCaches& caches_;
+  Caches* const caches_;
   std::vector<BatchRow> rows_;
 };
 

@@ -79,7 +79,7 @@ std::byte* CpuCaches::slot(StateSlotId slot) const {
   return slots_.data() + slot_bytes_ * slot.value();
 }
 
-void CpuCaches::zero_slot(StateSlotId id) const {
+void CpuCaches::zero_slot(StateSlotId id) {
   if (slot_bytes_ == 0) return;
   const GdnShape shape = gdn_shape(*config_);
   const int64_t layer_bytes = gdn_slot_bytes(shape);
@@ -92,7 +92,7 @@ void CpuCaches::zero_slot(StateSlotId id) const {
   }
 }
 
-void CpuCaches::copy_slot(StateSlotId from, StateSlotId to) const {
+void CpuCaches::copy_slot(StateSlotId from, StateSlotId to) {
   if (slot_bytes_ == 0) return;
   std::memcpy(slot(to), slot(from), static_cast<size_t>(slot_bytes_));
 }

@@ -9,6 +9,7 @@
 #include "models/config.h"
 #include "models/program.h"
 #include "plan/layout.h"
+#include "runner/model.h"
 
 namespace weir {
 
@@ -31,18 +32,17 @@ class ReservedBytes {
 // How the CPU lays out this model's caches. `draft_kv`: with a page class for the draft head.
 CacheLayout cpu_cache_layout(const ModelConfig& config, bool draft_kv);
 
-class CpuCaches {
+class CpuCaches final : public Caches {
  public:
   // `pages` per class of `layout`, and `slots` state slots.
   static Result<CpuCaches> create(const ModelConfig& config, const CacheLayout& layout,
                                   const std::vector<int32_t>& pages, int32_t slots);
 
-  std::byte* page(PageClassId page_class, PageId page) const;
-  // Null for models without recurrent layers.
-  std::byte* slot(StateSlotId slot) const;
-  void zero_slot(StateSlotId slot) const;
-  void copy_slot(StateSlotId from, StateSlotId to) const;
-  int64_t bytes() const;
+  std::byte* page(PageClassId page_class, PageId page) const override;
+  std::byte* slot(StateSlotId slot) const override;
+  void zero_slot(StateSlotId slot) override;
+  void copy_slot(StateSlotId from, StateSlotId to) override;
+  int64_t bytes() const override;
 
  private:
   struct Class {

@@ -48,7 +48,12 @@ int64_t CpuExecutor::scratch_bytes() const {
   return bytes;
 }
 
-void CpuExecutor::run(const CpuBatch& batch, const std::function<void(const SampledBlock&)>& consume) {
+void CpuExecutor::set_hidden(int64_t first, int64_t count, const float* rows) {
+  const BufferRef hidden{program_.hidden_in, 0};
+  std::copy_n(rows, count * stride(hidden), data(hidden) + first * stride(hidden));
+}
+
+void CpuExecutor::run(const StepBatch& batch, const std::function<void(const SampledBlock&)>& consume) {
   WEIR_CHECK(static_cast<int64_t>(batch.tokens.size()) <= rows_max_, "{} rows in a step of {}", batch.tokens.size(),
              rows_max_);
   if (batch.tokens.empty()) return;

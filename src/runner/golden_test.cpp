@@ -1,4 +1,4 @@
-// The model on the CPU against log-probabilities made by transformers (tools/goldens/make.py).
+// The model against log-probabilities made by transformers (tools/goldens/make.py).
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -6,9 +6,11 @@
 #include <fstream>
 #include <sstream>
 
+#include "decode/sampler.h"
 #include "models/weights.h"
 #include "ops/logits/logits.h"
 #include "runner/offline.h"
+#include "runner/test_model.h"
 #include "weights/checkpoint.h"
 
 namespace weir {
@@ -58,9 +60,9 @@ class Golden : public testing::TestWithParam<const char*> {
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().text();
     auto weights = load_weights(*config, **checkpoint);
     ASSERT_TRUE(weights.ok()) << weights.error().text();
-    CpuOptions options;
-    options.threads = 2;
-    model_ = CpuModel::create(*config, *weights, options, 2048);
+    auto model = make_test_model(*config, *weights, 2048);
+    ASSERT_TRUE(model.ok()) << model.error().text();
+    model_ = std::move(*model);
     auto golden = Checkpoint::open_file(folder + "/golden.safetensors");
     ASSERT_TRUE(golden.ok()) << golden.error().text();
     golden_ = std::move(*golden);
@@ -81,7 +83,7 @@ class Golden : public testing::TestWithParam<const char*> {
     }
   }
 
-  std::unique_ptr<CpuModel> model_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<Checkpoint> golden_;
 };
 
@@ -128,7 +130,7 @@ TEST_P(Golden, GreedyContinuationsAreThoseOfTransformers) {
 }
 
 TEST_P(Golden, DraftChainsAreThoseOfTheComposition) {
-  if (!model_->weights.has_draft_head()) GTEST_SKIP() << "no draft head in this checkpoint";
+  if (!model_->has_draft_head()) GTEST_SKIP() << "no draft head in this checkpoint";
   Difference rows;
   for (const int length : {1, 64, 700}) {
     const auto ids = prompt(length);

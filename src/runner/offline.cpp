@@ -1,49 +1,55 @@
 #include "runner/offline.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "base/check.h"
+#include "decode/sampler.h"
+#include "runner/cpu_caches.h"
 
 namespace weir {
 
-Result<std::unique_ptr<OfflineModel>> OfflineModel::create(CpuModel* model, int64_t tokens_max, int64_t chunk) {
-  const CacheLayout layout = cpu_cache_layout(model->config, model->weights.has_draft_head());
+Result<std::unique_ptr<OfflineModel>> OfflineModel::create(Model* model, int64_t tokens_max, int64_t chunk) {
+  const CacheLayout layout = cpu_cache_layout(model->config, model->has_draft_head());
   const auto page_count = static_cast<int32_t>((tokens_max + kGridTokens - 1) / kGridTokens);
   const std::vector<int32_t> pages(layout.classes.size(), page_count);
-  WEIR_ASSIGN_OR_RETURN(CpuCaches caches, CpuCaches::create(model->config, layout, pages, 1));
+  WEIR_ASSIGN_OR_RETURN(auto caches, model->make_caches(layout, pages, 1));
   auto offline = std::unique_ptr<OfflineModel>(new OfflineModel(model, std::move(caches), tokens_max, chunk));
+  WEIR_RETURN_IF_ERROR(offline->make_executors());
   for (size_t c = 0; c < layout.classes.size(); ++c) {
     auto& table = offline->pages_.emplace_back();
     for (int32_t i = 0; i < page_count; ++i) {
-      table.push_back(offline->caches_.page(PageClassId::from(c), PageId(i)));
+      table.push_back(offline->caches_->page(PageClassId::from(c), PageId(i)));
     }
   }
   return offline;
 }
 
-OfflineModel::OfflineModel(CpuModel* model, CpuCaches caches, int64_t tokens_max, int64_t chunk)
+OfflineModel::OfflineModel(Model* model, std::unique_ptr<Caches> caches, int64_t tokens_max, int64_t chunk)
     : model_(model), caches_(std::move(caches)), tokens_max_(tokens_max), chunk_(chunk) {
-  main_ = std::make_unique<CpuExecutor>(model->program, model->config, model->weights, model->rope, *model->cpu, chunk);
-  if (model->weights.has_draft_head()) {
-    draft_program_ = make_draft_program(model->config);
-    draft_ =
-        std::make_unique<CpuExecutor>(draft_program_, model->config, model->weights, model->rope, *model->cpu, chunk);
-  }
   every_row_.resize(static_cast<size_t>(chunk));
   std::iota(every_row_.begin(), every_row_.end(), 0);
 }
 
-CpuBatch OfflineModel::batch(std::span<const TokenId> tokens, int64_t position, std::span<const int32_t> sampled,
-                             PageClassId kv) {
+Status OfflineModel::make_executors() {
+  const ExecutorLimits limits{chunk_, 1, tokens_max_};
+  WEIR_ASSIGN_OR_RETURN(main_, model_->make_executor(model_->program, caches_.get(), limits));
+  if (model_->has_draft_head()) {
+    draft_program_ = make_draft_program(model_->config);
+    WEIR_ASSIGN_OR_RETURN(draft_, model_->make_executor(draft_program_, caches_.get(), limits));
+  }
+  return Ok{};
+}
+
+StepBatch OfflineModel::batch(std::span<const TokenId> tokens, int64_t position, std::span<const int32_t> sampled,
+                              PageClassId kv) {
   const auto count = static_cast<int64_t>(tokens.size());
   WEIR_CHECK(position + count <= tokens_max_, "{} tokens in caches of {}", position + count, tokens_max_);
   kv_ = {0, count, position, pages_.at(kv.index()).data()};
-  CpuBatch batch;
+  StepBatch batch;
   batch.tokens = tokens;
   batch.kv = std::span<const KvSequence>(&kv_, 1);
-  if (std::byte* slot = caches_.slot(StateSlotId(0)); slot != nullptr && kv == kKvClass) {
+  if (std::byte* slot = caches_->slot(StateSlotId(0)); slot != nullptr && kv == kKvClass) {
     gdn_ = {0, count, position, slot};
     batch.gdn = std::span<const GdnSequence>(&gdn_, 1);
   }
@@ -55,7 +61,7 @@ void OfflineModel::score(std::span<const TokenId> tokens, int64_t first,
                          const std::function<void(int64_t, std::span<const float>)>& consume) {
   const auto width = static_cast<size_t>(model_->config.vocabulary);
   const auto total = static_cast<int64_t>(tokens.size());
-  caches_.zero_slot(StateSlotId(0));
+  caches_->zero_slot(StateSlotId(0));
   for (int64_t begin = 0; begin < total; begin += chunk_) {
     const int64_t count = std::min(chunk_, total - begin);
     const int64_t skip = std::clamp<int64_t>(first - begin, 0, count);
@@ -95,15 +101,14 @@ Result<DraftChain> OfflineModel::draft(std::span<const TokenId> tokens, int32_t 
     });
   };
 
-  caches_.zero_slot(StateSlotId(0));
+  caches_->zero_slot(StateSlotId(0));
   for (int64_t begin = 0; begin < total; begin += chunk_) {
     const int64_t count = std::min(chunk_, total - begin);
     const bool last = begin + count == total;
     const auto chunk = tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
     const auto wanted = std::span<const int32_t>(every_row_).first(static_cast<size_t>(count));
     main_->run(batch(chunk, begin, wanted, kKvClass), [&](const SampledBlock& block) {
-      std::memcpy(draft_->hidden_in() + static_cast<size_t>(block.first) * hidden, block.normed,
-                  static_cast<size_t>(block.count) * hidden * sizeof(float));
+      draft_->set_hidden(block.first, block.count, block.normed);
       if (last && block.first + block.count == count) {
         chain.tokens.push_back(argmax({block.logits + static_cast<size_t>(block.count - 1) * width, width}));
       }
@@ -113,7 +118,7 @@ Result<DraftChain> OfflineModel::draft(std::span<const TokenId> tokens, int32_t 
     run_draft(begin, last);
   }
   for (int32_t step = 1; step < drafts; ++step) {
-    std::copy(recycled.begin(), recycled.end(), draft_->hidden_in());
+    draft_->set_hidden(0, 1, recycled.data());
     next.assign(1, chain.tokens.back());
     run_draft(total - 1 + step, true);
   }

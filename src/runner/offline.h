@@ -8,9 +8,8 @@
 #include <vector>
 
 #include "base/result.h"
-#include "runner/cpu_caches.h"
-#include "runner/cpu_executor.h"
-#include "runner/cpu_runner.h"
+#include "plan/ids.h"
+#include "runner/model.h"
 
 namespace weir {
 
@@ -23,7 +22,7 @@ struct DraftChain {
 class OfflineModel {
  public:
   // Caches for one sequence of `tokens_max` tokens, computed in chunks of `chunk`. Borrows the model.
-  static Result<std::unique_ptr<OfflineModel>> create(CpuModel* model, int64_t tokens_max, int64_t chunk);
+  static Result<std::unique_ptr<OfflineModel>> create(Model* model, int64_t tokens_max, int64_t chunk);
 
   // Runs `tokens` from the start. `consume(i, logits)` is called once for every i with i >= first, in order: logits [V]
   // after tokens[0..i], valid in the call only.
@@ -35,17 +34,18 @@ class OfflineModel {
   Result<DraftChain> draft(std::span<const TokenId> tokens, int32_t drafts);
 
  private:
-  OfflineModel(CpuModel* model, CpuCaches caches, int64_t tokens_max, int64_t chunk);
+  OfflineModel(Model* model, std::unique_ptr<Caches> caches, int64_t tokens_max, int64_t chunk);
+  Status make_executors();
   // The batch of tokens [position, position + count) of the only sequence.
-  CpuBatch batch(std::span<const TokenId> tokens, int64_t position, std::span<const int32_t> sampled, PageClassId kv);
+  StepBatch batch(std::span<const TokenId> tokens, int64_t position, std::span<const int32_t> sampled, PageClassId kv);
 
-  CpuModel* model_;
-  CpuCaches caches_;
+  Model* model_;
+  std::unique_ptr<Caches> caches_;
   int64_t tokens_max_;
   int64_t chunk_;
   Program draft_program_;
-  std::unique_ptr<CpuExecutor> main_;
-  std::unique_ptr<CpuExecutor> draft_;
+  std::unique_ptr<Executor> main_;
+  std::unique_ptr<Executor> draft_;
   std::vector<std::vector<std::byte*>> pages_;  // per class
   std::vector<int32_t> every_row_;              // 0 .. chunk - 1
   KvSequence kv_;

@@ -37,11 +37,15 @@ class RopeTable {
   // cos[rope_dim / 2], sin[rope_dim / 2] of one position.
   void at(int64_t position, float* cos, float* sin) const;
 
- private:
+  // The rotation of position p is coarse[p / 256] times fine[p % 256]: tables [.][rope_dim / 2].
   struct Turn {
     double cos;
     double sin;
   };
+  std::span<const Turn> coarse() const { return coarse_; }
+  std::span<const Turn> fine() const { return fine_; }
+
+ private:
   int64_t half_ = 0;
   int64_t positions_ = 0;
   std::vector<Turn> coarse_;  // [ceil(positions / 256)][half]

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "ops/cpu/kernel_table.h"
 #include "ops/gdn/gdn_kernels.h"
+#include "ops/gdn/slot.h"
 
 namespace weir {
 namespace {
@@ -15,34 +16,10 @@ static_assert(kGdnChunk == kGdnRows);
 
 constexpr int64_t kFloat = sizeof(float);
 
-int64_t value_stride(const GdnShape& shape) {
-  return round_up(shape.value_dim, 16);
-}
-
-// Where the parts of a slot begin, in bytes.
-struct SlotParts {
-  int64_t state;
-  int64_t keys;
-  int64_t update;
-  int64_t log_decay;
-  int64_t inputs;
-  int64_t end;
-};
-
-SlotParts slot_parts(const GdnShape& shape) {
-  SlotParts parts{};
-  parts.state = kCacheLine;  // before it: the base, as int64
-  parts.keys = parts.state + shape.value_heads * shape.key_dim * value_stride(shape) * kFloat;
-  parts.update = parts.keys + shape.key_heads * shape.key_dim * kGdnChunk * kFloat;
-  parts.log_decay = parts.update + shape.value_heads * kGdnChunk * value_stride(shape) * kFloat;
-  parts.inputs = parts.log_decay + shape.value_heads * kGdnChunk * kFloat;
-  parts.end = round_up(parts.inputs + kGdnInputRing * shape.channels() * kFloat, kCacheLine);
-  return parts;
-}
-
 int64_t thread_bytes(const GdnShape& shape) {
-  return round_up(gdn_scratch_floats(shape.key_dim, value_stride(shape), shape.value_heads / shape.key_heads) * kFloat,
-                  kCacheLine);
+  return round_up(
+      gdn_scratch_floats(shape.key_dim, gdn_value_stride(shape), shape.value_heads / shape.key_heads) * kFloat,
+      kCacheLine);
 }
 
 void set_base(std::byte* slot, int64_t base) {
@@ -58,11 +35,11 @@ int64_t next_base(int64_t position, int64_t rows) {
 GdnHead head_of(const GdnArgs& args, const GdnSequence& s, int64_t key_head) {
   const GdnParameters& p = *args.parameters;
   const GdnShape& shape = p.shape;
-  const SlotParts parts = slot_parts(shape);
+  const GdnSlotParts parts = gdn_slot_parts(shape);
   std::byte* slot = s.slot + args.slot_offset;
   const int64_t ratio = shape.value_heads / shape.key_heads;
   const int64_t value_head = key_head * ratio;
-  const int64_t stride = value_stride(shape);
+  const int64_t stride = gdn_value_stride(shape);
   const auto part = [slot](int64_t offset, int64_t floats) { return reinterpret_cast<float*>(slot + offset) + floats; };
   GdnHead head;
   head.key_dim = shape.key_dim;
@@ -127,7 +104,7 @@ GdnParameters make_gdn_parameters(const GdnShape& shape, VectorView conv, Vector
 }
 
 int64_t gdn_slot_bytes(const GdnShape& shape) {
-  return slot_parts(shape).end;
+  return gdn_slot_parts(shape).end;
 }
 
 void gdn_zero_slot(const GdnShape& shape, std::byte* slot) {

@@ -1,4 +1,4 @@
-#include "runner/cpu_runner.h"
+#include "runner/model_runner.h"
 
 #include <utility>
 
@@ -6,36 +6,29 @@
 
 namespace weir {
 
-std::unique_ptr<CpuModel> CpuModel::create(const ModelConfig& config, const ModelWeights& weights,
-                                           const CpuOptions& options, int64_t positions) {
-  auto model = std::make_unique<CpuModel>();
-  model->config = config;
-  model->cpu = std::make_unique<Cpu>(options);
-  model->weights = CpuWeights::pack(config, weights, *model->cpu);
-  model->rope = RopeTable(config.rope_dims, config.rope_theta, positions);
-  model->program = make_main_program(config, cpu_cache_sizes(config));
-  return model;
+Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model* model, const CacheLayout& layout,
+                                                         const RunnerLimits& limits, std::function<void()> on_result) {
+  WEIR_ASSIGN_OR_RETURN(auto caches, model->make_caches(layout, limits.pages, limits.state_slots));
+  const ExecutorLimits sizes{limits.step_tokens_max, limits.rows_max, limits.sequence_tokens_max};
+  WEIR_ASSIGN_OR_RETURN(auto executor, model->make_executor(model->program, caches.get(), sizes));
+  return std::unique_ptr<ModelRunner>(
+      new ModelRunner(model, layout, limits, std::move(caches), std::move(executor), std::move(on_result)));
 }
 
-Result<std::unique_ptr<CpuRunner>> CpuRunner::create(CpuModel* model, const CacheLayout& layout,
-                                                     const RunnerLimits& limits, std::function<void()> on_result) {
-  WEIR_ASSIGN_OR_RETURN(CpuCaches caches, CpuCaches::create(model->config, layout, limits.pages, limits.state_slots));
-  return std::unique_ptr<CpuRunner>(new CpuRunner(model, layout, limits, std::move(caches), std::move(on_result)));
-}
-
-CpuRunner::CpuRunner(CpuModel* model, const CacheLayout& layout, const RunnerLimits& limits, CpuCaches caches,
-                     std::function<void()> on_result)
+ModelRunner::ModelRunner(Model* model, const CacheLayout& layout, const RunnerLimits& limits,
+                         std::unique_ptr<Caches> caches, std::unique_ptr<Executor> executor,
+                         std::function<void()> on_result)
     : model_(model),
       limits_(limits),
       caches_(std::move(caches)),
-      table_(limits_, layout, caches_),
-      executor_(model->program, model->config, model->weights, model->rope, *model->cpu, limits.step_tokens_max),
+      table_(limits_, layout, caches_.get()),
+      executor_(std::move(executor)),
       sampler_(static_cast<int32_t>(model->config.vocabulary)),
       logprobs_(*model->cpu, kTopLogprobsMax),
       on_result_(std::move(on_result)),
       thread_([this] { run(); }) {}
 
-CpuRunner::~CpuRunner() {
+ModelRunner::~ModelRunner() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -44,7 +37,7 @@ CpuRunner::~CpuRunner() {
   thread_.join();
 }
 
-void CpuRunner::submit(const StepPlan* plan, StepResult* result) {
+void ModelRunner::submit(const StepPlan* plan, StepResult* result) {
   {
     const std::lock_guard lock(mutex_);
     WEIR_CHECK(in_flight_ < limits_.steps_in_flight, "{} steps in flight", in_flight_);
@@ -54,7 +47,7 @@ void CpuRunner::submit(const StepPlan* plan, StepResult* result) {
   submitted_.notify_one();
 }
 
-StepId CpuRunner::poll() {
+StepId ModelRunner::poll() {
   const std::lock_guard lock(mutex_);
   if (done_.empty()) return 0;
   const StepId id = done_.front();
@@ -63,7 +56,7 @@ StepId CpuRunner::poll() {
   return id;
 }
 
-void CpuRunner::run() {
+void ModelRunner::run() {
   while (true) {
     Job job;
     {
@@ -82,7 +75,7 @@ void CpuRunner::run() {
   }
 }
 
-void CpuRunner::begin_result(const StepPlan& plan, StepResult* result) const {
+void ModelRunner::begin_result(const StepPlan& plan, StepResult* result) const {
   result->clear();
   result->id = plan.id;
   for (const SequenceWork& work : plan.work) {
@@ -91,20 +84,20 @@ void CpuRunner::begin_result(const StepPlan& plan, StepResult* result) const {
   }
 }
 
-void CpuRunner::execute(const StepPlan& plan, StepResult* result) {
+void ModelRunner::execute(const StepPlan& plan, StepResult* result) {
   begin_result(plan, result);
   for (const Edit& edit : plan.edits) table_.apply(plan, edit);
   table_.lay_out(plan, &rows_);
-  CpuBatch batch;
+  StepBatch batch;
   batch.tokens = rows_.tokens;
   batch.kv = rows_.kv;
   batch.gdn = rows_.gdn;
   batch.sampled = rows_.sampled;
-  executor_.run(batch, [&](const SampledBlock& block) { consume(plan, block, result); });
+  executor_->run(batch, [&](const SampledBlock& block) { consume(plan, block, result); });
 }
 
 // Turns a block of logits into prompt log-probabilities and sampled tokens.
-void CpuRunner::consume(const StepPlan& plan, const SampledBlock& block, StepResult* result) {
+void ModelRunner::consume(const StepPlan& plan, const SampledBlock& block, StepResult* result) {
   const auto width = static_cast<size_t>(model_->config.vocabulary);
   for (int64_t i = 0; i < block.count; ++i) {
     const WantedRow& wanted = rows_.wanted[static_cast<size_t>(block.first + i)];

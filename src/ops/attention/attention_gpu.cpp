@@ -1,0 +1,21 @@
+#include "ops/attention/attention_gpu.h"
+
+#include "base/check.h"
+
+namespace weir {
+
+void attention(Gpu& gpu, const GpuAttentionArgs& args, int64_t rows) {
+  constexpr int32_t kHeadDimMax = 512;
+  WEIR_CHECK(args.head_dim > 0 && args.head_dim <= kHeadDimMax, "heads of {} values, at most {}", args.head_dim,
+             kHeadDimMax);
+  WEIR_CHECK(args.kv_heads > 0 && args.heads % args.kv_heads == 0, "{} heads over {}", args.heads, args.kv_heads);
+  if (rows == 0) return;
+  device::Grid grid;
+  grid.x = rows;
+  grid.threads = 256;
+  gpu.launch("weir_attention_prepare", grid, args);
+  grid.y = args.heads;
+  gpu.launch("weir_attend", grid, args);
+}
+
+}  // namespace weir

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/linear/gpu_args.h"
+
+namespace weir {
+
+// y[t] = table[ids[t]] as float32; BF16 and F32 tables. A poisoned id outside [0, N) reads row 0 and sets *fault.
+struct GpuEmbedArgs {
+  GpuMatrix table;
+  const int32_t* ids = nullptr;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int32_t* fault = nullptr;
+};
+
+}  // namespace weir

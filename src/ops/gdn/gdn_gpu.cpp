@@ -1,0 +1,39 @@
+#include "ops/gdn/gdn_gpu.h"
+
+#include "base/check.h"
+#include "ops/gdn/slot.h"
+
+namespace weir {
+
+void set_shape(const GdnShape& shape, GpuGdnArgs* args) {
+  const GdnSlotParts parts = gdn_slot_parts(shape);
+  args->state_offset = parts.state;
+  args->keys_offset = parts.keys;
+  args->update_offset = parts.update;
+  args->log_decay_offset = parts.log_decay;
+  args->inputs_offset = parts.inputs;
+  args->key_heads = static_cast<int32_t>(shape.key_heads);
+  args->ratio = static_cast<int32_t>(shape.value_heads / shape.key_heads);
+  args->key_dim = static_cast<int32_t>(shape.key_dim);
+  args->value_dim = static_cast<int32_t>(shape.value_dim);
+  args->value_stride = static_cast<int32_t>(gdn_value_stride(shape));
+  args->channels = static_cast<int32_t>(shape.channels());
+  args->eps = shape.norm_eps;
+}
+
+void gdn(Gpu& gpu, const GpuGdnArgs& args, int64_t sequences) {
+  constexpr int64_t kRing = 64;
+  constexpr int64_t kThreads = 256;
+  WEIR_CHECK(args.ratio > 0 && args.ratio <= kThreads, "{} value heads of a key head", args.ratio);
+  if (sequences == 0) return;
+  device::Grid grid;
+  grid.x = sequences;
+  grid.y = args.key_heads;
+  grid.threads = static_cast<int>(kThreads);
+  const int64_t floats = 2 * args.key_dim + 2 * args.ratio * args.value_stride + 2 * kRing + 2 * args.ratio * kRing +
+                         2 * args.ratio + kThreads / 32;
+  grid.shared_bytes = floats * static_cast<int64_t>(sizeof(float));
+  gpu.launch("weir_gdn", grid, args);
+}
+
+}  // namespace weir

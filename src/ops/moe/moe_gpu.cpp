@@ -1,0 +1,49 @@
+#include "ops/moe/moe_gpu.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace weir {
+namespace {
+
+constexpr int64_t kWarps = 8;          // output values of a block
+constexpr int64_t kGridYMax = 65'535;  // blocks along y
+
+}  // namespace
+
+void route(Gpu& gpu, const GpuRouteArgs& args, int64_t rows) {
+  constexpr int32_t kTopMax = 32;
+  WEIR_CHECK(args.top_k > 0 && args.top_k <= std::min(kTopMax, args.experts_total), "top {} of {} experts", args.top_k,
+             args.experts_total);
+  if (rows == 0) return;
+  device::Grid grid;
+  grid.x = rows;
+  grid.threads = 32;
+  gpu.launch("weir_route", grid, args);
+}
+
+void feed_forward(Gpu& gpu, const GpuFeedForwardArgs& args, int64_t rows) {
+  const int64_t rows_a_launch = kGridYMax / args.slots;
+  for (int64_t first = 0; first < rows; first += rows_a_launch) {
+    GpuFeedForwardArgs part = args;
+    const int64_t count = std::min(rows_a_launch, rows - first);
+    part.x += first * args.x_stride;
+    part.y += first * args.y_stride;
+    part.hidden += first * args.slots * args.width;
+    if (args.experts != nullptr) {
+      part.experts += first * args.slots;
+      part.weights += first * args.slots;
+    }
+    device::Grid grid;
+    grid.threads = kWarps * 32;
+    grid.x = (args.width + kWarps - 1) / kWarps;
+    grid.y = count * args.slots;
+    gpu.launch("weir_expert_hidden", grid, part);
+    grid.x = (args.columns + kWarps - 1) / kWarps;
+    grid.y = count;
+    gpu.launch("weir_expert_output", grid, part);
+  }
+}
+
+}  // namespace weir

@@ -1,0 +1,45 @@
+// Pages and state slots in a GPU's memory, in the layout that the CPU's have.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ops/gpu/gpu.h"
+#include "runner/model.h"
+
+namespace weir {
+
+class GpuCaches final : public Caches {
+ public:
+  // Borrows device and stream. kTooLarge: the device's memory does not hold them.
+  static Result<std::unique_ptr<GpuCaches>> create(const CacheLayout& layout, const std::vector<int32_t>& pages,
+                                                   int32_t slots, device::Device* device, device::Stream* stream);
+
+  std::byte* page(PageClassId page_class, PageId page) const override;
+  std::byte* slot(StateSlotId slot) const override;
+  void zero_slot(StateSlotId slot) override;
+  void copy_slot(StateSlotId from, StateSlotId to) override;
+  int64_t bytes() const override;
+
+  // The multiple of 64 at which the state of the slot at `slot` stands; kept on the host, which decides every change.
+  int64_t base(const std::byte* slot) const { return bases_[index(slot)]; }
+  // Rows up to `position` (exclusive) have been computed on the slot.
+  void advance(const std::byte* slot, int64_t position);
+
+ private:
+  GpuCaches() = default;
+  size_t index(const std::byte* slot) const { return static_cast<size_t>((slot - slots_.data()) / slot_bytes_); }
+
+  struct Class {
+    device::Bytes memory;
+    int64_t page_bytes = 0;
+    int64_t count = 0;
+  };
+  device::Stream* stream_ = nullptr;
+  std::vector<Class> classes_;
+  device::Bytes slots_;
+  int64_t slot_bytes_ = 0;
+  std::vector<int64_t> bases_;
+};
+
+}  // namespace weir

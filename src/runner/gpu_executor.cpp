@@ -1,0 +1,305 @@
+#include "runner/gpu_executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "ops/attention/attention_gpu.h"
+#include "ops/embed/embed_gpu.h"
+#include "ops/gdn/gdn_gpu.h"
+#include "ops/linear/linear_gpu.h"
+#include "ops/moe/moe_gpu.h"
+#include "ops/norm/rms_norm_gpu.h"
+
+namespace weir {
+namespace {
+
+constexpr int64_t kFloat = sizeof(float);
+constexpr int64_t kAlign = 256;
+
+int64_t pages_of(int64_t positions) {
+  return (positions + kGridTokens - 1) / kGridTokens;
+}
+
+// Hands out aligned parts of a range; the first pass, without a range, only counts.
+class Parts {
+ public:
+  explicit Parts(std::byte* base) : base_(base) {}
+  template <class T>
+  T* take(int64_t count) {
+    T* part = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ = round_up(used_ + count * static_cast<int64_t>(sizeof(T)), kAlign);
+    return part;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  int64_t used_ = 0;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<GpuExecutor>> GpuExecutor::create(const Program& program, const ModelConfig& config,
+                                                         const GpuWeights& weights, const GpuRope& rope, Gpu gpu,
+                                                         GpuCaches* caches, const ExecutorLimits& limits) {
+  std::unique_ptr<GpuExecutor> executor(new GpuExecutor(program, config, weights, rope, gpu, caches, limits));
+  WEIR_RETURN_IF_ERROR(executor->allocate());
+  return executor;
+}
+
+GpuExecutor::GpuExecutor(const Program& program, const ModelConfig& config, const GpuWeights& weights,
+                         const GpuRope& rope, Gpu gpu, GpuCaches* caches, const ExecutorLimits& limits)
+    : program_(program), config_(config), weights_(weights), rope_(rope), gpu_(gpu), caches_(caches), limits_(limits) {}
+
+Status GpuExecutor::allocate() {
+  const int64_t head_rows = std::min(limits_.rows, kHeadBlockRows);
+  {
+    Parts tables(nullptr);
+    tables.take<int32_t>(limits_.rows);
+    tables.take<GpuRow>(limits_.rows);
+    tables.take<uint8_t*>(limits_.sequences);
+    tables.take<uint8_t*>(limits_.sequences * pages_of(limits_.positions));
+    tables.take<GpuGdnSequence>(limits_.sequences);
+    tables.take<int32_t>(limits_.rows);
+    tables_bytes_ = tables.used();
+  }
+  buffers_.resize(program_.buffers.size());
+  const auto lay_out = [&](std::byte* base) {
+    Parts parts(base);
+    for (size_t i = 0; i < program_.buffers.size(); ++i) {
+      const BufferSpec& spec = program_.buffers[i];
+      buffers_[i] = parts.take<float>((spec.space == RowSpace::kStep ? limits_.rows : head_rows) * spec.width);
+    }
+    q_ = parts.take<float>(limits_.rows * config_.heads * config_.head_dim);
+    hidden_ = parts.take<float>(limits_.rows * weights_.hidden_floats_a_row());
+    router_logits_ = parts.take<float>(limits_.rows * weights_.experts_max());
+    shared_logits_ = parts.take<float>(limits_.rows);
+    experts_ = parts.take<int32_t>(limits_.rows * weights_.slots_max());
+    expert_weights_ = parts.take<float>(limits_.rows * weights_.slots_max());
+    fault_ = parts.take<int32_t>(1);
+    tables_ = parts.take<std::byte>(tables_bytes_);
+    return parts.used();
+  };
+  WEIR_ASSIGN_OR_RETURN(memory_, gpu_.device->allocate(lay_out(nullptr), "work buffers"));
+  lay_out(memory_.data());
+  const int64_t block_bytes = head_rows * (config_.vocabulary + config_.hidden) * kFloat;
+  WEIR_ASSIGN_OR_RETURN(staging_, gpu_.device->allocate_pinned(tables_bytes_ + block_bytes + kAlign, "step tables"));
+  gpu_.stream->zero(memory_.data(), memory_.size());
+  return gpu_.stream->wait();
+}
+
+void GpuExecutor::wait() {
+  const Status status = gpu_.stream->wait();
+  WEIR_CHECK(status.ok(), "{}", status.error().text());
+}
+
+void GpuExecutor::set_hidden(int64_t first, int64_t count, const float* rows) {
+  const BufferRef hidden{program_.hidden_in, 0};
+  gpu_.stream->copy_in(reinterpret_cast<std::byte*>(data(hidden) + first * stride(hidden)), rows,
+                       count * stride(hidden) * kFloat);
+  wait();
+}
+
+// Everything that the step's kernels look up, in one copy.
+void GpuExecutor::send_tables(const StepBatch& batch) {
+  WEIR_CHECK(static_cast<int64_t>(batch.kv.size()) <= limits_.sequences, "{} sequences in a step of {}",
+             batch.kv.size(), limits_.sequences);
+  const auto tokens = static_cast<int64_t>(batch.tokens.size());
+  Parts host(staging_.data());
+  const auto on_device = [&](const void* place) {
+    return tables_ + (static_cast<const std::byte*>(place) - staging_.data());
+  };
+  auto* ids = host.take<int32_t>(tokens);
+  auto* rows = host.take<GpuRow>(tokens);
+  auto* lists = host.take<uint8_t**>(static_cast<int64_t>(batch.kv.size()));
+  auto* sampled = host.take<int32_t>(static_cast<int64_t>(batch.sampled.size()));
+  auto* gdn = host.take<GpuGdnSequence>(static_cast<int64_t>(batch.gdn.size()));
+  std::copy(batch.tokens.begin(), batch.tokens.end(), ids);
+  std::copy(batch.sampled.begin(), batch.sampled.end(), sampled);
+  for (size_t i = 0; i < batch.kv.size(); ++i) {
+    const KvSequence& s = batch.kv[i];
+    for (int64_t r = 0; r < s.row_count; ++r) {
+      rows[s.row_begin + r] = {static_cast<int32_t>(i), static_cast<int32_t>(s.position + r)};
+    }
+    const int64_t count = pages_of(s.position + s.row_count);
+    auto* pages = host.take<uint8_t*>(count);
+    WEIR_CHECK(host.used() <= tables_bytes_, "step tables of {} bytes, {} reserved", host.used(), tables_bytes_);
+    for (int64_t p = 0; p < count; ++p) pages[p] = reinterpret_cast<uint8_t*>(s.pages[p]);
+    lists[i] = reinterpret_cast<uint8_t**>(on_device(pages));
+  }
+  for (size_t i = 0; i < batch.gdn.size(); ++i) {
+    const GdnSequence& s = batch.gdn[i];
+    const int64_t base = caches_->base(s.slot);
+    WEIR_CHECK(s.position >= base && s.position <= base + kGdnChunk, "position {} with a slot at {}", s.position, base);
+    gdn[i] = {reinterpret_cast<uint8_t*>(s.slot), static_cast<int32_t>(s.row_begin), static_cast<int32_t>(s.row_count),
+              static_cast<int32_t>(s.position), static_cast<int32_t>(base)};
+    if (s.row_count > 0) caches_->advance(s.slot, s.position + s.row_count);
+  }
+  gdn_sequences_ = static_cast<int64_t>(batch.gdn.size());
+  step_.tokens = reinterpret_cast<const int32_t*>(on_device(ids));
+  step_.rows = reinterpret_cast<const GpuRow*>(on_device(rows));
+  step_.pages = reinterpret_cast<uint8_t* const* const*>(on_device(lists));
+  step_.gdn = reinterpret_cast<const GpuGdnSequence*>(on_device(gdn));
+  step_.sampled = reinterpret_cast<const int32_t*>(on_device(sampled));
+  gpu_.stream->copy_in(tables_, staging_.data(), host.used());
+}
+
+void GpuExecutor::run(const StepBatch& batch, const std::function<void(const SampledBlock&)>& consume) {
+  const auto tokens = static_cast<int64_t>(batch.tokens.size());
+  WEIR_CHECK(tokens <= limits_.rows, "{} rows in a step of {}", tokens, limits_.rows);
+  if (tokens == 0) return;
+  send_tables(batch);
+  gpu_.stream->zero(reinterpret_cast<std::byte*>(fault_), sizeof(int32_t));
+  const Rows body{tokens, nullptr};
+  for (const Operation& operation : program_.body) {
+    std::visit([&](const auto& op) { execute(op, body); }, operation);
+  }
+  std::byte* out = staging_.data() + tables_bytes_;
+  auto* logits = reinterpret_cast<float*>(out);
+  const int64_t block_rows = std::min(limits_.rows, kHeadBlockRows);
+  float* normed = logits + block_rows * config_.vocabulary;
+  auto* fault = reinterpret_cast<int32_t*>(normed + block_rows * config_.hidden);
+  gpu_.stream->copy_out(fault, reinterpret_cast<const std::byte*>(fault_), sizeof(int32_t));
+  const auto total = static_cast<int64_t>(batch.sampled.size());
+  for (int64_t first = 0; first < total; first += block_rows) {
+    const Rows block{std::min(block_rows, total - first), step_.sampled + first};
+    for (const Operation& operation : program_.head) {
+      std::visit([&](const auto& op) { execute(op, block); }, operation);
+    }
+    gpu_.stream->copy_out(logits, reinterpret_cast<const std::byte*>(data({program_.logits, 0})),
+                          block.count * config_.vocabulary * kFloat);
+    gpu_.stream->copy_out(normed, reinterpret_cast<const std::byte*>(data({program_.normed, 0})),
+                          block.count * config_.hidden * kFloat);
+    wait();
+    WEIR_CHECK(*fault == 0, "the token id of row {} is outside the vocabulary", *fault - 1);
+    consume({first, block.count, logits, normed});
+  }
+  wait();
+  WEIR_CHECK(*fault == 0, "the token id of row {} is outside the vocabulary", *fault - 1);
+}
+
+void GpuExecutor::execute(const EmbedOp& op, const Rows& rows) {
+  GpuEmbedArgs args;
+  args.table = weights_.embedding();
+  args.ids = step_.tokens;
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  args.fault = fault_;
+  embed(gpu_, args, rows.count);
+}
+
+void GpuExecutor::execute(const NormOp& op, const Rows& rows) {
+  GpuRmsNormArgs args;
+  args.x = data(op.x);
+  args.x_stride = stride(op.x);
+  args.x_rows = rows.sampled;
+  args.weight = weights_.vector(op.weight);
+  args.size = static_cast<int32_t>(config_.hidden);
+  args.eps = config_.rms_eps;
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  rms_norm(gpu_, args, rows.count);
+}
+
+void GpuExecutor::execute(const LinearOp& op, const Rows& rows) {
+  for (const LinearOp::Output& output : op.outputs) {
+    GpuLinearArgs args;
+    args.weight = weights_.matrix(output.weight);
+    args.x = data(op.x);
+    args.x_stride = stride(op.x);
+    args.y = data(output.y);
+    args.y_stride = stride(output.y);
+    args.rows = rows.count;
+    args.add = output.add ? 1 : 0;
+    linear(gpu_, args);
+  }
+}
+
+void GpuExecutor::execute(const AttentionOp& op, const Rows& rows) {
+  GpuAttentionArgs args;
+  args.qg = data(op.qg);
+  args.qg_stride = stride(op.qg);
+  args.k = data(op.k);
+  args.k_stride = stride(op.k);
+  args.v = data(op.v);
+  args.v_stride = stride(op.v);
+  args.q = q_;
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  args.q_norm = weights_.vector({Slot::kAttnQNorm, op.layer});
+  args.k_norm = weights_.vector({Slot::kAttnKNorm, op.layer});
+  args.coarse = rope_.coarse;
+  args.fine = rope_.fine;
+  args.rows = step_.rows;
+  args.pages = step_.pages;
+  args.page_offset = op.page_offset;
+  args.heads = static_cast<int32_t>(config_.heads);
+  args.kv_heads = static_cast<int32_t>(config_.kv_heads);
+  args.head_dim = static_cast<int32_t>(config_.head_dim);
+  args.value_stride = static_cast<int32_t>(round_up(config_.head_dim, 16));
+  args.rope_half = static_cast<int32_t>(config_.rope_dims / 2);
+  args.eps = config_.rms_eps;
+  attention(gpu_, args, rows.count);
+}
+
+void GpuExecutor::execute(const GdnOp& op, const Rows&) {
+  GpuGdnArgs args = weights_.gdn(op.layer);
+  args.sequences = step_.gdn;
+  args.u = data(op.u);
+  args.u_stride = stride(op.u);
+  args.z = data(op.z);
+  args.z_stride = stride(op.z);
+  args.b = data(op.b);
+  args.b_stride = stride(op.b);
+  args.a = data(op.a);
+  args.a_stride = stride(op.a);
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  args.slot_offset = op.slot_offset;
+  gdn(gpu_, args, gdn_sequences_);
+}
+
+void GpuExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
+  const GpuFeedForward& layer = weights_.feed_forward(op.layer);
+  GpuFeedForwardArgs args;
+  args.table = layer.table;
+  args.x = data(op.x);
+  args.x_stride = stride(op.x);
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  args.hidden = hidden_;
+  args.slots = layer.slots;
+  args.width = layer.width;
+  args.columns = static_cast<int32_t>(config_.hidden);
+  if (layer.router.n > 0) {
+    GpuLinearArgs score;
+    score.x = args.x;
+    score.x_stride = args.x_stride;
+    score.rows = rows.count;
+    score.weight = layer.router;
+    score.y = router_logits_;
+    score.y_stride = layer.experts_total;
+    linear(gpu_, score);
+    GpuRouteArgs choice;
+    if (layer.shared_gate.n > 0) {
+      score.weight = layer.shared_gate;
+      score.y = shared_logits_;
+      score.y_stride = 1;
+      linear(gpu_, score);
+      choice.shared_logits = shared_logits_;
+    }
+    choice.logits = router_logits_;
+    choice.experts = experts_;
+    choice.weights = expert_weights_;
+    choice.experts_total = layer.experts_total;
+    choice.top_k = layer.top_k;
+    choice.slots = layer.slots;
+    route(gpu_, choice, rows.count);
+    args.experts = experts_;
+    args.weights = expert_weights_;
+  }
+  feed_forward(gpu_, args, rows.count);
+}
+
+}  // namespace weir

@@ -1,0 +1,53 @@
+#include "runner/gpu_model.h"
+
+#include <utility>
+
+#include "runner/cpu_weights.h"
+
+namespace weir {
+namespace {
+
+Result<GpuRope> upload(const RopeTable& table, device::Device* device, device::Stream* stream) {
+  GpuRope rope;
+  static_assert(sizeof(RopeTable::Turn) == 2 * sizeof(double));
+  const auto coarse = static_cast<int64_t>(table.coarse().size_bytes());
+  const auto fine = static_cast<int64_t>(table.fine().size_bytes());
+  WEIR_ASSIGN_OR_RETURN(rope.memory, device->allocate(coarse + fine, "rotation tables"));
+  stream->copy_in(rope.memory.data(), table.coarse().data(), coarse);
+  stream->copy_in(rope.memory.data() + coarse, table.fine().data(), fine);
+  rope.coarse = reinterpret_cast<const double*>(rope.memory.data());
+  rope.fine = reinterpret_cast<const double*>(rope.memory.data() + coarse);
+  WEIR_RETURN_IF_ERROR(stream->wait());
+  return rope;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<GpuModel>> GpuModel::create(int index, const ModelConfig& config, const ModelWeights& weights,
+                                                   const CpuOptions& host, int64_t positions) {
+  auto model = std::make_unique<GpuModel>();
+  WEIR_ASSIGN_OR_RETURN(model->device, device::Device::open(index, gpu_kernel_images()));
+  model->config = config;
+  model->cpu = std::make_unique<Cpu>(host);
+  model->stream = model->device->stream();
+  WEIR_ASSIGN_OR_RETURN(model->weights, GpuWeights::upload(config, weights, model->device.get(), &model->stream));
+  WEIR_ASSIGN_OR_RETURN(model->rope, upload(RopeTable(config.rope_dims, config.rope_theta, positions),
+                                            model->device.get(), &model->stream));
+  model->program = make_main_program(config, cpu_cache_sizes(config));
+  return model;
+}
+
+Result<std::unique_ptr<Caches>> GpuModel::make_caches(const CacheLayout& layout, const std::vector<int32_t>& pages,
+                                                      int32_t slots) {
+  WEIR_ASSIGN_OR_RETURN(auto caches, GpuCaches::create(layout, pages, slots, device.get(), &stream));
+  return std::unique_ptr<Caches>(std::move(caches));
+}
+
+Result<std::unique_ptr<Executor>> GpuModel::make_executor(const Program& of, Caches* caches,
+                                                          const ExecutorLimits& limits) {
+  WEIR_ASSIGN_OR_RETURN(auto executor, GpuExecutor::create(of, config, weights, rope, {device.get(), &stream},
+                                                           static_cast<GpuCaches*>(caches), limits));
+  return std::unique_ptr<Executor>(std::move(executor));
+}
+
+}  // namespace weir

@@ -1,0 +1,31 @@
+// A model on a GPU.
+#pragma once
+
+#include <memory>
+
+#include "runner/gpu_executor.h"
+#include "runner/model.h"
+
+namespace weir {
+
+struct GpuModel final : Model {
+  std::unique_ptr<device::Device> device;
+  device::Stream stream;
+  GpuWeights weights;
+  GpuRope rope;
+
+  // Copies `weights` (which may be released afterwards) to GPU `index`. `positions`: the longest context that will be
+  // run; `host` are the host's threads. kUnsupported: no such device or no kernels for it; kTooLarge: too little
+  // memory.
+  static Result<std::unique_ptr<GpuModel>> create(int index, const ModelConfig& config, const ModelWeights& weights,
+                                                  const CpuOptions& host, int64_t positions);
+
+  bool has_draft_head() const override { return weights.has_draft_head(); }
+  int64_t weight_bytes() const override { return weights.bytes(); }
+  Result<std::unique_ptr<Caches>> make_caches(const CacheLayout& layout, const std::vector<int32_t>& pages,
+                                              int32_t slots) override;
+  Result<std::unique_ptr<Executor>> make_executor(const Program& program, Caches* caches,
+                                                  const ExecutorLimits& limits) override;
+};
+
+}  // namespace weir

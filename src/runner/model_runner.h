@@ -1,0 +1,69 @@
+// StepRunner over a model on any device: one thread executes plans in order.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "base/result.h"
+#include "decode/sampler.h"
+#include "plan/runner.h"
+#include "runner/batch_table.h"
+#include "runner/logprobs.h"
+#include "runner/model.h"
+
+namespace weir {
+
+class ModelRunner final : public StepRunner {
+ public:
+  // Borrows the model. `on_result` is called on the runner's thread after each step. Fails when the caches cannot be
+  // reserved.
+  static Result<std::unique_ptr<ModelRunner>> create(Model* model, const CacheLayout& layout,
+                                                     const RunnerLimits& limits, std::function<void()> on_result);
+  ~ModelRunner() override;
+
+  const RunnerLimits& limits() const override { return limits_; }
+  void submit(const StepPlan* plan, StepResult* result) override;
+  StepId poll() override;
+
+  // Bytes reserved for pages and slots, and for work buffers.
+  int64_t cache_bytes() const { return caches_->bytes(); }
+  int64_t buffer_bytes() const { return executor_->buffer_bytes(); }
+
+ private:
+  ModelRunner(Model* model, const CacheLayout& layout, const RunnerLimits& limits, std::unique_ptr<Caches> caches,
+              std::unique_ptr<Executor> executor, std::function<void()> on_result);
+  void run();
+  void execute(const StepPlan& plan, StepResult* result);
+  void begin_result(const StepPlan& plan, StepResult* result) const;
+  void consume(const StepPlan& plan, const SampledBlock& block, StepResult* result);
+
+  struct Job {
+    const StepPlan* plan;
+    StepResult* result;
+  };
+
+  Model* model_;
+  const RunnerLimits limits_;
+  std::unique_ptr<Caches> caches_;
+  BatchTable table_;
+  std::unique_ptr<Executor> executor_;
+  Sampler sampler_;
+  LogprobWriter logprobs_;
+  StepRows rows_;
+  std::function<void()> on_result_;
+
+  std::mutex mutex_;
+  std::condition_variable submitted_;
+  std::deque<Job> waiting_;
+  std::deque<StepId> done_;
+  int32_t in_flight_ = 0;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace weir
