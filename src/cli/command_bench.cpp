@@ -12,6 +12,7 @@
 #include "cli/loading.h"
 #include "ops/cpu/machine.h"
 #include "runner/cost.h"
+#include "runner/cpu_model.h"
 
 namespace weir {
 namespace {
@@ -138,6 +139,22 @@ void report_decode(const Options& options, int64_t streams, const Measured& meas
       static_cast<double>(machine.working_set_bytes) / 1e6, reading_s * 1e3, 100.0 * reading_s / step_s);
 }
 
+// Rates alone, for devices whose limits are not measured here.
+Status measure_rates(const Options& options, const std::vector<int64_t>& streams, LoadedModel* model) {
+  fmt::print("{}: {}\n", model->name, model->model->device_text());
+  WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, model));
+  WEIR_ASSIGN_OR_RETURN(const Measured prefill, best_of(*host, *model, options.repeats, 1, options.prompt_tokens, 2));
+  fmt::print("prefill, {:>5} tokens {:>8.0f} tok/s  {:>7.1f} ms\n", options.prompt_tokens,
+             static_cast<double>(options.prompt_tokens) / prefill.first_token_s, prefill.first_token_s * 1e3);
+  for (const int64_t count : streams) {
+    WEIR_ASSIGN_OR_RETURN(const Measured measured,
+                          best_of(*host, *model, options.repeats, count, kDecodePrompt, options.output_tokens));
+    fmt::print("decode, {:>3} streams {:>7.0f} tok/s {:>7.3f} ms a step\n", count, measured.decode_tokens_s,
+               static_cast<double>(count) / measured.decode_tokens_s * 1e3);
+  }
+  return Ok{};
+}
+
 }  // namespace
 
 Status command_bench(const Options& options) {
@@ -151,12 +168,14 @@ Status command_bench(const Options& options) {
                              options.output_tokens, model.memory.limits.sequence_tokens_max),
                  "lower --prompt-tokens or --output-tokens"};
   }
-  const StepCost cost = program_cost(model.cpu->program, model.config, model.cpu->weights);
-  const MachineLimits machine = measure_machine(*model.cpu->cpu, model.cpu->weights.bytes());
+  const auto* on_cpu = dynamic_cast<const CpuModel*>(model.model.get());
+  if (on_cpu == nullptr) return measure_rates(options, streams, &model);
+  const StepCost cost = program_cost(on_cpu->program, model.config, on_cpu->weights);
+  const MachineLimits machine = measure_machine(*on_cpu->cpu, on_cpu->weights.bytes());
   const int64_t context = options.prompt_tokens / 2;
   if (!options.json) {
     fmt::print("{}: {} threads, {}; peak {:.1f} GFLOP/s (float32 multiply-adds), reads {:.1f} GB/s over {:.1f} MB\n",
-               model.name, machine.threads, isa_name(model.cpu->cpu->isa()), machine.fma_gflops, machine.read_gbs,
+               model.name, machine.threads, isa_name(on_cpu->cpu->isa()), machine.fma_gflops, machine.read_gbs,
                static_cast<double>(machine.working_set_bytes) / 1e6);
   }
   WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, &model));
@@ -186,7 +205,7 @@ Status command_bench(const Options& options) {
                           best_of(*host, model, options.repeats, count, kDecodePrompt, options.output_tokens));
     // The working set of many steps: all weights, and the state and KV that the streams bring.
     const int64_t own = cost.state_bytes + (kDecodePrompt + options.output_tokens / 2) * cost.context_bytes;
-    const MachineLimits limits = measure_machine(*model.cpu->cpu, model.cpu->weights.bytes() + count * own);
+    const MachineLimits limits = measure_machine(*on_cpu->cpu, on_cpu->weights.bytes() + count * own);
     if (one_stream <= 0) one_stream = measured.decode_tokens_s / (count == 1 ? 1.0 : static_cast<double>(count));
     report_decode(options, count, measured, cost, limits, one_stream);
   }

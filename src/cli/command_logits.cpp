@@ -69,9 +69,9 @@ Status command_logits(const Options& options) {
                  "give fewer tokens or raise --max-model-len"};
   }
   WEIR_ASSIGN_OR_RETURN(const auto offline,
-                        OfflineModel::create(model.cpu.get(), count + options.drafts, options.chunk));
+                        OfflineModel::create(model.model.get(), count + options.drafts, options.chunk));
   const auto top = static_cast<int32_t>(std::min(options.top, model.config.vocabulary));
-  LogprobWriter writer(*model.cpu->cpu, top);
+  LogprobWriter writer(*model.model->cpu, top);
   StepResult result;
   if (!options.json) fmt::print("{:>7} {:>8} {:>12} {:>7}  likeliest\n", "after", "token", "logprob", "rank");
   offline->score(tokens, 0, [&](int64_t i, std::span<const float> logits) {

@@ -153,6 +153,7 @@ void print_text(const std::vector<PlanRow>& rows, const MemoryPlan& memory, int6
              kGridTokens, mib(memory.layout.classes[0].bytes_per_page));
   fmt::print("recurrent states       {}: {} slots, {} each\n", mib(memory.slot_bytes), limits.state_slots,
              mib(memory.layout.state_slot_bytes));
+  fmt::print("work buffers           {} for steps of {} tokens\n", mib(memory.work_bytes), limits.step_tokens_max);
   fmt::print("context                {} tokens; {} full-length sequences fit the pages\n", limits.sequence_tokens_max,
              int64_t{limits.pages[0]} * kGridTokens / std::max<int64_t>(1, limits.sequence_tokens_max));
   fmt::print("free on this machine   {}\n", mib(memory.free_bytes));
@@ -169,9 +170,13 @@ void print_json(const std::vector<PlanRow>& rows, const MemoryPlan& memory) {
                                  {"bytes_a_row", row.bytes},
                                  {"layers", row.layers}});
   }
-  out["memory"] = {{"weight_bytes", memory.weight_bytes},      {"page_bytes", memory.page_bytes},
-                   {"slot_bytes", memory.slot_bytes},          {"pages", memory.limits.pages[0]},
-                   {"state_slots", memory.limits.state_slots}, {"context_tokens", memory.limits.sequence_tokens_max},
+  out["memory"] = {{"weight_bytes", memory.weight_bytes},
+                   {"page_bytes", memory.page_bytes},
+                   {"slot_bytes", memory.slot_bytes},
+                   {"work_bytes", memory.work_bytes},
+                   {"pages", memory.limits.pages[0]},
+                   {"state_slots", memory.limits.state_slots},
+                   {"context_tokens", memory.limits.sequence_tokens_max},
                    {"free_bytes", memory.free_bytes}};
   fmt::print("{}\n", out.dump(1));
 }
@@ -193,8 +198,9 @@ Status command_plan(const Options& options) {
     WEIR_ASSIGN_OR_RETURN(weights, load_weights(config, *checkpoint));
     stored_bytes = checkpoint->total_bytes();
   }
+  WEIR_ASSIGN_OR_RETURN(const int64_t free_bytes, free_bytes_of(options));
   WEIR_ASSIGN_OR_RETURN(MemoryPlan memory, plan_memory(options, config, (dummy ? kDummyCopies : 1) * stored_bytes,
-                                                       static_cast<int32_t>(config.vocabulary)));
+                                                       static_cast<int32_t>(config.vocabulary), free_bytes));
   memory.weight_bytes = stored_bytes;
   const Matrices matrices(weights);
   Planner planner(config, matrices, isa_from_name(options.isa).value_or(best_isa()));

@@ -82,8 +82,8 @@ class Backend {
         "model     {} ({}{}), {} layers, hidden {}, {}\n", name, model_family_name(config.family),
         model_.dummy ? ", random weights" : "", config.layer_count(), config.hidden,
         config.moe() ? fmt::format("{} experts, top {}", config.experts, config.experts_per_token) : "dense");
-    out += fmt::format("device    CPU, {} threads, {}\n", model_.cpu->cpu->threads(), isa_name(model_.cpu->cpu->isa()));
-    out += fmt::format("weights   {} packed\n", gib(model_.cpu->weights.bytes()));
+    out += fmt::format("device    {}\n", model_.model->device_text());
+    out += fmt::format("weights   {} packed\n", gib(model_.model->weight_bytes()));
     out +=
         fmt::format("caches    {} KV in {} pages ({} tokens), {} states for {} sequences\n", gib(memory.page_bytes),
                     limits.pages[0], int64_t{limits.pages[0]} * kGridTokens, gib(memory.slot_bytes), limits.rows_max);

@@ -34,6 +34,7 @@ constexpr Flag kFlags[] = {
     {"trust-remote-code", kLoads, FlagKind::kSwitch, &Options::trust_remote_code, "", 0, 0, "", "", "Accepted for compatibility; nothing in a model's files is ever executed.", ""},
     {"threads", kLoads, FlagKind::kCount, &Options::threads, "0", 0, 4096, "", "", "Compute threads; 0 takes every CPU the process may run on.", ""},
     {"isa", kLoads, FlagKind::kChoice, &Options::isa, "auto", 0, 0, "", "auto|scalar|avx2|avx512", "Instruction set of the kernels; every one gives the same bits.", ""},
+    {"device", kLoads, FlagKind::kText, &Options::device, "cpu", 0, 0, "", "", "Where the model runs: cpu, or cuda:N for GPU N (cuda is cuda:0).", ""},
     {"max-model-len", kLoads, FlagKind::kCount, &Options::max_model_len, "0", 0, 16 * kMillion, "tokens", "", "Longest context served; 0 takes the model's own limit, or what the page pool holds.", ""},
     {"max-num-seqs", kServe | kPlan | kBench, FlagKind::kCount, &Options::max_num_seqs, "64", 1, 4096, "", "", "Sequences that run at once; more wait in the queue.", ""},
     {"max-num-batched-tokens", kEngine, FlagKind::kCount, &Options::max_num_batched_tokens, "1k", 1, kMillion, "tokens", "", "Tokens computed in one step, prefill and decode together.", ""},

@@ -41,6 +41,7 @@ struct Options {
   // Machine and memory.
   int64_t threads = 0;
   std::string isa;
+  std::string device;
   int64_t max_model_len = 0;
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;

@@ -5,8 +5,8 @@ namespace weir {
 Result<std::unique_ptr<EngineHost>> EngineHost::start(const Options& options, LoadedModel* model) {
   std::unique_ptr<EngineHost> host(new EngineHost());
   Wake* wake = &host->wake_;
-  WEIR_ASSIGN_OR_RETURN(host->runner_, ModelRunner::create(model->cpu.get(), model->memory.layout, model->memory.limits,
-                                                           [wake] { wake->notify(); }));
+  WEIR_ASSIGN_OR_RETURN(host->runner_, ModelRunner::create(model->model.get(), model->memory.layout,
+                                                           model->memory.limits, [wake] { wake->notify(); }));
   EngineConfig config;
   if (options.max_num_queued_reqs > 0) config.queue_requests_max = static_cast<int32_t>(options.max_num_queued_reqs);
   if (options.max_num_queued_tokens > 0) config.queue_tokens_max = options.max_num_queued_tokens;

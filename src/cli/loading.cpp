@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "base/clock.h"
 #include "models/weights.h"
+#include "runner/cpu_model.h"
+#include "runner/gpu_model.h"
 #include "weights/checkpoint.h"
 
 namespace weir {
@@ -51,6 +54,23 @@ CpuOptions cpu_options(const Options& options) {
   cpu.threads = static_cast<int>(options.threads);
   cpu.isa = isa_from_name(options.isa);
   return cpu;
+}
+
+// The GPU that --device names, opened before anything is loaded; null for the CPU.
+Result<std::unique_ptr<device::Device>> open_device(const Options& options) {
+  const std::string& name = options.device;
+  if (name == "cpu") return std::unique_ptr<device::Device>();
+  int index = 0;
+  bool known = name == "cuda";
+  if (name.starts_with("cuda:")) {
+    const char* end = name.data() + name.size();
+    const auto [stop, error] = std::from_chars(name.data() + 5, end, index);
+    known = error == std::errc() && stop == end && index >= 0;
+  }
+  if (!known) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("--device is '{}'", name), "give cpu, cuda or cuda:N"};
+  }
+  return device::Device::open(index, gpu_kernel_images());
 }
 
 }  // namespace
@@ -108,11 +128,11 @@ WeightFormat dummy_format(const Options& options) {
 }
 
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
-                               int32_t vocabulary) {
+                               int32_t vocabulary, int64_t free_bytes) {
   MemoryPlan plan;
   plan.layout = cpu_cache_layout(config, false);
   plan.weight_bytes = weight_bytes;
-  plan.free_bytes = free_memory_bytes();
+  plan.free_bytes = free_bytes;
   // Commands without the flag run one sequence.
   const auto rows = static_cast<int32_t>(std::max<int64_t>(1, options.max_num_seqs));
   if (options.max_num_seqs > options.max_num_batched_tokens && options.max_num_batched_tokens > 0) {
@@ -122,7 +142,16 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                  "every running sequence takes a token of every step: raise the second or lower the first"};
   }
   plan.slot_bytes = plan.layout.state_slot_bytes * rows;
-  const int64_t rest = plan.free_bytes - weight_bytes - plan.slot_bytes;
+  plan.work_bytes =
+      work_bytes(config, make_main_program(config, cpu_cache_sizes(config)), options.max_num_batched_tokens);
+  if (plan.work_bytes > plan.free_bytes - weight_bytes) {
+    return Error{ErrorCode::kExhausted,
+                 fmt::format("steps of {} tokens need {} of buffers; {} are free beside {} of weights",
+                             options.max_num_batched_tokens, size_text(plan.work_bytes),
+                             size_text(std::max<int64_t>(0, plan.free_bytes - weight_bytes)), size_text(weight_bytes)),
+                 "lower --max-num-batched-tokens"};
+  }
+  const int64_t rest = plan.free_bytes - weight_bytes - plan.slot_bytes - plan.work_bytes;
   if (rest <= 0) {
     return Error{ErrorCode::kExhausted,
                  fmt::format("{} of weights and {} of state for {} sequences do not fit the {} that are free",
@@ -171,6 +200,11 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   plan.limits.sequence_tokens_max = std::min(longest, pages * kGridTokens);
   plan.limits.vocabulary = vocabulary;
   return plan;
+}
+
+Result<int64_t> free_bytes_of(const Options& options) {
+  WEIR_ASSIGN_OR_RETURN(const auto gpu, open_device(options));
+  return gpu == nullptr ? free_memory_bytes() : gpu->free_bytes();
 }
 
 Result<TextAssets> load_text(const Options& options, const std::filesystem::path& folder) {
@@ -227,7 +261,9 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
                  fmt::format("the tokenizer has {} ids, the model {} rows", sampled, loaded.config.vocabulary),
                  "tokenizer.json and config.json are of different models"};
   }
-  WEIR_ASSIGN_OR_RETURN(loaded.memory, plan_memory(options, loaded.config, weight_bytes, sampled));
+  WEIR_ASSIGN_OR_RETURN(auto gpu, open_device(options));
+  const int64_t free_bytes = gpu == nullptr ? free_memory_bytes() : gpu->free_bytes();
+  WEIR_ASSIGN_OR_RETURN(loaded.memory, plan_memory(options, loaded.config, weight_bytes, sampled, free_bytes));
   phases->done("memory plan");
 
   auto weights = loaded.dummy ? dummy_weights(loaded.config, dummy_format(options), static_cast<uint64_t>(options.seed))
@@ -236,8 +272,13 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
   phases->done("weights");
   // Drafts reach up to seven positions past the end.
   constexpr int64_t kDraftPositions = 8;
-  loaded.cpu = CpuModel::create(loaded.config, *weights, cpu_options(options),
-                                loaded.memory.limits.sequence_tokens_max + kDraftPositions);
+  const int64_t positions = loaded.memory.limits.sequence_tokens_max + kDraftPositions;
+  if (gpu == nullptr) {
+    loaded.model = CpuModel::create(loaded.config, *weights, cpu_options(options), positions);
+  } else {
+    WEIR_ASSIGN_OR_RETURN(loaded.model,
+                          GpuModel::create(std::move(gpu), loaded.config, *weights, cpu_options(options), positions));
+  }
   if (checkpoint) checkpoint->release_pages();
   phases->done("packing");
   return loaded;

@@ -12,7 +12,6 @@
 #include "cli/flags.h"
 #include "models/config.h"
 #include "runner/cpu_caches.h"
-#include "runner/cpu_model.h"
 #include "runner/model_runner.h"
 #include "text/chat.h"
 #include "text/generation.h"
@@ -52,6 +51,7 @@ struct MemoryPlan {
   int64_t weight_bytes = 0;  // as stored
   int64_t page_bytes = 0;    // all pages of all classes
   int64_t slot_bytes = 0;    // all state slots
+  int64_t work_bytes = 0;    // buffers of a step of the most tokens
   int64_t free_bytes = 0;    // of the machine, at the time of planning
 };
 
@@ -60,7 +60,7 @@ struct LoadedModel {
   std::string name;  // the last part of MODEL
   ModelConfig config;
   MemoryPlan memory;
-  std::unique_ptr<CpuModel> cpu;
+  std::unique_ptr<Model> model;
   bool dummy = false;
 };
 
@@ -76,7 +76,9 @@ inline constexpr int64_t kDummyCopies = 2;
 // Derives the limits from flags, config and free memory. Errors name the flags and sizes that would fit.
 // `vocabulary`: ids that may be sampled.
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
-                               int32_t vocabulary);
+                               int32_t vocabulary, int64_t free_bytes);
+// What is free where --device says the model runs.
+Result<int64_t> free_bytes_of(const Options& options);
 
 Result<TextAssets> load_text(const Options& options, const std::filesystem::path& folder);
 

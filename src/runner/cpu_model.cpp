@@ -1,11 +1,21 @@
 #include "runner/cpu_model.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "runner/cpu_caches.h"
 #include "runner/cpu_executor.h"
 
 namespace weir {
+
+int64_t work_bytes(const ModelConfig& config, const Program& program, int64_t rows) {
+  int64_t bytes = attention_scratch_bytes(attention_shape(config), rows, 1);
+  for (const BufferSpec& spec : program.buffers) {
+    const int64_t count = spec.space == RowSpace::kStep ? rows : std::min(rows, kHeadBlockRows);
+    bytes += count * spec.width * static_cast<int64_t>(sizeof(float));
+  }
+  return bytes;
+}
 
 std::unique_ptr<CpuModel> CpuModel::create(const ModelConfig& config, const ModelWeights& weights,
                                            const CpuOptions& options, int64_t positions) {

@@ -17,6 +17,9 @@ struct CpuModel final : Model {
                                           const CpuOptions& options, int64_t positions);
 
   bool has_draft_head() const override { return weights.has_draft_head(); }
+  std::string device_text() const override {
+    return fmt::format("CPU, {} threads, {}", cpu->threads(), isa_name(cpu->isa()));
+  }
   int64_t weight_bytes() const override { return weights.bytes(); }
   Result<std::unique_ptr<Caches>> make_caches(const CacheLayout& layout, const std::vector<int32_t>& pages,
                                               int32_t slots) override;

@@ -23,10 +23,11 @@ Result<GpuRope> upload(const RopeTable& table, device::Device* device, device::S
 
 }  // namespace
 
-Result<std::unique_ptr<GpuModel>> GpuModel::create(int index, const ModelConfig& config, const ModelWeights& weights,
-                                                   const CpuOptions& host, int64_t positions) {
+Result<std::unique_ptr<GpuModel>> GpuModel::create(std::unique_ptr<device::Device> opened, const ModelConfig& config,
+                                                   const ModelWeights& weights, const CpuOptions& host,
+                                                   int64_t positions) {
   auto model = std::make_unique<GpuModel>();
-  WEIR_ASSIGN_OR_RETURN(model->device, device::Device::open(index, gpu_kernel_images()));
+  model->device = std::move(opened);
   model->config = config;
   model->cpu = std::make_unique<Cpu>(host);
   model->stream = model->device->stream();

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -59,6 +60,9 @@ class Executor {
   virtual int64_t buffer_bytes() const = 0;
 };
 
+// Bytes of the work buffers that steps of `rows` tokens need on the CPU; a GPU's are about as large.
+int64_t work_bytes(const ModelConfig& config, const Program& program, int64_t rows);
+
 // Sampled rows whose logits exist at once: enough for a full decode step of a usual server in one pass over the head.
 inline constexpr int64_t kHeadBlockRows = 64;
 
@@ -77,6 +81,8 @@ struct Model {
 
   virtual ~Model() = default;
   virtual bool has_draft_head() const = 0;
+  // "CPU, 2 threads, avx512".
+  virtual std::string device_text() const = 0;
   // Bytes of the weights as held.
   virtual int64_t weight_bytes() const = 0;
   // `pages` per class of `layout`, and `slots` state slots.

@@ -18,7 +18,8 @@ inline Result<std::unique_ptr<Model>> make_test_model(const ModelConfig& config,
   const std::string name = device == nullptr ? "cpu" : device;
   if (name.starts_with("cuda")) {
     const int index = name.size() > 5 ? std::atoi(name.c_str() + 5) : 0;
-    WEIR_ASSIGN_OR_RETURN(auto model, GpuModel::create(index, config, weights, options, positions));
+    WEIR_ASSIGN_OR_RETURN(auto opened, device::Device::open(index, gpu_kernel_images()));
+    WEIR_ASSIGN_OR_RETURN(auto model, GpuModel::create(std::move(opened), config, weights, options, positions));
     return std::unique_ptr<Model>(std::move(model));
   }
   return std::unique_ptr<Model>(CpuModel::create(config, weights, options, positions));

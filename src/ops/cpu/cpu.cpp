@@ -32,13 +32,20 @@ AlignedBytes::AlignedBytes(int64_t size) : size_(size) {
   if (size == 0) return;
   WEIR_CHECK(size > 0, "{} bytes", size);
   const auto rounded = static_cast<size_t>(round_up(size, kCacheLine));
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(kCacheLine, rounded)));
-  if (data_ == nullptr) throw std::bad_alloc();
-  std::memset(data_.get(), 0, rounded);
+  // calloc leaves large ranges to the system's zero pages: buffers for steps that never come cost nothing. What it
+  // returned stands in front of the aligned range.
+  auto* raw = static_cast<std::byte*>(std::calloc(rounded + kCacheLine + sizeof(void*), 1));
+  if (raw == nullptr) throw std::bad_alloc();
+  const auto first = reinterpret_cast<uintptr_t>(raw) + sizeof(void*);
+  auto* data = raw + (sizeof(void*) + (kCacheLine - first % kCacheLine) % kCacheLine);
+  std::memcpy(data - sizeof(void*), static_cast<const void*>(&raw), sizeof(void*));
+  data_.reset(data);
 }
 
 void AlignedBytes::Free::operator()(std::byte* data) const {
-  std::free(data);
+  void* raw = nullptr;
+  std::memcpy(static_cast<void*>(&raw), data - sizeof(void*), sizeof(void*));
+  std::free(raw);
 }
 
 Cpu::Cpu(const CpuOptions& options)
