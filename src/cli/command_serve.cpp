@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/say.h"
 #include "cli/commands.h"
 #include "cli/host.h"
 #include "cli/loading.h"
@@ -114,7 +115,7 @@ Status command_serve(const Options& options) {
   const ServerConfig config = server_config(options, name.empty() ? options.model : name);
   const bool open = options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1";
   if (open && options.api_keys.empty()) {
-    fmt::print(stderr, "warning: {} may be reached by other machines and no --api-key is set\n", options.host);
+    say(stderr, "warning: {} may be reached by other machines and no --api-key is set\n", options.host);
   }
   const SteadyClock clock;
   Backend backend(options);
@@ -131,8 +132,7 @@ Status command_serve(const Options& options) {
       server.request_drain();
       return;
     }
-    fmt::print("{}", backend.banner(url, config.served_model_names.front()));
-    std::fflush(stdout);
+    say(stdout, "{}", backend.banner(url, config.served_model_names.front()));
   });
   server.run();
   loader.join();

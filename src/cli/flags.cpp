@@ -93,10 +93,18 @@ bool parse_number(std::string_view text, bool suffixes, double* value) {
   return error == std::errc() && end == text.data() + text.size() && std::isfinite(*value);
 }
 
+// A flag that has a default, and one that may be repeated, is left out rather than emptied: an empty key would let
+// everybody in, an empty host listen everywhere.
+bool is_blank(const Flag& flag, std::string_view text) {
+  const bool needs_text = flag.kind == FlagKind::kList || (flag.kind == FlagKind::kText && !flag.value.empty());
+  return needs_text && text.find_first_not_of(" \t\r\n") == std::string_view::npos;
+}
+
 Status assign(const Flag& flag, std::string_view text, Options* options) {
   const auto bad = [&](std::string wanted) {
     return usage_error(fmt::format("--{} is '{}'", flag.name, text), "give " + std::move(wanted));
   };
+  if (is_blank(flag, text)) return bad("a value that is not empty, or leave the flag out");
   switch (flag.kind) {
     case FlagKind::kSwitch:
       if (text != "true" && text != "false") return bad("true, false or no value");

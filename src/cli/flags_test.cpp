@@ -54,6 +54,19 @@ TEST(Flags, EveryNumberRefusesWhatIsOutsideItsRange) {
   }
 }
 
+TEST(Flags, ValuesThatMustSaySomethingAreNotEmpty) {
+  for (const std::string_view flag : {"api-key", "served-model-name", "host", "device", "revision"}) {
+    for (const std::string_view value : {"", " ", "\t "}) {
+      const auto options = parse({"serve", "m", "--" + std::string(flag) + "=" + std::string(value)});
+      ASSERT_FALSE(options.ok()) << flag << " '" << value << "'";
+      EXPECT_NE(options.error().message.find(flag), std::string::npos);
+      EXPECT_FALSE(options.error().remedy.empty());
+    }
+  }
+  EXPECT_FALSE(parse({"serve", "m", "--api-key", "a", "--api-key", ""}).ok());
+  EXPECT_TRUE(parse({"run", "m", "text", "--system", ""}).ok()) << "no system message is a choice";
+}
+
 TEST(Flags, MissingAndSurplusArgumentsAreErrors) {
   EXPECT_FALSE(parse({}).ok());
   EXPECT_FALSE(parse({"serve"}).ok());

@@ -1,5 +1,7 @@
 // The program: one binary, a verb for each job.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <clocale>
 #include <csignal>
@@ -7,10 +9,21 @@
 #include <system_error>
 #include <vector>
 
+#include "base/say.h"
 #include "cli/commands.h"
 
 namespace weir {
 namespace {
+
+// Descriptors 0 to 2 that are closed would go to the first socket or file opened, and notes be written into it. What
+// takes their place can be read or written no more than they could.
+void occupy_standard_streams() {
+  for (int descriptor = STDIN_FILENO; descriptor <= STDERR_FILENO; ++descriptor) {
+    if (::fcntl(descriptor, F_GETFD) != -1) continue;
+    // The lowest free descriptor is this one: those below it are taken.
+    if (::open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
+  }
+}
 
 int exit_code(ErrorCode code) {
   switch (code) {
@@ -108,8 +121,8 @@ int run(const std::vector<std::string>& arguments) {
   if (status.ok()) return 0;
   std::fflush(stdout);
   const Error& error = status.error();
-  fmt::print(stderr, "weir: {}\n  {}\n", error.message,
-             error.remedy.empty() ? default_remedy(error.code) : std::string_view(error.remedy));
+  say(stderr, "weir: {}\n  {}\n", error.message,
+      error.remedy.empty() ? default_remedy(error.code) : std::string_view(error.remedy));
   return exit_code(error.code);
 }
 
@@ -122,6 +135,7 @@ std::string version_text() {
 }  // namespace weir
 
 int main(int argc, char** argv) {
+  weir::occupy_standard_streams();
   // A reader that goes away must not end the program: writes report it.
   std::signal(SIGPIPE, SIG_IGN);
   std::setlocale(LC_CTYPE, "C.UTF-8");

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <map>
 
 namespace weir {
@@ -38,6 +39,19 @@ TEST(Sampler, GreedyTakesTheLikeliestRealId) {
   SamplingParams params;
   params.temperature = 0.0F;
   EXPECT_EQ(sample(params), 1) << "id 8 is padding, though its logit is the largest";
+}
+
+TEST(Sampler, ATemperatureCloseToZeroIsGreedy) {
+  SamplingParams params;
+  constexpr float kSmallest = std::numeric_limits<float>::denorm_min();
+  for (const float temperature : {kSmallest, 2.0F * kSmallest, 1e-44F, 1e-40F, 2.9e-39F, 1.17549435e-38F, 2e-38F,
+                                  1e-37F, 1e-31F, 1e-30F, 1e-29F, 1e-20F, 1e-10F, 1e-6F}) {
+    params.temperature = temperature;
+    for (const float top_p : {1.0F, 0.5F}) {
+      params.top_p = top_p;
+      for (int64_t position = 0; position < 20; ++position) EXPECT_EQ(sample(params, position), 1) << temperature;
+    }
+  }
 }
 
 TEST(Sampler, GreedyTiesGoToTheLowestId) {

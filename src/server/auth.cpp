@@ -28,7 +28,8 @@ bool has_valid_key(const net::HttpRequest& request, const std::vector<std::strin
   bool valid = false;
   for (const std::string& key : keys) {
     const bool equal = constant_time_equal(given, key);
-    valid = valid || equal;
+    // An empty key would let everybody in.
+    valid = valid || (equal && !key.empty());
   }
   return valid;
 }

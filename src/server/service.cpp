@@ -7,6 +7,7 @@
 #include <exception>
 #include <utility>
 
+#include "base/say.h"
 #include "server/auth.h"
 
 namespace weir {
@@ -284,11 +285,11 @@ Service::Outcome Service::prepare(RouteId route, const std::string& body) const 
 // What is ignored is said once per process, whatever clients send.
 void Service::log_once(const api::GenerationOptions& options) {
   if (options.has_accepted_fields && !std::exchange(logged_accepted_, true)) {
-    fmt::print(stderr, "note: requests carry fields that have no effect here, such as user or metadata\n");
+    say(stderr, "note: requests carry fields that have no effect here, such as user or metadata\n");
   }
   if (!options.unknown_fields.empty() && !std::exchange(logged_unknown_, true)) {
-    fmt::print(stderr, "note: requests carry unknown fields, such as {}; they are ignored\n",
-               join_fields({options.unknown_fields.front()}));
+    say(stderr, "note: requests carry unknown fields, such as {}; they are ignored\n",
+        join_fields({options.unknown_fields.front()}));
   }
 }
 

@@ -1,13 +1,17 @@
 """Every command from its arguments to its exit code."""
+import contextlib
 import json
+import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 
+import httpx
 import pytest
 
-from weir_program import BINARY, GOLDENS, Safetensors, golden_folder, weir
+from weir_program import BINARY, GOLDENS, WAIT_LIMIT_S, Safetensors, golden_folder, wait_until, weir
 
 COMMANDS = ["serve", "chat", "run", "pull", "inspect", "plan", "logits", "bench"]
 GOLDEN = GOLDENS / "moe-odd"
@@ -339,3 +343,39 @@ def test_a_reader_that_leaves_does_no_harm(shipped):
     process.stdout.close()
     assert process.wait(10) >= 0, "ended by a signal"
     process.stderr.close()
+
+
+@pytest.mark.parametrize("flag", ["--api-key", "--served-model-name", "--host"])
+def test_an_empty_key_name_or_host_is_refused(tmp_path, flag):
+    assert flag in refused("serve", golden_folder("dense-tied", tmp_path), "--port", 0, flag, "")
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", ">/dev/full 2>&1", ">&- 2>&-", "2>&1 | true", "<&- >&- 2>&-"])
+def test_a_server_whose_output_cannot_be_written_serves_on(tmp_path, redirection):
+    folder = golden_folder("dense-tied", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # The shell says how the server ended, whatever became of its output.
+    command = f'{{ "{BINARY}" serve "{folder}" --host 0.0.0.0 --port {port}; echo $? >"{tmp_path}/code"; }} {redirection}'
+    shell = subprocess.Popen(["sh", "-c", command], start_new_session=True)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_LIMIT_S) as http:
+            wait_until(lambda: ready(http, tmp_path), "ready")
+            for _ in range(2):
+                # Both notes are written: of a field without effect, and of an unknown one.
+                answer = http.post("/v1/completions", json={"prompt": "a", "max_tokens": 2, "user": "u", "colour": "red"})
+                assert answer.status_code == 200, answer.text
+        os.killpg(shell.pid, signal.SIGTERM)
+        wait_until(lambda: (tmp_path / "code").exists() or shell.poll() is not None, "ended")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+
+
+def ready(http, folder):
+    assert not (folder / "code").exists(), "the server ended: " + (folder / "code").read_text()
+    try:
+        return http.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False

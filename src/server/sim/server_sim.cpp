@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -180,5 +181,7 @@ int run(int argc, char** argv) {
 }  // namespace weir::sim
 
 int main(int argc, char** argv) {
+  // As in the program: a reader that goes away must not end the server.
+  std::signal(SIGPIPE, SIG_IGN);
   return weir::sim::run(argc, argv);
 }
