@@ -79,7 +79,9 @@ Ticket::~Ticket() {
 Result<Ticket> EngineClient::try_reserve(int32_t count) {
   const int64_t limit = shared_->config.queue_requests_max;
   if (count < 1 || count > limit) {
-    return make_error(ErrorCode::kInvalidArgument, "{} sequences at once, but the queue holds {}", count, limit);
+    return with_remedy(
+        make_error(ErrorCode::kInvalidArgument, "{} sequences wanted at once, but the queue holds {}", count, limit),
+        "send fewer at once, or raise --max-num-queued-reqs");
   }
   if (shared_->faulted.load()) return Error{ErrorCode::kUnavailable, "the engine stopped: " + fault(), "restart it"};
   // Counted as live before draining is looked at: whoever sees draining and then idle has missed nobody.
@@ -193,6 +195,10 @@ bool EngineClient::idle() const {
   return shared_->live.load() == 0;
 }
 
+int32_t EngineClient::queue_requests_max() const {
+  return shared_->config.queue_requests_max;
+}
+
 int64_t EngineClient::sequence_tokens_max() const {
   return shared_->sequence_tokens_max;
 }
@@ -229,6 +235,7 @@ EngineStats EngineClient::stats() const {
   stats.finished_length = gauges.finished_length.get();
   stats.finished_abort = gauges.finished_abort.get();
   stats.finished_error = gauges.finished_error.get();
+  stats.not_finite = gauges.not_finite.get();
   stats.overtakes = gauges.overtakes.get();
   stats.promotions = gauges.promotions.get();
   stats.event_stalls = gauges.event_stalls.get();

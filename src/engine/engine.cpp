@@ -238,6 +238,11 @@ void Engine::Impl::settle_item(Flight* done, size_t item) {
   const int32_t index = scheduler.settle(done->owners[item], yielded, tokens, now_us, &stop);
   if (index < 0) return;
   Sequence& owner = scheduler.sequence(index);
+  if (stop == StopReason::kNotFinite) {
+    publisher.end_not_finite(owner, now_us);
+    scheduler.forget(index);
+    return;
+  }
   // After a preemption the prompt is computed again, perhaps in other chunks: rows that went out before stay in.
   const int64_t position = done->plan.work[item].position;
   const auto skip = static_cast<int32_t>(std::max<int64_t>(0, owner.prompt_rows_published - position));

@@ -79,6 +79,8 @@ class EngineClient {
   // Tokens of prompt and output together that one sequence can have here: the context length, or less where the page
   // pool is smaller.
   int64_t sequence_tokens_max() const;
+  // Sequences that the queue holds.
+  int32_t queue_requests_max() const;
   // What stopped the engine, when stats().faulted.
   std::string fault() const;
 

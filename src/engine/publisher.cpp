@@ -16,6 +16,8 @@ FinishReason reason_of(StopReason stop) {
       return FinishReason::kStop;
     case StopReason::kLength:
       return FinishReason::kLength;
+    case StopReason::kNotFinite:
+      return FinishReason::kError;
   }
   return FinishReason::kError;
 }
@@ -31,17 +33,22 @@ int64_t bytes_of(int64_t count) {
   return count * static_cast<int64_t>(sizeof(T));
 }
 
+// An event without what its tokens add: the padding of a frame, and the one message that a result may lead to.
+int64_t frame_bytes_max() {
+  return ByteRing::frame_bytes(kHeaderBytes + static_cast<int64_t>(kNotFiniteMessage.size())) + 8;
+}
+
 }  // namespace
 
 int64_t step_event_bytes_max(const RunnerLimits& limits) {
   const int64_t rows = static_cast<int64_t>(limits.step_tokens_max) + limits.rows_max;
-  return limits.rows_max * (ByteRing::frame_bytes(kHeaderBytes) + 8 + bytes_of<TokenId>(1)) +
+  return limits.rows_max * (frame_bytes_max() + bytes_of<TokenId>(1)) +
          rows * (bytes_of<LogprobRow>(1) + bytes_of<TokenLogprob>(1 + kTopLogprobsMax));
 }
 
 int64_t result_event_bytes(const StepResult& result) {
   const auto size = [](const auto& values) { return static_cast<int64_t>(values.size()); };
-  return size(result.sequences) * (ByteRing::frame_bytes(kHeaderBytes) + 8) + bytes_of<TokenId>(size(result.tokens)) +
+  return size(result.sequences) * frame_bytes_max() + bytes_of<TokenId>(size(result.tokens)) +
          bytes_of<LogprobRow>(size(result.rows)) + bytes_of<TokenLogprob>(size(result.logprobs));
 }
 
@@ -69,8 +76,15 @@ EventHeader Publisher::header_of(const Sequence& sequence, FinishReason reason, 
   return header;
 }
 
-void Publisher::end(const Sequence& sequence, FinishReason reason, std::string_view message, int64_t now_us) {
+void Publisher::end_not_finite(const Sequence& sequence, int64_t now_us) {
+  shared_->gauges.not_finite.add(1);
+  end(sequence, FinishReason::kError, kNotFiniteMessage, now_us, ErrorCode::kCorrupt);
+}
+
+void Publisher::end(const Sequence& sequence, FinishReason reason, std::string_view message, int64_t now_us,
+                    ErrorCode error) {
   EventHeader header = header_of(sequence, reason, now_us);
+  header.error = error;
   header.message_bytes =
       static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(message.size()), kMessageBytesMax));
   ByteRing& ring = shared_->events;

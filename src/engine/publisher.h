@@ -14,6 +14,10 @@ namespace weir {
 // Longest message of an event, in bytes: a sentence with numbers. Longer ones are cut.
 inline constexpr int64_t kMessageBytesMax = 1024;
 
+// What a sequence ends with whose logits are not finite.
+inline constexpr std::string_view kNotFiniteMessage =
+    "the model's output is not finite: its weights are damaged, or belong to another config.json";
+
 // Ring bytes that the events of the largest possible step occupy.
 int64_t step_event_bytes_max(const RunnerLimits& limits);
 // Ring bytes that the events of this result occupy at most.
@@ -28,7 +32,10 @@ class Publisher {
   bool has_room_for_end() const;
 
   // The last event of a sequence that ended without a token.
-  void end(const Sequence& sequence, FinishReason reason, std::string_view message, int64_t now_us);
+  void end(const Sequence& sequence, FinishReason reason, std::string_view message, int64_t now_us,
+           ErrorCode error = ErrorCode::kInternal);
+  // The last event of a sequence that StopReason::kNotFinite ended.
+  void end_not_finite(const Sequence& sequence, int64_t now_us);
   // What one work item yielded: `skip` of its prompt rows went out earlier, the first of the others is about position
   // `prompt_first`. Nothing is written if there is nothing new.
   void advance(const Sequence& sequence, const StepResult& result, const SequenceResult& item, int32_t prompt_first,

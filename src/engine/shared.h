@@ -47,7 +47,8 @@ class Counter {
 struct EngineGauges {
   Counter running, preempted, pages_used, slots_used, steps_in_flight, token_blocks_used;
   Counter steps, prompt_tokens, generated_tokens, recomputed_tokens, cached_tokens, preemptions, admitted;
-  Counter finished_stop, finished_length, finished_abort, finished_error, overtakes, promotions, event_stalls;
+  Counter finished_stop, finished_length, finished_abort, finished_error, not_finite, overtakes, promotions,
+      event_stalls;
   Counter heartbeat_us, last_step_us;
 };
 

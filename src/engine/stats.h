@@ -32,6 +32,7 @@ struct EngineStats {
   int64_t finished_length = 0;
   int64_t finished_abort = 0;
   int64_t finished_error = 0;
+  int64_t not_finite = 0;    // part of finished_error: the logits had a NaN or an infinity
   int64_t overtakes = 0;     // admissions before an earlier arrival (by priority)
   int64_t promotions = 0;    // admissions before a better priority (by age)
   int64_t event_stalls = 0;  // turns that could not publish because the server did not read

@@ -73,8 +73,9 @@ struct TokenLogprob {
 
 enum class StopReason : uint8_t {
   kNone,
-  kStopId,  // the last token is one of stop_ids
-  kLength,  // the last token is the max_tokens-th
+  kStopId,     // the last token is one of stop_ids
+  kLength,     // the last token is the max_tokens-th
+  kNotFinite,  // a row of logits has a NaN or an infinity: nothing of this item holds, and the sequence ends
 };
 
 // Log-probabilities of one token: of the token itself, then of the likeliest `top_count` ids, likeliest first, both in

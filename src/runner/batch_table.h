@@ -57,6 +57,8 @@ class BatchTable {
   void lay_out(const StepPlan& plan, StepRows* rows);
   // Records that `token` was sampled for `row`, and says whether it ends the sequence.
   StopReason accept(RowId row, TokenId token);
+  // The row yields nothing more.
+  void stop(RowId id) { row(id).stopped = true; }
 
   BatchRow& row(RowId id);
 

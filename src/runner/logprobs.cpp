@@ -1,8 +1,20 @@
 #include "runner/logprobs.h"
 
+#include <bit>
+
 #include "base/check.h"
 
 namespace weir {
+
+bool all_finite(std::span<const float> logits) {
+  // NaN and infinity alone have every bit of the exponent set: one more there carries into the sign's place. One pass
+  // without a branch, which compilers make vector code of.
+  constexpr uint32_t kMagnitude = 0x7fffffffU;
+  constexpr uint32_t kExponentStep = 0x00800000U;
+  uint32_t carried = 0;
+  for (const float logit : logits) carried |= (std::bit_cast<uint32_t>(logit) & kMagnitude) + kExponentStep;
+  return (carried & ~kMagnitude) == 0;
+}
 
 LogprobWriter::LogprobWriter(const Cpu& cpu, int32_t top_max) : cpu_(cpu) {
   top_.resize(static_cast<size_t>(top_max));

@@ -10,6 +10,10 @@
 
 namespace weir {
 
+// Whether no logit of the row is a NaN or an infinity. Damaged weights give such rows; a sampler would still find an
+// id.
+bool all_finite(std::span<const float> logits);
+
 // Computes log-probability rows and appends them to a StepResult's arrays.
 class LogprobWriter {
  public:

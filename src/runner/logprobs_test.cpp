@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <vector>
 
 namespace weir {
 namespace {
@@ -38,6 +40,24 @@ TEST(Logprobs, ATokensRankIsItsPlaceAmongTheLikeliest) {
     EXPECT_EQ(same.token, token);
     EXPECT_EQ(same.rank, own.rank);
     EXPECT_EQ(same.logprob, own.logprob);
+  }
+}
+
+TEST(Logprobs, ARowWithOneNanOrInfinityIsNotFinite) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  for (const size_t size : {1U, 9U, 63U, 64U, 65U, 200U}) {
+    std::vector<float> row(size, 0.5F);
+    row.front() = kLargest;
+    row.back() = -kLargest;
+    EXPECT_TRUE(all_finite(row));
+    for (size_t at = 0; at < size; ++at) {
+      for (const float bad : {std::nanf(""), -std::nanf(""), kInfinity, -kInfinity}) {
+        std::vector<float> damaged = row;
+        damaged[at] = bad;
+        EXPECT_FALSE(all_finite(damaged)) << bad << " at " << at << " of " << size;
+      }
+    }
   }
 }
 

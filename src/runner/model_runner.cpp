@@ -105,6 +105,12 @@ void ModelRunner::consume(const StepPlan& plan, const SampledBlock& block, StepR
     const SequenceWork& work = plan.work[static_cast<size_t>(wanted.work)];
     BatchRow& row = table_.row(work.row);
     SequenceResult& sequence = result->sequences[static_cast<size_t>(wanted.work)];
+    if (sequence.stop == StopReason::kNotFinite) continue;
+    if (!all_finite(logits)) {
+      sequence.stop = StopReason::kNotFinite;
+      table_.stop(work.row);
+      continue;
+    }
     if (wanted.about >= 0) {
       if (sequence.prompt_row_count++ == 0) sequence.prompt_first_row = static_cast<int32_t>(result->rows.size());
       logprobs_.append(logits, wanted.about, row.sampling.prompt_logprobs, result);

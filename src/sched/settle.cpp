@@ -42,7 +42,9 @@ int32_t Scheduler::settle(const WorkOwner& owner, const SequenceResult& result, 
   if (ids_[static_cast<size_t>(owner.index)] != owner.id) return -1;
   Sequence& owned = sequence(owner.index);
   --owned.steps_in_flight;
-  WEIR_CHECK(owner.samples != tokens.empty(), "sequence {} sampled {} tokens", owner.id, tokens.size());
+  const bool broken = result.stop == StopReason::kNotFinite;
+  WEIR_CHECK(owner.samples != tokens.empty() || (broken && tokens.empty()), "sequence {} sampled {} tokens", owner.id,
+             tokens.size());
   if (!tokens.empty()) {
     if (owned.generated == 0) owned.first_token_us = now_us;
     store_.append(&owned.tokens, tokens);

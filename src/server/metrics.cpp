@@ -190,6 +190,8 @@ void write_counters(const ServerMetrics& metrics, const EngineStats& engine, Met
   out->counter("weir:recomputed_tokens_total", "Tokens computed again after a preemption.",
                real(engine.recomputed_tokens));
   out->counter("weir:refused_full_total", "Requests refused because the queue was full.", real(engine.refused_full));
+  out->counter("weir:not_finite_total", "Sequences ended because the model's output was not finite.",
+               real(engine.not_finite));
   out->counter("weir:priority_overtakes_total", "Admissions before an earlier arrival.", real(engine.overtakes));
   out->counter("weir:age_promotions_total", "Admissions before a better priority.", real(engine.promotions));
   out->counter("weir:event_stalls_total", "Engine turns that waited for the server to read.",

@@ -1,4 +1,5 @@
 """Damaged models: each ends with a message that names what is wrong, a remedy and an exit code, and soon."""
+import concurrent.futures
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import struct
 
 import pytest
 
-from weir_program import GOLDENS, Safetensors, Server, golden_folder, weir
+from weir_program import GOLDENS, Safetensors, Server, golden_folder, wait_until, weir
 
 CPU_LIMIT_S = 10  # of processor time: a busy machine does not matter
 # Beside messages for people these are what a crash prints.
@@ -474,3 +475,37 @@ def test_every_tensor_of_every_format_is_missed_by_name(name, tmp_path):
         named = absent.replace(".experts.gate_up_proj", ".experts.0.gate_proj").replace(".experts.down_proj", ".experts.0.down_proj")
         assert (absent in message or named in message) and remedy, (absent, message)
         path.write_bytes(whole)
+
+
+def test_damaged_weights_end_the_requests_that_meet_them_and_no_other(tmp_path):
+    folder = golden_folder("moe-odd", tmp_path, copy=True)
+    path = folder / "model.safetensors"
+    file = Safetensors(path)
+    begin, end = file.header["model.language_model.embed_tokens.weight"]["data_offsets"]
+    row = (end - begin) // 211
+    data = bytearray(file.data)
+    data[begin + 7 * row:begin + 8 * row] = b"\xc0\x7f" * (row // 2)  # NaN in BF16: the token 7 is damaged
+    file.data = bytes(data)
+    path.write_bytes(file.encoded())
+    with Server(folder) as server:
+        good, bad = [1, 2, 3, 4, 5], [1, 2, 7, 4, 5]
+        expected = server.complete(good, max_tokens=20, temperature=0, logit_bias={7: -100}, return_token_ids=True)
+        refusals = 0
+        for options in ({}, {"max_tokens": 0, "echo": True, "logprobs": 2}, {"logprobs": 2}, {"temperature": 1, "n": 3}, {"temperature": 0}):
+            answer = server.post("/v1/completions", prompt=bad, **{"max_tokens": 20, **options})
+            assert answer.status_code == 500 and "not finite" in answer.json()["error"]["message"], (options, answer.text)
+            refusals += 1
+        stream = server.http.post("/v1/completions", json={"prompt": bad, "stream": True, "max_tokens": 20})
+        assert "not finite" in stream.text and "[DONE]" not in stream.text
+        # In one batch with a damaged row, and on the pages it had, the others say what they always say.
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            prompts = [bad if i % 2 else good for i in range(16)]
+            answers = list(pool.map(lambda p: server.post("/v1/completions", prompt=p, max_tokens=20, temperature=0,
+                                                          logit_bias={7: -100}, return_token_ids=True), prompts))
+        for prompt, answer in zip(prompts, answers):
+            assert answer.status_code == (500 if prompt is bad else 200)
+            assert prompt is bad or answer.json()["choices"][0]["token_ids"] == expected["token_ids"]
+        assert server.metrics()["weir:not_finite_total"] >= refusals + 1 + 8
+        wait_until(server.idle, "all is free")
+    done = weir("run", folder, "zz", "--raw", "--max-tokens", 4)
+    assert done.returncode == 0, done.stderr
