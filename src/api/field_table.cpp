@@ -100,7 +100,8 @@ constexpr std::array kFields = {
     integer("logprobs", kCompletions, 0, kTopLogprobsMax, "none", "Log-probabilities, with this many likeliest."),
     flag("echo", kCompletions, "false", "Puts the prompt in front of the answer, its log-probabilities too."),
     flag("return_token_ids", kBoth, "false", "Adds token_ids and prompt_token_ids to each choice."),
-    flag("skip_special_tokens", kBoth | kDetokenize, "true", "Leaves special tokens out of the text."),
+    flag("skip_special_tokens", kBoth, "true", "Leaves special tokens out of the text."),
+    flag("skip_special_tokens", kDetokenize, "false", "Leaves special tokens out of the text."),
     // How to make the prompt.
     flag("add_generation_prompt", kChat | kTokenize, "true", "Ends the prompt where the assistant begins."),
     flag("continue_final_message", kChat | kTokenize, "false",

@@ -46,7 +46,8 @@ std::string_view type_words(FieldType type) {
 
 std::string bound_text(double bound) {
   // Bounds that are whole numbers read better without an exponent.
-  return std::abs(bound) < 1e15 ? fmt::format("{}", bound) : fmt::format("{}2^63", bound < 0 ? "-" : "");
+  if (std::abs(bound) < 1e15) return fmt::format("{}", bound);
+  return bound < 0 ? "-2^63" : "2^63 - 1";  // all of int64; as a double the upper end is 2^63
 }
 
 std::string range_text(const FieldSpec& spec) {

@@ -50,7 +50,7 @@ constexpr Flag kFlags[] = {
     {"served-model-name", kServe, FlagKind::kList, &Options::served_model_names, "", 0, 0, "", "", "Name of the model in the API; the first is reported, all are accepted. Default: the last part of MODEL.", ""},
     {"strict-params", kServe, FlagKind::kSwitch, &Options::strict_params, "", 0, 0, "", "", "Answer 400 to unknown request fields instead of listing them in a response header.", ""},
     {"enable-force-include-usage", kServe, FlagKind::kSwitch, &Options::enable_force_include_usage, "", 0, 0, "", "", "Send usage at the end of every stream, asked for or not.", ""},
-    {"max-connections", kServe, FlagKind::kCount, &Options::max_connections, "4k", 1, kMillion, "", "", "Open connections; further ones wait in the listen queue.", ""},
+    {"max-connections", kServe, FlagKind::kCount, &Options::max_connections, "4k", 1, kMillion, "", "", "Open connections; one more is answered 503 at once.", ""},
     {"max-body-bytes", kServe, FlagKind::kBytes, &Options::max_body_bytes, "16m", 1024, 1073741824.0, "bytes", "", "Largest request body; larger ones are answered 413 unread.", ""},
     {"max-header-bytes", kServe, FlagKind::kBytes, &Options::max_header_bytes, "32k", 1024, 1048576, "bytes", "", "Largest request header; larger ones are answered 431.", ""},
     {"header-timeout", kServe, FlagKind::kNumber, &Options::header_timeout_s, "10", 0.1, 3600, "s", "", "Time for a request's header to arrive.", ""},

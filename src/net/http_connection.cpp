@@ -31,6 +31,8 @@ constexpr int64_t kLingerBytesMax = 8 * 1024 * 1024;
 constexpr uint64_t kSmallBodyBytes = 64 * 1024;
 // Room for one read beyond the headers.
 constexpr size_t kReadBytes = 16 * 1024;
+// Line ends allowed in front of a request: a client that sends one behind each body may also send it twice.
+constexpr int32_t kEmptyLinesMax = 4;
 
 }  // namespace
 
@@ -71,7 +73,7 @@ asio::awaitable<bool> HttpConnection::read_header(RequestParser* parser) {
   parser->header_limit(static_cast<uint32_t>(limits_.header_bytes_max));
   parser->body_limit(static_cast<uint64_t>(limits_.body_bytes_max));
   error_code ec;
-  if (buffer_.size() == 0) {
+  for (int32_t dropped = drop_empty_lines(0); needs_request_line(dropped); dropped = drop_empty_lines(dropped)) {
     idle_ = true;
     set_deadline(first_request_ ? limits_.header_timeout_ms : limits_.idle_timeout_ms);
     const size_t count =
@@ -90,6 +92,25 @@ asio::awaitable<bool> HttpConnection::read_header(RequestParser* parser) {
     co_return false;
   }
   co_return true;
+}
+
+// Drops line ends in front of a request, which clients of old send behind a body (RFC 9112, 2.2). Returns how many were
+// dropped, those `dropped` before among them; what is beyond the bound is left for the parser to refuse.
+int32_t HttpConnection::drop_empty_lines(int32_t dropped) {
+  constexpr std::string_view kLineEnd = "\r\n";
+  const auto begins_with_line_end = [this, kLineEnd] {
+    return std::string_view(static_cast<const char*>(buffer_.data().data()), buffer_.size()).starts_with(kLineEnd);
+  };
+  for (; dropped < kEmptyLinesMax && begins_with_line_end(); ++dropped) {
+    buffer_.consume(kLineEnd.size());
+  }
+  return dropped;
+}
+
+// Whether nothing of the request's first line is here yet.
+bool HttpConnection::needs_request_line(int32_t dropped) const {
+  const auto* bytes = static_cast<const char*>(buffer_.data().data());
+  return buffer_.size() == 0 || (dropped < kEmptyLinesMax && buffer_.size() == 1 && bytes[0] == '\r');
 }
 
 asio::awaitable<bool> HttpConnection::read_body(RequestParser* parser) {

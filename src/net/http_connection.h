@@ -48,6 +48,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   enum class Next { kContinue, kClose };
 
   boost::asio::awaitable<bool> read_header(RequestParser* parser);
+  int32_t drop_empty_lines(int32_t dropped);
+  bool needs_request_line(int32_t dropped) const;
   boost::asio::awaitable<bool> read_body(RequestParser* parser);
   boost::asio::awaitable<Next> serve_one();
   boost::asio::awaitable<Next> answer(std::shared_ptr<HttpExchange> exchange);

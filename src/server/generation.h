@@ -39,6 +39,7 @@ class Generation {
 
   int32_t choice_count() const { return static_cast<int32_t>(choices_.size()); }
   const PreparedPrompt& prompt_of(int32_t choice) const;
+  int32_t answers_per_prompt() const { return prepared_.options.n; }
   // The choice's number among those of its prompt, 0 to n - 1.
   int32_t choice_in_prompt(int32_t choice) const { return choice % prepared_.options.n; }
   SequenceId sequence(int32_t choice) const { return choices_[static_cast<size_t>(choice)].sequence; }

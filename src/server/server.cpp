@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/say.h"
 #include "net/http_server.h"
 #include "server/service.h"
 
@@ -31,8 +32,9 @@ class Server::Impl {
     service_.set_loop(&http_);
   }
 
-  // Both on the loop's thread.
+  // All on the loop's thread.
   void request_drain();
+  void announce_drain() const;
   void tick();
 
   void enter_finishing();
@@ -59,6 +61,18 @@ void Server::Impl::request_drain() {
     return;
   }
   stop();
+}
+
+void Server::Impl::announce_drain() const {
+  if (phase_ == Phase::kServing) {
+    say(stderr,
+        "draining: {} open requests; new ones are refused in {} ms, what is then open has {} ms to end; a second "
+        "signal "
+        "ends it at once\n",
+        service_.open_count(), config_.drain_delay_ms, config_.shutdown_timeout_ms);
+  } else {
+    say(stderr, "ending at once\n");
+  }
 }
 
 void Server::Impl::enter_finishing() {
@@ -117,7 +131,10 @@ void Server::attach(ModelText model, EngineClient* engine) {
 void Server::run() {
   impl_->http_.every(kTickMs, [this] { impl_->tick(); });
   if (impl_->config_.handle_signals) {
-    impl_->http_.on_signals([this] { impl_->request_drain(); });
+    impl_->http_.on_signals([this] {
+      impl_->announce_drain();
+      impl_->request_drain();
+    });
   }
   impl_->http_.run();
 }

@@ -53,13 +53,51 @@ std::pair<bool, int64_t> busy_and_steps(const EngineClient& engine) {
   return {stats.busy, stats.steps};
 }
 
-bool accepts_json(std::string_view content_type) {
-  const size_t end = content_type.find(';');
-  std::string_view type = content_type.substr(0, end);
-  while (type.ends_with(' ')) {
-    type.remove_suffix(1);
+// More answers than the queue can ever hold: trying again later would not help.
+api::ApiError too_many_answers(const Generation& generation, int32_t queue_requests_max) {
+  const int32_t answers = generation.choice_count();
+  const int32_t each = generation.answers_per_prompt();
+  return api::bad_field(
+      each > 1 ? "n" : "prompt",
+      fmt::format(
+          "{} prompts times n = {} are {} answers, but this server's queue holds {}: send fewer in one request, "
+          "or start the server with --max-num-queued-reqs {} or more",
+          answers / each, each, answers, queue_requests_max, answers),
+      "too_large");
+}
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kBlank = " \t";
+  text.remove_prefix(std::min(text.find_first_not_of(kBlank), text.size()));
+  return text.substr(0, text.find_last_not_of(kBlank) + 1);
+}
+
+// JSON is UTF-8 (RFC 8259, 8.1): a charset that says something else is refused rather than misread.
+bool is_utf8_charset(std::string_view parameter) {
+  constexpr std::string_view kName = "charset=";
+  if (parameter.size() < kName.size() || !net::iequals(parameter.substr(0, kName.size()), kName)) {
+    return true;  // another parameter, or none
   }
-  return type.empty() || net::iequals(type, "application/json");
+  std::string_view value = parameter.substr(kName.size());
+  if (value.size() >= 2 && value.front() == '"' && value.back() == '"') {
+    value = value.substr(1, value.size() - 2);
+  }
+  return net::iequals(value, "utf-8") || net::iequals(value, "utf8") || net::iequals(value, "us-ascii");
+}
+
+bool accepts_json(std::string_view content_type) {
+  const std::string_view type = trimmed(content_type.substr(0, content_type.find(';')));
+  if (!type.empty() && !net::iequals(type, "application/json")) {
+    return false;
+  }
+  for (size_t at = content_type.find(';'); at != std::string_view::npos; at = content_type.find(';', at + 1)) {
+    const size_t end = content_type.find(';', at + 1);
+    const std::string_view rest = content_type.substr(at + 1);
+    if (!is_utf8_charset(trimmed(end == std::string_view::npos ? rest : rest.substr(0, end - at - 1)))) {
+      return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace
@@ -169,8 +207,11 @@ std::optional<net::HttpResponse> Service::on_header(const net::HttpRequest& requ
 std::optional<api::ApiError> Service::check_door(const net::HttpRequest& request, const Route& route) {
   if (route.method == "POST" && (!accepts_json(request.header("Content-Type").value_or("")) ||
                                  request.header("Content-Encoding").value_or("identity") != "identity")) {
-    return api::ApiError{
-        415, "The body must be plain JSON: send 'Content-Type: application/json'", {}, "unsupported_media_type", 0};
+    return api::ApiError{415,
+                         "The body must be plain JSON in UTF-8: send 'Content-Type: application/json'",
+                         {},
+                         "unsupported_media_type",
+                         0};
   }
   if (!route.work) {
     return std::nullopt;
@@ -352,6 +393,9 @@ std::optional<api::ApiError> Service::submit_all(Generation* generation, int64_t
                                                  std::optional<int64_t> seed, int32_t priority, int64_t arrival_us) {
   Ticket more;
   std::optional<api::ApiError> problem;
+  if (generation->choice_count() > engine_->queue_requests_max()) {
+    return too_many_answers(*generation, engine_->queue_requests_max());
+  }
   if (generation->choice_count() > 1) {
     auto reserved = engine_->try_reserve(generation->choice_count() - 1);
     if (!reserved.ok()) {

@@ -1,6 +1,7 @@
 """Bytes that no honest client sends."""
 import json
 import pathlib
+import socket
 import time
 
 import pytest
@@ -181,3 +182,29 @@ def test_text_with_odd_characters_comes_back(server):
     for text in ("\u0000", "\ufeff", "\u202e", "\U0010ffff", "\u00e1", "\r\n", "\x7f"):
         ids = server.post("/tokenize", {"prompt": text}).json()["tokens"]
         assert server.post("/detokenize", {"tokens": ids}).json()["prompt"] == text
+
+
+@pytest.mark.parametrize("pieces", [[b"\r\n" + GET + b"\r\n"], [b"\r\n\r\n\r\n\r\n" + GET + b"\r\n"], [b"\r\n", GET + b"\r\n"],
+                                    [b"\r", b"\n", b"\r", b"\n" + GET, b"\r\n"]])
+def test_line_ends_before_a_request_are_ignored(server, pieces):
+    with server.connect() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            sock.sendall(piece)
+            time.sleep(0.02)
+        answer = b""
+        while chunk := sock.recv(65536):
+            answer += chunk
+    assert status(answer) == 200
+
+
+def test_line_ends_behind_a_body_are_ignored(server):
+    body = b'{"prompt": "a", "max_tokens": 1}'
+    post = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"\r\n"
+    answer = raw_request(server, post + post + GET + b"\r\n")
+    assert answer.count(b"HTTP/1.1 200") == 3
+
+
+@pytest.mark.parametrize("data", [b"\r\n" * 100, b"\n" + GET + b"\r\n", b"\r\r\n" + GET + b"\r\n", b"\r\n" * 5 + GET + b"\r\n"])
+def test_other_bytes_before_a_request_and_too_many_line_ends_are_400(server, data):
+    assert status(raw_request(server, data)) == 400

@@ -125,3 +125,41 @@ def test_a_connection_survives_a_small_refused_request(server):
                b"GET /live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     answer = raw_request(server, request)
     assert answer.count(b"HTTP/1.1 404") == 1 and answer.count(b"HTTP/1.1 200") == 1
+
+
+@pytest.mark.parametrize("kind,status", [
+    ("application/json; charset=UTF-8", 200), ('application/json;charset="utf-8"', 200), ("Application/JSON ; Charset=utf8", 200),
+    ("application/json; profile=x", 200), ("application/json;", 200), ("application/json; charset=us-ascii", 200),
+    ("application/json; charset=utf-16", 415), ("application/json;charset=iso-8859-1", 415), ('application/json; charset="latin1"', 415),
+    ("application/json; profile=x; charset=utf-16le", 415), ("application/json; charset=", 415)])
+def test_a_charset_other_than_utf_8_is_415(server, kind, status):
+    answer = server.http.post(CHAT, content=json.dumps(BODY), headers={"Content-Type": kind})
+    assert answer.status_code == status, answer.text
+    if status == 415:
+        assert "UTF-8" in check_error(answer, 415, "unsupported_media_type")["message"]
+
+
+@pytest.mark.parametrize("seed", [2 ** 63, -2 ** 63 - 1, 2 ** 64])
+def test_the_range_of_seeds_is_said_as_it_is(server, seed):
+    error = check_error(server.post("/v1/completions", {"prompt": "a", "seed": seed}), 400, param="seed")
+    assert "[-2^63, 2^63 - 1]" in error["message"]
+
+
+@pytest.mark.sim
+def test_more_answers_than_the_queue_holds_say_what_was_asked_and_what_to_do(launch):
+    small = launch("--max-num-seqs", 1, "--max-num-queued-reqs", 3)
+    for asked, param in (({"prompt": ["a"] * 10}, "prompt"), ({"prompt": ["a", "b"], "n": 2}, "n"), ({"prompt": "a", "n": 4}, "n")):
+        message = check_error(small.post("/v1/completions", asked), 400, "too_large", param)["message"]
+        answers = (len(asked["prompt"]) if isinstance(asked["prompt"], list) else 1) * asked.get("n", 1)
+        assert f"are {answers} answers" in message and "holds 3" in message and f"--max-num-queued-reqs {answers}" in message
+    assert small.post("/v1/completions", {"prompt": ["a"] * 3, "max_tokens": 2}).status_code == 200
+
+
+@pytest.mark.sim
+def test_detokenize_keeps_special_tokens_unless_told_otherwise(server):
+    ids = server.post("/tokenize", {"messages": [{"role": "user", "content": "hi"}]}).json()["tokens"]
+    assert "<|im_start|>" in server.post("/detokenize", {"tokens": ids}).json()["prompt"]
+    assert "<|im_start|>" not in server.post("/detokenize", {"tokens": ids, "skip_special_tokens": True}).json()["prompt"]
+    rows = [row for row in json.loads(sim_output("--print-api-table")) if row["name"] == "skip_special_tokens"]
+    assert {endpoint: row["default"] for row in rows for endpoint in row["endpoints"]} == {
+        "chat": "true", "completions": "true", "detokenize": "false"}

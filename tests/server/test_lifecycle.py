@@ -249,3 +249,11 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert answer.count(b"HTTP/1.1 200 OK") == 5
     at = [answer.index(b'"status":"ok"'), answer.index(b'"object":"text_completion"'), answer.index(b'"version"')]
     assert at == sorted(at)
+
+
+@pytest.mark.parametrize("delay", [0, 0.5])
+def test_a_drain_is_said_in_one_line_of_the_log(launch, delay):
+    server = launch("--drain-delay", delay)
+    server.terminate()
+    assert server.wait() == 0
+    assert len([line for line in server.log().splitlines() if line.startswith("draining: 0 open requests")]) == 1, server.log()
