@@ -111,8 +111,7 @@ class Backend {
 }  // namespace
 
 Status command_serve(const Options& options) {
-  const std::string name = std::filesystem::path(options.model).lexically_normal().filename().string();
-  const ServerConfig config = server_config(options, name.empty() ? options.model : name);
+  const ServerConfig config = server_config(options, model_name(options.model));
   const bool open = options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1";
   if (open && options.api_keys.empty()) {
     say(stderr, "warning: {} may be reached by other machines and no --api-key is set\n", options.host);

@@ -32,12 +32,36 @@ Result<std::filesystem::path> find_pulled(const Options& options) {
   return snapshot;
 }
 
+// A relative path means nothing where the working directory is gone.
+Error unreachable_folder(const std::filesystem::path& given, const std::error_code& why) {
+  std::error_code error;
+  static_cast<void>(std::filesystem::current_path(error));
+  if (given.is_relative() && error) {
+    return Error{ErrorCode::kIo, fmt::format("{}: the working directory is gone: {}", given.string(), error.message()),
+                 "change to a folder that exists, or give the model's absolute path"};
+  }
+  return make_error(ErrorCode::kIo, "{}: {}", given.string(), why.message());
+}
+
 }  // namespace
+
+std::string model_name(const std::string& model) {
+  std::error_code error;
+  std::filesystem::path path = std::filesystem::absolute(model, error);
+  path = (error ? std::filesystem::path(model) : path).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  const std::string name = path.filename().string();
+  return name.empty() ? "model" : name;
+}
 
 Result<std::filesystem::path> find_model(const Options& options) {
   const std::filesystem::path given(options.model);
   std::error_code error;
-  if (std::filesystem::is_directory(given, error)) return std::filesystem::canonical(given);
+  if (std::filesystem::is_directory(given, error)) {
+    std::filesystem::path folder = std::filesystem::canonical(given, error);
+    if (error) return unreachable_folder(given, error);
+    return folder;
+  }
   if (std::filesystem::is_regular_file(given, error)) {
     return Error{ErrorCode::kInvalidArgument, fmt::format("{} is a file", options.model),
                  "give the folder that holds config.json and the safetensors files"};
@@ -47,6 +71,10 @@ Result<std::filesystem::path> find_model(const Options& options) {
   if (hub_name) {
     auto pulled = find_pulled(options);
     if (pulled.ok()) return pulled;
+  }
+  if (given.is_relative()) {
+    static_cast<void>(std::filesystem::current_path(error));
+    if (error) return unreachable_folder(given, error);
   }
   return Error{ErrorCode::kNotFound, fmt::format("there is no model at {}", options.model),
                hub_name ? fmt::format("give a folder, or fetch it first: weir pull {}", options.model)

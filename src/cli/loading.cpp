@@ -207,6 +207,13 @@ Result<int64_t> free_bytes_of(const Options& options) {
   return gpu == nullptr ? free_memory_bytes() : gpu->free_bytes();
 }
 
+Status check_vocabulary(int32_t vocabulary, const ModelConfig& config) {
+  if (vocabulary <= config.vocabulary) return Ok{};
+  return Error{ErrorCode::kCorrupt,
+               fmt::format("the tokenizer has {} ids, the model {} rows", vocabulary, config.vocabulary),
+               "tokenizer.json and config.json are of different models"};
+}
+
 Result<TextAssets> load_text(const Options& options, const std::filesystem::path& folder) {
   TextAssets text;
   WEIR_ASSIGN_OR_RETURN(text.tokenizer, Tokenizer::load(folder / "tokenizer.json"));
@@ -217,10 +224,7 @@ Result<TextAssets> load_text(const Options& options, const std::filesystem::path
     text.defaults.eos_ids = eos_ids;
   }
   if (!options.chat_template.empty()) {
-    WEIR_ASSIGN_OR_RETURN(std::string source, read_file(options.chat_template, TemplateLimits{}.source_bytes_max));
-    auto parsed = ChatTemplate::parse(std::move(source));
-    if (!parsed) return in_context(std::move(parsed).error(), options.chat_template);
-    text.templates.standard = std::move(*parsed);
+    WEIR_ASSIGN_OR_RETURN(text.templates.standard, load_chat_template(options.chat_template));
   } else if (auto templates = load_chat_templates(folder.string()); templates.ok()) {
     text.templates = std::move(*templates);
   } else if (templates.error().code == ErrorCode::kNotFound) {
@@ -240,8 +244,7 @@ Result<TextAssets> load_text(const Options& options, const std::filesystem::path
 Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phases* phases) {
   LoadedModel loaded;
   WEIR_ASSIGN_OR_RETURN(loaded.folder, find_model(options));
-  loaded.name = std::filesystem::path(options.model).lexically_normal().filename().string();
-  if (loaded.name.empty()) loaded.name = loaded.folder.filename().string();
+  loaded.name = model_name(options.model);
   WEIR_ASSIGN_OR_RETURN(loaded.config, read_model_config(loaded.folder.string()));
   loaded.dummy = options.load_format == "dummy";
   phases->done("config");
@@ -256,11 +259,7 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
     weight_bytes = checkpoint->total_bytes();
   }
   const int32_t sampled = vocabulary > 0 ? vocabulary : static_cast<int32_t>(loaded.config.vocabulary);
-  if (sampled > loaded.config.vocabulary) {
-    return Error{ErrorCode::kCorrupt,
-                 fmt::format("the tokenizer has {} ids, the model {} rows", sampled, loaded.config.vocabulary),
-                 "tokenizer.json and config.json are of different models"};
-  }
+  WEIR_RETURN_IF_ERROR(check_vocabulary(sampled, loaded.config));
   WEIR_ASSIGN_OR_RETURN(auto gpu, open_device(options));
   const int64_t free_bytes = gpu == nullptr ? free_memory_bytes() : gpu->free_bytes();
   WEIR_ASSIGN_OR_RETURN(loaded.memory, plan_memory(options, loaded.config, weight_bytes, sampled, free_bytes));

@@ -67,6 +67,10 @@ struct LoadedModel {
 // MODEL as a folder: itself, or the snapshot of a pulled hub model.
 Result<std::filesystem::path> find_model(const Options& options);
 
+// What a model is called where nobody named it: the last part of MODEL as an absolute path ("xs/" and "." have one
+// too).
+std::string model_name(const std::string& model);
+
 // --dummy-format.
 WeightFormat dummy_format(const Options& options);
 
@@ -79,6 +83,9 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                                int32_t vocabulary, int64_t free_bytes);
 // What is free where --device says the model runs.
 Result<int64_t> free_bytes_of(const Options& options);
+
+// kCorrupt when a tokenizer of `vocabulary` ids has more than the model has rows.
+Status check_vocabulary(int32_t vocabulary, const ModelConfig& config);
 
 Result<TextAssets> load_text(const Options& options, const std::filesystem::path& folder);
 

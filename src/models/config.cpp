@@ -33,6 +33,10 @@ Error unsupported(std::string what) {
                      "served are qwen3_5_moe, qwen3_5 and qwen3_next text models");
 }
 
+Error invalid(std::string message) {
+  return Error{ErrorCode::kInvalidArgument, std::move(message), "correct config.json, or fetch the model's own again"};
+}
+
 // Reads named fields, remembering the first thing that is wrong: call `failure()` before using what was read.
 class Reader {
  public:
@@ -43,7 +47,7 @@ class Reader {
     if (!failure_) failure_ = std::move(error);
   }
   void fail_value(std::string_view key, std::string_view why) {
-    fail(make_error(ErrorCode::kInvalidArgument, "config.json: {}{} {}", where(), key, why));
+    fail(invalid(fmt::format("config.json: {}{} {}", where(), key, why)));
   }
   std::string_view where() const { return &outer_ == &text_ ? "" : "text_config."; }
 
@@ -305,12 +309,12 @@ bool read_tied(Reader* reader, const object& outer, const object& text) {
 Result<ModelConfig> read_config(const object& outer) {
   const value* nested = Reader::find_in(outer, "text_config");
   if (nested != nullptr && !nested->is_object()) {
-    return make_error(ErrorCode::kInvalidArgument, "config.json: text_config must be an object");
+    return invalid("config.json: text_config must be an object");
   }
   const object& text = nested == nullptr ? outer : nested->get_object();
   const value* type = Reader::find_in(outer, "model_type");
   if (type == nullptr || !type->is_string()) {
-    return make_error(ErrorCode::kInvalidArgument, "config.json: model_type is missing");
+    return invalid("config.json: model_type is missing");
   }
   ModelConfig config;
   config.model_type = std::string(type->get_string());
@@ -376,7 +380,7 @@ Result<ModelConfig> parse_model_config(std::string_view json) {
   boost::json::error_code error;
   const value document = boost::json::parse({json.data(), json.size()}, error);
   if (error || !document.is_object()) {
-    return make_error(ErrorCode::kInvalidArgument, "config.json must hold an object");
+    return invalid("config.json must hold an object");
   }
   return read_config(document.get_object());
 }

@@ -238,6 +238,9 @@ class Describer {
   }
 
   bool file_contains(std::string_view name, std::string_view needle) const {
+    std::error_code ignored;
+    // A FIFO would be waited for.
+    if (!fs::is_regular_file(fs::path(directory_) / name, ignored)) return false;
     std::ifstream in(fs::path(directory_) / name, std::ios::binary);
     std::ostringstream content;
     content << in.rdbuf();

@@ -1,12 +1,9 @@
 #include "text/chat.h"
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <sstream>
+
+#include "text/model_file.h"
 
 namespace weir {
 namespace {
@@ -18,33 +15,20 @@ Error no_template() {
                      "put a chat_template.jinja beside the model, or use the completions endpoint with plain prompts");
 }
 
-// The file's bytes; empty if there is no such file.
-Result<std::optional<std::string>> read_if_present(const std::filesystem::path& path, int64_t bytes_max) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) {
-    return std::optional<std::string>();
+// A template without a word would make every prompt empty.
+Result<std::unique_ptr<ChatTemplate>> parse_source(std::string source, const TemplateLimits& limits) {
+  if (source.find_first_not_of(" \t\r\n") == std::string::npos) {
+    return with_remedy(make_error(ErrorCode::kCorrupt, "the chat template is empty"),
+                       "put the model's template there, or remove it and use plain prompts");
   }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return make_error(ErrorCode::kIo, "cannot open {}: {}", path.string(), std::strerror(errno));
-  }
-  const auto size = std::filesystem::file_size(path, error);
-  if (error || size > static_cast<uintmax_t>(bytes_max)) {
-    return make_error(ErrorCode::kTooLarge, "{}: not a file of at most {} bytes", path.string(), bytes_max);
-  }
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (file.bad()) {
-    return make_error(ErrorCode::kIo, "cannot read {}", path.string());
-  }
-  return std::optional<std::string>(text.str());
+  return ChatTemplate::parse(std::move(source), limits);
 }
 
 Result<std::unique_ptr<ChatTemplate>> parse_member(const Json& source, const TemplateLimits& limits) {
   if (!source.is_string()) {
     return make_error(ErrorCode::kCorrupt, "\"chat_template\" is neither a text nor a list of {{name, template}}");
   }
-  return ChatTemplate::parse(source.get<std::string>(), limits);
+  return parse_source(source.get<std::string>(), limits);
 }
 
 }  // namespace
@@ -80,23 +64,32 @@ Result<ChatTemplates> chat_templates_from_config(const std::string& tokenizer_co
   return templates;
 }
 
+Result<std::unique_ptr<ChatTemplate>> load_chat_template(const std::string& file, const TemplateLimits& limits) {
+  WEIR_ASSIGN_OR_RETURN(auto source, read_model_file(file, limits.source_bytes_max));
+  if (!source) {
+    return with_remedy(make_error(ErrorCode::kNotFound, "{}: there is no such file", file),
+                       "name the file of a chat template");
+  }
+  auto parsed = parse_source(std::move(*source), limits);
+  if (!parsed.ok()) {
+    return in_context(std::move(parsed).error(), file);
+  }
+  return parsed;
+}
+
 Result<ChatTemplates> load_chat_templates(const std::string& directory, const TemplateLimits& limits) {
   const std::filesystem::path root(directory);
   const std::filesystem::path file = root / "chat_template.jinja";
-  WEIR_ASSIGN_OR_RETURN(auto source, read_if_present(file, limits.source_bytes_max));
-  if (source) {
-    auto parsed = ChatTemplate::parse(std::move(*source), limits);
-    if (!parsed.ok()) {
-      return in_context(std::move(parsed).error(), file.string());
-    }
+  std::error_code error;
+  if (std::filesystem::symlink_status(file, error).type() != std::filesystem::file_type::not_found) {
     ChatTemplates templates;
-    templates.standard = std::move(parsed).value();
+    WEIR_ASSIGN_OR_RETURN(templates.standard, load_chat_template(file.string(), limits));
     return templates;
   }
   // The configuration lists every added token: some megabytes in the largest.
   constexpr int64_t kConfigBytesMax = int64_t{16} << 20;
   const std::filesystem::path config = root / "tokenizer_config.json";
-  WEIR_ASSIGN_OR_RETURN(auto text, read_if_present(config, kConfigBytesMax));
+  WEIR_ASSIGN_OR_RETURN(auto text, read_model_file(config, kConfigBytesMax));
   if (!text) {
     return in_context(no_template(), directory);
   }

@@ -32,6 +32,9 @@ struct ChatTemplates {
 // Errors: kNotFound when there is none ("no chat template"), kIo, and those of ChatTemplate::parse with the file named.
 Result<ChatTemplates> load_chat_templates(const std::string& directory, const TemplateLimits& limits = {});
 
+// The template in `file`, which must be there and say something. Errors as above, with the file named.
+Result<std::unique_ptr<ChatTemplate>> load_chat_template(const std::string& file, const TemplateLimits& limits = {});
+
 // As above, from the text of tokenizer_config.json alone.
 Result<ChatTemplates> chat_templates_from_config(const std::string& tokenizer_config,
                                                  const TemplateLimits& limits = {});

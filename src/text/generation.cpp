@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
-#include <fstream>
-#include <sstream>
+
+#include "text/model_file.h"
 
 namespace weir {
 namespace {
@@ -12,29 +12,11 @@ namespace {
 namespace json = boost::json;
 
 // These files have a few KiB; tokenizer_config.json carries every added token (Llama-3: 50 KiB).
-constexpr uintmax_t kConfigBytesMax = uintmax_t{16} << 20;
+constexpr int64_t kConfigBytesMax = int64_t{16} << 20;
 constexpr int64_t kIdMax = INT32_MAX;
 
 Error bad_field(std::string_view name, std::string_view expected) {
   return make_error(ErrorCode::kCorrupt, "{} is not {}", name, expected);
-}
-
-// The document, or nothing when there is no such file.
-Result<std::optional<json::value>> read_json(const std::filesystem::path& path) {
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error == std::errc::no_such_file_or_directory) return std::optional<json::value>();
-  if (error) return make_error(ErrorCode::kIo, "{}", error.message());
-  if (size > kConfigBytesMax) return make_error(ErrorCode::kTooLarge, "{} bytes, more than {}", size, kConfigBytesMax);
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) return make_error(ErrorCode::kIo, "could not be read");
-  json::error_code parse_error;
-  json::value value = json::parse(text.str(), parse_error);
-  if (parse_error) return make_error(ErrorCode::kCorrupt, "not JSON: {}", parse_error.message());
-  if (!value.is_object()) return make_error(ErrorCode::kCorrupt, "not a JSON object");
-  return std::optional<json::value>(std::move(value));
 }
 
 // A member that is there and not null.
@@ -114,10 +96,13 @@ Status read_tokenizer_config(const json::object& object, const Tokenizer& tokeni
 // Applies `read` to a file of the folder when it is there; errors name the file.
 template <class Reader>
 Status with_file(const std::filesystem::path& path, Reader read) {
-  auto value = read_json(path);
-  if (!value.ok()) return in_context(std::move(value).error(), path.string());
-  if (!value->has_value()) return Ok{};
-  Status status = read((*value)->get_object());
+  WEIR_ASSIGN_OR_RETURN(const auto text, read_model_file(path, kConfigBytesMax));
+  if (!text) return Ok{};
+  json::error_code parse_error;
+  const json::value value = json::parse(*text, parse_error);
+  if (parse_error) return make_error(ErrorCode::kCorrupt, "{}: not JSON: {}", path.string(), parse_error.message());
+  if (!value.is_object()) return make_error(ErrorCode::kCorrupt, "{}: not a JSON object", path.string());
+  Status status = read(value.get_object());
   if (!status.ok()) return in_context(std::move(status).error(), path.string());
   return Ok{};
 }

@@ -1,8 +1,7 @@
 #include "text/tokenizer.h"
 
-#include <fstream>
-
 #include "text/detokenizer.h"
+#include "text/model_file.h"
 #include "text/split.h"
 #include "text/tokenizer_added.h"
 #include "text/tokenizer_bpe.h"
@@ -11,26 +10,6 @@
 
 namespace weir {
 namespace {
-
-Result<std::string> read_file(const std::filesystem::path& path) {
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error == std::errc::no_such_file_or_directory) {
-    return with_remedy(make_error(ErrorCode::kNotFound, "{} does not exist", path.string()),
-                       "the model's folder needs its tokenizer.json");
-  }
-  if (error) return make_error(ErrorCode::kIo, "{}: {}", path.string(), error.message());
-  if (size > static_cast<uintmax_t>(TokenizerLimits::kFileBytesMax)) {
-    return make_error(ErrorCode::kTooLarge, "{} has {} bytes, more than {}", path.string(), size,
-                      TokenizerLimits::kFileBytesMax);
-  }
-  std::string text(static_cast<size_t>(size), '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(text.data(), static_cast<std::streamsize>(size))) {
-    return make_error(ErrorCode::kIo, "{} could not be read", path.string());
-  }
-  return text;
-}
 
 class ByteLevelTokenizer final : public Tokenizer {
  public:
@@ -235,8 +214,12 @@ std::optional<TokenId> ByteLevelTokenizer::find(std::string_view token_text) con
 }  // namespace
 
 Result<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::filesystem::path& tokenizer_json) {
-  WEIR_ASSIGN_OR_RETURN(const std::string text, read_file(tokenizer_json));
-  auto tokenizer = parse(text);
+  WEIR_ASSIGN_OR_RETURN(const auto text, read_model_file(tokenizer_json, TokenizerLimits::kFileBytesMax));
+  if (!text) {
+    return with_remedy(make_error(ErrorCode::kNotFound, "{} does not exist", tokenizer_json.string()),
+                       "the model's folder needs its tokenizer.json");
+  }
+  auto tokenizer = parse(*text);
   if (!tokenizer.ok()) return in_context(std::move(tokenizer).error(), tokenizer_json.string());
   return tokenizer;
 }

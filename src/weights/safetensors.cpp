@@ -257,6 +257,11 @@ Status check_ranges(std::vector<TensorHeader>* tensors, int64_t data_bytes) {
 
 Result<SafetensorsHeader> parse_safetensors_header(std::span<const std::byte> file, int64_t file_bytes) {
   static_assert(std::endian::native == std::endian::little, "tensor bytes are used in place");
+  constexpr std::string_view kLfsPointer = "version https://git-lfs";
+  if (std::string_view(reinterpret_cast<const char*>(file.data()), file.size()).starts_with(kLfsPointer)) {
+    return with_remedy(make_error(ErrorCode::kCorrupt, "a Git LFS pointer, not the file itself"),
+                       "fetch the weights: git lfs pull in that folder, or weir pull ORG/NAME");
+  }
   uint64_t length = 0;
   if (file.size() < sizeof(length)) {
     return corrupt(fmt::format("a safetensors file starts with 8 bytes of header length; this one has {}", file_bytes));

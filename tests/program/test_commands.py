@@ -130,8 +130,8 @@ def test_missing_and_surplus_arguments_are_refused(tmp_path):
 # Reading a checkpoint
 
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDENS.iterdir()))
-def test_inspect_and_plan_describe_a_whole_checkpoint(name):
-    done = weir("inspect", GOLDENS / name)
+def test_inspect_and_plan_describe_a_whole_checkpoint(name, tmp_path):
+    done = weir("inspect", golden_folder(name, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "every tensor is in its place" in done.stdout
     stored = len(Safetensors(GOLDENS / name / "model.safetensors").data)
