@@ -1,10 +1,15 @@
 // The program: one binary, a verb for each job.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <clocale>
 #include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <new>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -93,7 +98,7 @@ std::string_view default_remedy(ErrorCode code) {
   return "";
 }
 
-int run(const std::vector<std::string>& arguments) {
+int execute(const std::vector<std::string>& arguments) {
   const auto asks = [&](std::string_view word) {
     for (const std::string& argument : arguments) {
       if (argument == "--") return false;
@@ -126,6 +131,53 @@ int run(const std::vector<std::string>& arguments) {
   return exit_code(error.code);
 }
 
+// Whether whoever read standard output went away (`weir plan MODEL | head -1`): there is nobody left to tell.
+bool reader_left() {
+  pollfd output{STDOUT_FILENO, POLLOUT, 0};
+  return ::poll(&output, 1, 0) > 0 && (output.revents & POLLERR) != 0;
+}
+
+constexpr int kReaderLeft = 1;
+
+int output_lost(std::string_view why) {
+  if (reader_left()) return kReaderLeft;
+  say(stderr, "weir: standard output could not be written: {}\n  check the disk, and where the output goes\n", why);
+  return exit_code(ErrorCode::kIo);
+}
+
+int run(const std::vector<std::string>& arguments) {
+  const int code = execute(arguments);
+  // What serve prints are notes; of the other commands it is the result, and half of one is a failure.
+  if (code != 0 || (!arguments.empty() && arguments[0] == "serve")) return code;
+  const bool failed_before = std::ferror(stdout) != 0;
+  if (std::fflush(stdout) != 0) return output_lost(std::strerror(errno));
+  return failed_before ? output_lost("a part of it was refused") : code;
+}
+
+// Errors of the system that are thrown: by printing, and by what has no other way.
+int system_failure(const std::system_error& error) {
+  if (error.code() == std::errc::broken_pipe) return kReaderLeft;
+  if (std::ferror(stdout) != 0) return output_lost(error.code().message());
+  if (error.code() == std::errc::resource_unavailable_try_again) {
+    say(stderr,
+        "weir: a thread could not be started: {}\n  raise the limits on processes and memory (ulimit -u, ulimit "
+        "-v), or lower --threads\n",
+        error.code().message());
+    return exit_code(ErrorCode::kExhausted);
+  }
+  say(stderr, "weir: {}\n  {}\n", error.what(), default_remedy(ErrorCode::kIo));
+  return exit_code(ErrorCode::kIo);
+}
+
+// No formatting: there is no memory for it.
+int out_of_memory() {
+  std::fputs(
+      "weir: the system gives no more memory\n  lower --max-num-batched-tokens, --max-num-seqs or --max-model-len, or "
+      "raise the limit on memory (ulimit -v)\n",
+      stderr);
+  return exit_code(ErrorCode::kExhausted);
+}
+
 }  // namespace
 
 std::string version_text() {
@@ -141,8 +193,9 @@ int main(int argc, char** argv) {
   std::setlocale(LC_CTYPE, "C.UTF-8");
   try {
     return weir::run(std::vector<std::string>(argv + 1, argv + argc));
-  } catch (const std::system_error&) {
-    // The reader of our output went away (`weir plan MODEL | head -1`): there is nobody left to tell.
-    return 1;
+  } catch (const std::system_error& error) {
+    return weir::system_failure(error);
+  } catch (const std::bad_alloc&) {
+    return weir::out_of_memory();
   }
 }
