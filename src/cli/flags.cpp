@@ -174,6 +174,21 @@ Error unknown_flag(std::string_view name, Command command) {
       fmt::format("did you mean --{}? weir {} --help lists them all", guess, command_info(command).name));
 }
 
+// The ranges of the API, and -1 for the model's own default: a number between is neither.
+Status check_sampling(const Options& options) {
+  if (options.command != Command::kRun && options.command != Command::kChat) return Ok{};
+  constexpr double kModelDefault = -1;
+  const auto check = [](std::string_view name, double value, bool in_range, std::string_view wanted) -> Status {
+    if (in_range || value == kModelDefault) return Ok{};
+    return usage_error(fmt::format("--{} is '{}'", name, value),
+                       fmt::format("give {}, or -1 for the model's default", wanted));
+  };
+  WEIR_RETURN_IF_ERROR(
+      check("temperature", options.temperature, options.temperature >= 0, "a number from 0 (greedy) to 2"));
+  WEIR_RETURN_IF_ERROR(check("top-p", options.top_p, options.top_p > 0, "a number above 0, at most 1"));
+  return check("min-p", options.min_p, options.min_p >= 0, "a number from 0 (off) to 1");
+}
+
 // "--max_model_len=32k" -> "--max-model-len=32k": both spellings are in use.
 std::string normalised(const std::string& argument) {
   if (!argument.starts_with("--")) return argument;
@@ -232,9 +247,11 @@ Result<Options> parse_options(std::span<const std::string> arguments) {
   app.allow_extras();
   std::optional<Error> problem;
   declare_flags(app, &options, &problem);
-  app.add_option("model", options.model)->required();
+  // A mistake names them as the usage does.
+  app.add_option("MODEL", options.model)->required();
   const bool second = info->arguments.find(' ') != std::string_view::npos;
-  if (second) app.add_option("text", options.prompt)->required(info->command == Command::kLogits);
+  const bool logits = info->command == Command::kLogits;
+  if (second) app.add_option(logits ? "TOKENS" : "PROMPT", options.prompt)->required(logits);
   const std::string usage =
       fmt::format("usage: weir {} {}; weir {} --help lists the flags", info->name, info->arguments, info->name);
   std::vector<std::string> reversed;  // CLI11 takes its arguments from the back
@@ -252,6 +269,7 @@ Result<Options> parse_options(std::span<const std::string> arguments) {
     }
     return usage_error(fmt::format("'{}' is one argument too many", extra), usage + "; quote text that has spaces");
   }
+  WEIR_RETURN_IF_ERROR(check_sampling(options));
   return options;
 }
 

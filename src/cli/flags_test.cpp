@@ -67,6 +67,27 @@ TEST(Flags, ValuesThatMustSaySomethingAreNotEmpty) {
   EXPECT_TRUE(parse({"run", "m", "text", "--system", ""}).ok()) << "no system message is a choice";
 }
 
+TEST(Flags, SamplingTakesTheRangesOfTheApiOrTheModelsDefault) {
+  for (const std::string command : {"run", "chat"}) {
+    for (const std::string flag :
+         {"temperature=-0.5", "temperature=-0.0001", "top-p=0", "top-p=-0.5", "min-p=-0.5", "temperature=2.1"}) {
+      const auto options = parse({command, "m", "--" + flag});
+      ASSERT_FALSE(options.ok()) << flag;
+      EXPECT_NE(options.error().message.find(flag.substr(0, flag.find('='))), std::string::npos);
+      EXPECT_FALSE(options.error().remedy.empty());
+    }
+    for (const std::string flag : {"temperature=-1", "temperature=0", "temperature=2", "top-p=-1", "top-p=0.001",
+                                   "top-p=1", "min-p=-1", "min-p=0", "min-p=1"}) {
+      EXPECT_TRUE(parse({command, "m", "--" + flag}).ok()) << flag;
+    }
+  }
+}
+
+TEST(Flags, AMissingArgumentIsNamedAsTheUsageNamesIt) {
+  EXPECT_NE(parse({"logits", "m"}).error().message.find("TOKENS"), std::string::npos);
+  EXPECT_NE(parse({"run"}).error().message.find("MODEL"), std::string::npos);
+}
+
 TEST(Flags, MissingAndSurplusArgumentsAreErrors) {
   EXPECT_FALSE(parse({}).ok());
   EXPECT_FALSE(parse({"serve"}).ok());
