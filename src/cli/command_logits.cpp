@@ -2,8 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "cli/commands.h"
 #include "cli/loading.h"
@@ -16,19 +20,53 @@ namespace {
 // A million ids of seven digits.
 constexpr int64_t kTokenFileBytesMax = 8 << 20;
 
+// All of a file, a pipe or standard input, up to a limit.
+Result<std::string> read_stream(const std::string& path, int64_t bytes_max) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    return Error{ErrorCode::kInvalidArgument, path + " is a folder", "give a file of token ids, or /dev/stdin"};
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    const ErrorCode code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo;
+    return make_error(code, "{} cannot be opened: {}", path, std::strerror(errno));
+  }
+  std::string text;
+  char block[65536];
+  while (file.read(block, sizeof block) || file.gcount() > 0) {
+    text.append(block, static_cast<size_t>(file.gcount()));
+    if (static_cast<int64_t>(text.size()) > bytes_max) {
+      return make_error(ErrorCode::kTooLarge, "{} has more than {} bytes", path, bytes_max);
+    }
+  }
+  if (file.bad()) return make_error(ErrorCode::kIo, "{} cannot be read", path);
+  return text;
+}
+
+// The start of a word for a message: a terminal must not run what a file says.
+std::string shown(std::string_view word) {
+  constexpr size_t kShownMax = 40;
+  std::string out;
+  for (const char c : word.substr(0, kShownMax)) {
+    const auto byte = static_cast<unsigned char>(c);
+    out += byte < 0x20 || byte > 0x7e ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+  }
+  return word.size() > kShownMax ? out + "..." : out;
+}
+
 // Ids separated by white space or commas; brackets are ignored, so a JSON list is fine too.
 Result<std::vector<TokenId>> read_tokens(const std::string& path, int64_t vocabulary) {
-  WEIR_ASSIGN_OR_RETURN(const std::string text, read_file(path, kTokenFileBytesMax));
+  WEIR_ASSIGN_OR_RETURN(const std::string text, read_stream(path, kTokenFileBytesMax));
   std::vector<TokenId> tokens;
   for (size_t at = 0; (at = text.find_first_not_of(" \t\r\n,[]", at)) != std::string::npos;) {
     const size_t end = std::min(text.find_first_of(" \t\r\n,[]", at), text.size());
     TokenId token = 0;
     const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, token);
     if (error != std::errc() || stop != text.data() + end || token < 0 || token >= vocabulary) {
-      return Error{
-          ErrorCode::kInvalidArgument,
-          fmt::format("{}: '{}' at byte {} is no token id", path, text.substr(at, std::min<size_t>(end - at, 40)), at),
-          fmt::format("give ids from 0 to {}, separated by spaces", vocabulary - 1)};
+      const std::string_view word = std::string_view(text).substr(at, end - at);
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("{}: '{}' at byte {} is no token id", path, shown(word), at),
+                   fmt::format("give ids from 0 to {}, separated by spaces", vocabulary - 1)};
     }
     tokens.push_back(token);
     at = end;
