@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -75,15 +76,20 @@ Result<std::vector<TokenId>> read_tokens(const std::string& path, int64_t vocabu
   return tokens;
 }
 
+// JSON has no number that is not finite.
+std::string json_number(float value) {
+  return std::isfinite(value) ? fmt::format("{:.9g}", value) : "null";
+}
+
 // One position: what followed it and the likeliest ids.
 void print_row(const Options& options, int64_t position, const StepResult& result, size_t row_index) {
   const LogprobRow& row = result.rows[row_index];
   const TokenLogprob* entries = result.logprobs.data() + row.first;
   if (options.json) {
-    fmt::print("{{\"position\": {}, \"token\": {}, \"logprob\": {:.9g}, \"rank\": {}, \"top\": [", position,
-               entries[0].token, entries[0].logprob, entries[0].rank);
+    fmt::print("{{\"position\": {}, \"token\": {}, \"logprob\": {}, \"rank\": {}, \"top\": [", position,
+               entries[0].token, json_number(entries[0].logprob), entries[0].rank);
     for (int32_t i = 1; i <= row.top_count; ++i) {
-      fmt::print("{}[{}, {:.9g}]", i == 1 ? "" : ", ", entries[i].token, entries[i].logprob);
+      fmt::print("{}[{}, {}]", i == 1 ? "" : ", ", entries[i].token, json_number(entries[i].logprob));
     }
     fmt::print("]}}\n");
     return;

@@ -1,10 +1,11 @@
 """The process and what is around it: output, memory, the working directory, pipes, the model's name."""
+import json
 import subprocess
 
 import pytest
 
 from test_commands import GOLDEN, refused
-from weir_program import BINARY, Server, golden_folder, weir
+from weir_program import BINARY, Safetensors, Server, golden_folder, weir
 
 
 def shell(line, **options):
@@ -48,6 +49,21 @@ def test_token_ids_may_come_from_a_pipe():
     assert "more than" in refused("logits", GOLDEN, "/dev/zero", code=3)
     assert "folder" in refused("logits", GOLDEN, GOLDEN)
     assert "TOKENS" in refused("logits", GOLDEN)
+
+
+def test_logits_that_are_not_finite_are_null_in_json(tmp_path):
+    folder = golden_folder("moe-odd", tmp_path, copy=True)
+    file = Safetensors(folder / "model.safetensors")
+    begin, end = file.header["model.language_model.embed_tokens.weight"]["data_offsets"]
+    row = (end - begin) // 211
+    data = bytearray(file.data)
+    data[begin + 7 * row:begin + 8 * row] = b"\xc0\x7f" * (row // 2)  # NaN in BF16: the token 7 is damaged
+    file.data = bytes(data)
+    (folder / "model.safetensors").write_bytes(file.encoded())
+    done = weir("logits", folder, "/dev/stdin", "--json", stdin="1 7 3")
+    assert done.returncode == 0 and "nan" not in done.stdout and "inf" not in done.stdout, done
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["logprob"] is None for row in rows] == [False, True, True]
 
 
 def test_bytes_of_a_token_file_are_shown_escaped(tmp_path):
