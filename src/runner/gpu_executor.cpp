@@ -1,7 +1,7 @@
 #include "runner/gpu_executor.h"
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 
 #include "base/check.h"
 #include "ops/attention/attention_gpu.h"
@@ -16,9 +16,17 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kAlign = 256;
+// For the segments of a decode step's attention: 35B shapes at 262,144 tokens take 8.5 MB a row. Steps that need more
+// take a block's segments one after the other.
+constexpr int64_t kPartialBytes = 64 << 20;
 
 int64_t pages_of(int64_t positions) {
   return (positions + kGridTokens - 1) / kGridTokens;
+}
+
+void add_output(const GpuMatrix& weight, float* y, int64_t y_stride, bool add, GpuLinearArgs* args) {
+  WEIR_CHECK(args->count < kGpuLinearGroupMax, "more than {} matrices in a group", kGpuLinearGroupMax);
+  args->outputs[args->count++] = {weight, y, y_stride, add ? 1 : 0, 0};
 }
 
 // Hands out aligned parts of a range; the first pass, without a range, only counts.
@@ -59,7 +67,7 @@ Status GpuExecutor::allocate() {
     tables.take<int32_t>(limits_.rows);
     tables.take<GpuRow>(limits_.rows);
     tables.take<uint8_t*>(limits_.sequences);
-    tables.take<uint8_t*>(limits_.sequences * pages_of(limits_.positions));
+    for (int64_t i = 0; i < limits_.sequences; ++i) tables.take<uint8_t*>(pages_of(limits_.positions));
     tables.take<GpuGdnSequence>(limits_.sequences);
     tables.take<int32_t>(limits_.rows);
     tables_bytes_ = tables.used();
@@ -78,6 +86,7 @@ Status GpuExecutor::allocate() {
     experts_ = parts.take<int32_t>(limits_.rows * weights_.slots_max());
     expert_weights_ = parts.take<float>(limits_.rows * weights_.slots_max());
     fault_ = parts.take<int32_t>(1);
+    partial_ = parts.take<float>(kPartialBytes / kFloat);
     tables_ = parts.take<std::byte>(tables_bytes_);
     return parts.used();
   };
@@ -101,8 +110,8 @@ void GpuExecutor::set_hidden(int64_t first, int64_t count, const float* rows) {
   wait();
 }
 
-// Everything that the step's kernels look up, in one copy.
-void GpuExecutor::send_tables(const StepBatch& batch) {
+// Everything that the step's kernels look up, for one copy.
+void GpuExecutor::lay_out_tables(const StepBatch& batch) {
   WEIR_CHECK(static_cast<int64_t>(batch.kv.size()) <= limits_.sequences, "{} sequences in a step of {}",
              batch.kv.size(), limits_.sequences);
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
@@ -110,6 +119,14 @@ void GpuExecutor::send_tables(const StepBatch& batch) {
   const auto on_device = [&](const void* place) {
     return tables_ + (static_cast<const std::byte*>(place) - staging_.data());
   };
+  // Places depend on how many tokens, sequences, sampled rows and segments there are, never on their contents: a graph
+  // recorded for one step fits every step of the same shape.
+  int64_t last = 0;
+  for (const KvSequence& s : batch.kv) last = std::max(last, s.position + s.row_count - 1);
+  segments_ = static_cast<int32_t>(std::bit_ceil(static_cast<uint64_t>(last / kGpuSegment + 1)));
+  spread_ = tokens * partial_bytes_a_row(segments_) <= kPartialBytes;
+  const int64_t pages_a_sequence =
+      std::min<int64_t>(segments_ * (kGpuSegment / kGridTokens), pages_of(limits_.positions));
   auto* ids = host.take<int32_t>(tokens);
   auto* rows = host.take<GpuRow>(tokens);
   auto* lists = host.take<uint8_t**>(static_cast<int64_t>(batch.kv.size()));
@@ -123,7 +140,7 @@ void GpuExecutor::send_tables(const StepBatch& batch) {
       rows[s.row_begin + r] = {static_cast<int32_t>(i), static_cast<int32_t>(s.position + r)};
     }
     const int64_t count = pages_of(s.position + s.row_count);
-    auto* pages = host.take<uint8_t*>(count);
+    auto* pages = host.take<uint8_t*>(pages_a_sequence);
     WEIR_CHECK(host.used() <= tables_bytes_, "step tables of {} bytes, {} reserved", host.used(), tables_bytes_);
     for (int64_t p = 0; p < count; ++p) pages[p] = reinterpret_cast<uint8_t*>(s.pages[p]);
     lists[i] = reinterpret_cast<uint8_t**>(on_device(pages));
@@ -142,41 +159,87 @@ void GpuExecutor::send_tables(const StepBatch& batch) {
   step_.pages = reinterpret_cast<uint8_t* const* const*>(on_device(lists));
   step_.gdn = reinterpret_cast<const GpuGdnSequence*>(on_device(gdn));
   step_.sampled = reinterpret_cast<const int32_t*>(on_device(sampled));
-  gpu_.stream->copy_in(tables_, staging_.data(), host.used());
+  tables_used_ = host.used();
+}
+
+int64_t GpuExecutor::partial_bytes_a_row(int64_t segments) const {
+  return config_.heads * segments * (2 + config_.head_dim) * kFloat;
+}
+
+// What the host reads when the step is over.
+GpuExecutor::Output GpuExecutor::output() const {
+  const int64_t block_rows = std::min(limits_.rows, kHeadBlockRows);
+  Output out;
+  out.logits = reinterpret_cast<float*>(staging_.data() + tables_bytes_);
+  out.normed = out.logits + block_rows * config_.vocabulary;
+  out.fault = reinterpret_cast<int32_t*>(out.normed + block_rows * config_.hidden);
+  return out;
+}
+
+void GpuExecutor::enqueue_body(int64_t tokens) {
+  gpu_.stream->copy_in(tables_, staging_.data(), tables_used_);
+  gpu_.stream->zero(reinterpret_cast<std::byte*>(fault_), sizeof(int32_t));
+  const Rows body{tokens, nullptr};
+  for (const Operation& operation : program_.body) {
+    std::visit([&](const auto& op) { execute(op, body); }, operation);
+  }
+  gpu_.stream->copy_out(output().fault, reinterpret_cast<const std::byte*>(fault_), sizeof(int32_t));
+}
+
+void GpuExecutor::enqueue_head(int64_t first, int64_t count) {
+  const Rows block{count, step_.sampled + first};
+  for (const Operation& operation : program_.head) {
+    std::visit([&](const auto& op) { execute(op, block); }, operation);
+  }
+  gpu_.stream->copy_out(output().logits, reinterpret_cast<const std::byte*>(data({program_.logits, 0})),
+                        count * config_.vocabulary * kFloat);
+  gpu_.stream->copy_out(output().normed, reinterpret_cast<const std::byte*>(data({program_.normed, 0})),
+                        count * config_.hidden * kFloat);
+}
+
+// Decode steps repeat their shape: recorded once, replayed afterwards.
+bool GpuExecutor::replay(const StepBatch& batch) {
+  const auto tokens = static_cast<int64_t>(batch.tokens.size());
+  const auto sampled = static_cast<int64_t>(batch.sampled.size());
+  if (tokens != static_cast<int64_t>(batch.kv.size()) || tokens > kHeadBlockRows || sampled != tokens) return false;
+  device::Graph& graph = graphs_[{tokens, segments_}];
+  if (!graph) {
+    gpu_.stream->begin_graph();
+    enqueue_body(tokens);
+    enqueue_head(0, sampled);
+    auto recorded = gpu_.stream->end_graph();
+    WEIR_CHECK(recorded.ok(), "{}", recorded.error().text());
+    graph = std::move(*recorded);
+  }
+  gpu_.stream->replay(graph);
+  return true;
 }
 
 void GpuExecutor::run(const StepBatch& batch, const std::function<void(const SampledBlock&)>& consume) {
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
   WEIR_CHECK(tokens <= limits_.rows, "{} rows in a step of {}", tokens, limits_.rows);
   if (tokens == 0) return;
-  send_tables(batch);
-  gpu_.stream->zero(reinterpret_cast<std::byte*>(fault_), sizeof(int32_t));
-  const Rows body{tokens, nullptr};
-  for (const Operation& operation : program_.body) {
-    std::visit([&](const auto& op) { execute(op, body); }, operation);
-  }
-  std::byte* out = staging_.data() + tables_bytes_;
-  auto* logits = reinterpret_cast<float*>(out);
-  const int64_t block_rows = std::min(limits_.rows, kHeadBlockRows);
-  float* normed = logits + block_rows * config_.vocabulary;
-  auto* fault = reinterpret_cast<int32_t*>(normed + block_rows * config_.hidden);
-  gpu_.stream->copy_out(fault, reinterpret_cast<const std::byte*>(fault_), sizeof(int32_t));
-  const auto total = static_cast<int64_t>(batch.sampled.size());
-  for (int64_t first = 0; first < total; first += block_rows) {
-    const Rows block{std::min(block_rows, total - first), step_.sampled + first};
-    for (const Operation& operation : program_.head) {
-      std::visit([&](const auto& op) { execute(op, block); }, operation);
-    }
-    gpu_.stream->copy_out(logits, reinterpret_cast<const std::byte*>(data({program_.logits, 0})),
-                          block.count * config_.vocabulary * kFloat);
-    gpu_.stream->copy_out(normed, reinterpret_cast<const std::byte*>(data({program_.normed, 0})),
-                          block.count * config_.hidden * kFloat);
+  lay_out_tables(batch);
+  const Output out = output();
+  const auto done = [&] {
     wait();
-    WEIR_CHECK(*fault == 0, "the token id of row {} is outside the vocabulary", *fault - 1);
-    consume({first, block.count, logits, normed});
+    WEIR_CHECK(*out.fault == 0, "the token id of row {} is outside the vocabulary", *out.fault - 1);
+  };
+  const auto total = static_cast<int64_t>(batch.sampled.size());
+  if (replay(batch)) {
+    done();
+    consume({0, total, out.logits, out.normed});
+    return;
   }
-  wait();
-  WEIR_CHECK(*fault == 0, "the token id of row {} is outside the vocabulary", *fault - 1);
+  enqueue_body(tokens);
+  const int64_t block_rows = std::min(limits_.rows, kHeadBlockRows);
+  for (int64_t first = 0; first < total; first += block_rows) {
+    const int64_t count = std::min(block_rows, total - first);
+    enqueue_head(first, count);
+    done();
+    consume({first, count, out.logits, out.normed});
+  }
+  if (total == 0) done();
 }
 
 void GpuExecutor::execute(const EmbedOp& op, const Rows& rows) {
@@ -203,17 +266,14 @@ void GpuExecutor::execute(const NormOp& op, const Rows& rows) {
 }
 
 void GpuExecutor::execute(const LinearOp& op, const Rows& rows) {
+  GpuLinearArgs args;
+  args.x = data(op.x);
+  args.x_stride = stride(op.x);
+  args.rows = rows.count;
   for (const LinearOp::Output& output : op.outputs) {
-    GpuLinearArgs args;
-    args.weight = weights_.matrix(output.weight);
-    args.x = data(op.x);
-    args.x_stride = stride(op.x);
-    args.y = data(output.y);
-    args.y_stride = stride(output.y);
-    args.rows = rows.count;
-    args.add = output.add ? 1 : 0;
-    linear(gpu_, args);
+    add_output(weights_.matrix(output.weight), data(output.y), stride(output.y), output.add, &args);
   }
+  linear(gpu_, args);
 }
 
 void GpuExecutor::execute(const AttentionOp& op, const Rows& rows) {
@@ -234,6 +294,8 @@ void GpuExecutor::execute(const AttentionOp& op, const Rows& rows) {
   args.rows = step_.rows;
   args.pages = step_.pages;
   args.page_offset = op.page_offset;
+  args.partial = spread_ ? partial_ : nullptr;
+  args.segments = segments_;
   args.heads = static_cast<int32_t>(config_.heads);
   args.kv_heads = static_cast<int32_t>(config_.kv_heads);
   args.head_dim = static_cast<int32_t>(config_.head_dim);
@@ -277,18 +339,11 @@ void GpuExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
     score.x = args.x;
     score.x_stride = args.x_stride;
     score.rows = rows.count;
-    score.weight = layer.router;
-    score.y = router_logits_;
-    score.y_stride = layer.experts_total;
+    add_output(layer.router, router_logits_, layer.experts_total, false, &score);
+    if (layer.shared_gate.n > 0) add_output(layer.shared_gate, shared_logits_, 1, false, &score);
     linear(gpu_, score);
     GpuRouteArgs choice;
-    if (layer.shared_gate.n > 0) {
-      score.weight = layer.shared_gate;
-      score.y = shared_logits_;
-      score.y_stride = 1;
-      linear(gpu_, score);
-      choice.shared_logits = shared_logits_;
-    }
+    if (layer.shared_gate.n > 0) choice.shared_logits = shared_logits_;
     choice.logits = router_logits_;
     choice.experts = experts_;
     choice.weights = expert_weights_;

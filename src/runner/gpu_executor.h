@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "ops/attention/gpu_args.h"
@@ -51,7 +53,18 @@ class GpuExecutor final : public Executor {
   GpuExecutor(const Program& program, const ModelConfig& config, const GpuWeights& weights, const GpuRope& rope,
               Gpu gpu, GpuCaches* caches, const ExecutorLimits& limits);
   Status allocate();
-  void send_tables(const StepBatch& batch);
+  // In pinned host memory.
+  struct Output {
+    float* logits = nullptr;
+    float* normed = nullptr;
+    int32_t* fault = nullptr;
+  };
+  Output output() const;
+  void lay_out_tables(const StepBatch& batch);
+  void enqueue_body(int64_t tokens);
+  void enqueue_head(int64_t first, int64_t count);
+  bool replay(const StepBatch& batch);
+  int64_t partial_bytes_a_row(int64_t segments) const;
   void execute(const EmbedOp& op, const Rows& rows);
   void execute(const NormOp& op, const Rows& rows);
   void execute(const LinearOp& op, const Rows& rows);
@@ -80,11 +93,16 @@ class GpuExecutor final : public Executor {
   int32_t* experts_ = nullptr;
   float* expert_weights_ = nullptr;
   int32_t* fault_ = nullptr;
+  float* partial_ = nullptr;
   std::byte* tables_ = nullptr;
   int64_t tables_bytes_ = 0;
   device::PinnedBytes staging_;  // the tables, then a block of logits, normed rows and the fault
   Tables step_;
+  int64_t tables_used_ = 0;
   int64_t gdn_sequences_ = 0;
+  int32_t segments_ = 1;  // of the step's longest row, a power of two
+  bool spread_ = false;
+  std::map<std::pair<int64_t, int32_t>, device::Graph> graphs_;  // by tokens and segments
 };
 
 }  // namespace weir

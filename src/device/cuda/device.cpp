@@ -72,6 +72,23 @@ Error device_error(const Driver& driver, CUresult result, std::string_view what)
                      "the device is unusable until the process ends; please report what was running");
 }
 
+// Enters a module's kernels by name, each with all the dynamic shared memory that the device allows.
+void list_functions(Device::Impl& impl, CUmodule module) {
+  unsigned count = 0;
+  impl.driver->cuModuleGetFunctionCount(&count, module);
+  std::vector<CUfunction> functions(count);
+  impl.driver->cuModuleEnumerateFunctions(functions.data(), count, module);
+  for (CUfunction function : functions) {
+    const char* name = nullptr;
+    int fixed = 0;
+    impl.driver->cuFuncGetName(&name, function);
+    impl.driver->cuFuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function);
+    impl.driver->cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                    static_cast<int>(impl.info.shared_bytes_max) - fixed);
+    impl.functions.emplace(name, function);
+  }
+}
+
 }  // namespace
 
 Bytes::Bytes(Bytes&& other) noexcept {
@@ -278,6 +295,7 @@ Result<std::unique_ptr<Device>> Device::open(int index, std::span<const KernelIm
     if (result != CUDA_SUCCESS)
       return device_error(driver, result, fmt::format("loading the kernels of {}", image.name));
     self.modules.push_back(module);
+    list_functions(self, module);
   }
   if (self.modules.empty()) {
     return with_remedy(make_error(ErrorCode::kUnsupported, "no kernels for {} (architecture {}.{}) in this build",
@@ -357,21 +375,8 @@ Event Device::event() {
 }
 
 Kernel Device::kernel(std::string_view symbol) {
-  auto found = impl_->functions.find(symbol);
-  if (found == impl_->functions.end()) {
-    const std::string name(symbol);
-    CUfunction function = nullptr;
-    for (CUmodule module : impl_->modules) {
-      if (enter(*impl_).cuModuleGetFunction(&function, module, name.c_str()) == CUDA_SUCCESS) break;
-      function = nullptr;
-    }
-    WEIR_CHECK(function != nullptr, "no kernel {} in the images", symbol);
-    int fixed = 0;
-    enter(*impl_).cuFuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function);
-    enter(*impl_).cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                     static_cast<int>(impl_->info.shared_bytes_max) - fixed);
-    found = impl_->functions.emplace(name, function).first;
-  }
+  const auto found = impl_->functions.find(symbol);
+  WEIR_CHECK(found != impl_->functions.end(), "no kernel {} in the images", symbol);
   Kernel out;
   out.function_ = found->second;
   out.name_ = found->first;

@@ -15,7 +15,11 @@ void attention(Gpu& gpu, const GpuAttentionArgs& args, int64_t rows) {
   grid.threads = 256;
   gpu.launch("weir_attention_prepare", grid, args);
   grid.y = args.heads;
+  if (args.partial == nullptr) return gpu.launch("weir_attend", grid, args);
+  grid.z = args.segments;
   gpu.launch("weir_attend", grid, args);
+  grid.z = 1;
+  if (args.segments > 1) gpu.launch("weir_attend_merge", grid, args);
 }
 
 }  // namespace weir

@@ -6,7 +6,7 @@
 
 namespace weir {
 
-// Writes keys and values of all rows into their pages, then attends. Two launches.
+// Writes keys and values of all rows into their pages, then attends. Two launches, three when spread over segments.
 void attention(Gpu& gpu, const GpuAttentionArgs& args, int64_t rows);
 
 }  // namespace weir

@@ -10,6 +10,8 @@ struct GpuRow {
   int32_t position = 0;
 };
 
+inline constexpr int32_t kGpuSegment = 512;  // tokens of a segment
+
 // Page layout as ops/attention/attention.h states it. The rotation of position p is the product of two turns, coarse[p
 // / 256] and fine[p % 256], each (cos, sin) in double: [.][rope_dim / 2][2].
 struct GpuAttentionArgs {
@@ -24,6 +26,8 @@ struct GpuAttentionArgs {
   const double* fine = nullptr;
   const GpuRow* rows = nullptr;            // [T]
   uint8_t* const* const* pages = nullptr;  // per sequence: its pages' bases
+  // Spread over segments: [T][H][segments][2 + E], the state of each segment; null: a block takes all of a row's.
+  float* partial = nullptr;
   int64_t qg_stride = 0;
   int64_t k_stride = 0;
   int64_t v_stride = 0;
@@ -34,6 +38,7 @@ struct GpuAttentionArgs {
   int32_t head_dim = 0;
   int32_t value_stride = 0;
   int32_t rope_half = 0;
+  int32_t segments = 1;  // with `partial`: of the longest row
   float eps = 1e-6F;
 };
 

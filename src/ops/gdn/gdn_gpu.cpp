@@ -23,15 +23,16 @@ void set_shape(const GdnShape& shape, GpuGdnArgs* args) {
 
 void gdn(Gpu& gpu, const GpuGdnArgs& args, int64_t sequences) {
   constexpr int64_t kRing = 64;
-  constexpr int64_t kThreads = 256;
-  WEIR_CHECK(args.ratio > 0 && args.ratio <= kThreads, "{} value heads of a key head", args.ratio);
+  constexpr int64_t kThreads = 512;
+  WEIR_CHECK(args.ratio > 0, "{} value heads of a key head", args.ratio);
   if (sequences == 0) return;
   device::Grid grid;
   grid.x = sequences;
   grid.y = args.key_heads;
   grid.threads = static_cast<int>(kThreads);
-  const int64_t floats = 2 * args.key_dim + 2 * args.ratio * args.value_stride + 2 * kRing + 2 * args.ratio * kRing +
-                         2 * args.ratio + kThreads / 32;
+  // The parts of Head in gdn.cu.
+  const int64_t floats =
+      2 * args.key_dim + int64_t{args.ratio} * (2 * args.value_stride + 2 * kRing + 2) + 2 * kThreads + kThreads / 32;
   grid.shared_bytes = floats * static_cast<int64_t>(sizeof(float));
   gpu.launch("weir_gdn", grid, args);
 }

@@ -127,10 +127,61 @@ WEIR_DEVICE void dot_rows(const GpuMatrix& w, int64_t n, const float* const* x, 
   }
 }
 
-WEIR_DEVICE float dot(const GpuMatrix& w, int64_t n, const float* x) {
-  float sum = 0;
-  dot_rows<1>(w, n, &x, &sum);
-  return sum;
+// The same for one input row and several columns, which may be of different matrices of one K and format: their loads
+// are in flight together and share the reads of x.
+template <int kFormat, int kColumns>
+WEIR_DEVICE void dot_columns_of(const GpuMatrix* const* w, const int64_t* n, const float* x, float* sums) {
+  using Format = Chunk<kFormat>;
+  constexpr int kValues = Format::kValues;
+  const uint8_t* rows[kColumns];
+#pragma unroll
+  for (int i = 0; i < kColumns; ++i) {
+    rows[i] = w[i]->data + n[i] * w[i]->row_bytes;
+    sums[i] = 0;
+  }
+  const int size = w[0]->k;
+  const int chunks = (size + kValues - 1) / kValues;
+  for (int c = device::lane(); c < chunks; c += device::kWarp) {
+    uint4 raw[kColumns];
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) raw[i] = *reinterpret_cast<const uint4*>(rows[i] + static_cast<int64_t>(c) * 16);
+    const int k = c * kValues;
+    float in[kValues];
+    if (k + kValues <= size) {
+#pragma unroll
+      for (int v = 0; v < kValues; ++v) in[v] = x[k + v];
+    } else {
+#pragma unroll
+      for (int v = 0; v < kValues; ++v) in[v] = k + v < size ? x[k + v] : 0.0F;
+    }
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      float values[kValues];
+      Format::decode(raw[i], values);
+      float part = 0;
+#pragma unroll
+      for (int v = 0; v < kValues; ++v) part = fmaf(values[v], in[v], part);
+      sums[i] = fmaf(part, chunk_scale<kFormat>(*w[i], n[i], k), sums[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kColumns; ++i) sums[i] = device::warp_sum(sums[i]);
+}
+
+template <int kColumns>
+WEIR_DEVICE void dot_columns(const GpuMatrix* const* w, const int64_t* n, const float* x, float* sums) {
+  switch (w[0]->format) {
+    case kGpuF32:
+      return dot_columns_of<kGpuF32, kColumns>(w, n, x, sums);
+    case kGpuBf16:
+      return dot_columns_of<kGpuBf16, kColumns>(w, n, x, sums);
+    case kGpuFp8Block:
+      return dot_columns_of<kGpuFp8Block, kColumns>(w, n, x, sums);
+    case kGpuFp8Row:
+      return dot_columns_of<kGpuFp8Row, kColumns>(w, n, x, sums);
+    default:
+      return dot_columns_of<kGpuMxfp4, kColumns>(w, n, x, sums);
+  }
 }
 
 }  // namespace weir

@@ -28,15 +28,23 @@ struct GpuMlp {
   GpuMatrix down;
 };
 
-// x[rows, K], y[rows, N], strides in floats; y += x W^T with `add`.
+inline constexpr int32_t kGpuLinearGroupMax = 4;
+
+// Up to four matrices of the same K over the same rows in one launch: x[rows, K], y_i[rows, N_i], strides in floats;
+// y_i += x W_i^T with `add`.
 struct GpuLinearArgs {
-  GpuMatrix weight;
+  struct Output {
+    GpuMatrix weight;
+    float* y = nullptr;
+    int64_t y_stride = 0;
+    int32_t add = 0;
+    int32_t block_end = 0;  // the first block behind this output's; filled in by linear()
+  };
+  Output outputs[kGpuLinearGroupMax];
   const float* x = nullptr;
-  float* y = nullptr;
   int64_t x_stride = 0;
-  int64_t y_stride = 0;
   int64_t rows = 0;
-  int32_t add = 0;
+  int32_t count = 0;
 };
 
 }  // namespace weir

@@ -6,6 +6,6 @@
 
 namespace weir {
 
-void linear(Gpu& gpu, const GpuLinearArgs& args);
+void linear(Gpu& gpu, GpuLinearArgs args);
 
 }  // namespace weir

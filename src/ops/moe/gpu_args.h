@@ -6,6 +6,8 @@
 
 namespace weir {
 
+inline constexpr int kGpuExpertOutputs = 4;  // output values of a block of weir_expert_output
+
 // experts, weights: [rows][slots]: the top_k experts of the row in descending order of probability (ties: the lower
 // index first) with weights that sum to 1, then, where `shared` is set, expert X with sigmoid(shared_logit).
 struct GpuRouteArgs {

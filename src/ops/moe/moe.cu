@@ -1,5 +1,5 @@
-// Routing: a warp per row. Experts: a warp per hidden value of a (row, slot), then a warp per output value of a row; an
-// expert's weights are read once for each of its rows.
+// Routing: a warp per row. Experts: a warp per hidden value of a (row, slot), then a block per row and group of output
+// values; an expert's weights are read once for each of its rows.
 #include "ops/linear/dot.h"
 #include "ops/moe/gpu_args.h"
 
@@ -69,31 +69,58 @@ WEIR_KERNEL(weir_route, GpuRouteArgs) {
   }
 }
 
-WEIR_KERNEL(weir_expert_hidden, GpuFeedForwardArgs) {
+WEIR_KERNEL_BOUNDED(weir_expert_hidden, GpuFeedForwardArgs, 256, 3) {
   const int64_t assignment = blockIdx.y;
   const int64_t row = assignment / args.slots;
   const GpuMlp& expert = args.table[args.experts == nullptr ? 0 : args.experts[assignment]];
   const int64_t f = static_cast<int64_t>(blockIdx.x) * (blockDim.x / device::kWarp) + device::warp();
   if (f >= expert.gate.n) return;
   const float* x = args.x + row * args.x_stride;
-  const float gate = dot(expert.gate, f, x);
-  const float up = dot(expert.up, f, x);
-  if (device::lane() == 0) args.hidden[assignment * args.width + f] = device::silu(gate) * up;
+  const int64_t columns[2] = {f, f};
+  float sums[2];
+  if (expert.gate.format == expert.up.format) {
+    const GpuMatrix* const w[2] = {&expert.gate, &expert.up};
+    dot_columns<2>(w, columns, x, sums);
+  } else {
+    const GpuMatrix* const gate = &expert.gate;
+    const GpuMatrix* const up = &expert.up;
+    dot_columns<1>(&gate, columns, x, &sums[0]);
+    dot_columns<1>(&up, columns, x, &sums[1]);
+  }
+  if (device::lane() == 0) args.hidden[assignment * args.width + f] = device::silu(sums[0]) * sums[1];
 }
 
-WEIR_KERNEL(weir_expert_output, GpuFeedForwardArgs) {
+// A warp per slot computes kOutputs values of its expert; then a thread adds the slots of each in their order.
+WEIR_KERNEL_BOUNDED(weir_expert_output, GpuFeedForwardArgs, 512, 1) {
+  constexpr int kOutputs = kGpuExpertOutputs;
+  extern __shared__ float parts[];  // [slots][kOutputs]
   const int64_t row = blockIdx.y;
-  const int64_t d = static_cast<int64_t>(blockIdx.x) * (blockDim.x / device::kWarp) + device::warp();
-  if (d >= args.columns) return;
-  float sum = 0;
-  for (int slot = 0; slot < args.slots; ++slot) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kOutputs;
+  for (int slot = device::warp(); slot < args.slots; slot += static_cast<int>(blockDim.x) / device::kWarp) {
     const int64_t assignment = row * args.slots + slot;
     const GpuMlp& expert = args.table[args.experts == nullptr ? 0 : args.experts[assignment]];
-    const float part = dot(expert.down, d, args.hidden + assignment * args.width);
-    sum = fmaf(args.weights == nullptr ? 1.0F : args.weights[assignment], part, sum);
+    const GpuMatrix* w[kOutputs];
+    int64_t columns[kOutputs];
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) {
+      w[i] = &expert.down;
+      columns[i] = first + i < args.columns ? first + i : args.columns - 1;
+    }
+    float sums[kOutputs];
+    dot_columns<kOutputs>(w, columns, args.hidden + assignment * args.width, sums);
+    if (device::lane() == 0) {
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) parts[slot * kOutputs + i] = sums[i];
+    }
   }
-  if (device::lane() != 0) return;
-  float* y = args.y + row * args.y_stride + d;
+  __syncthreads();
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= kOutputs || first + i >= args.columns) return;
+  float sum = 0;
+  for (int slot = 0; slot < args.slots; ++slot) {
+    sum = fmaf(args.weights == nullptr ? 1.0F : args.weights[row * args.slots + slot], parts[slot * kOutputs + i], sum);
+  }
+  float* y = args.y + row * args.y_stride + first + i;
   *y = args.add != 0 ? *y + sum : sum;
 }
 

@@ -40,8 +40,10 @@ void feed_forward(Gpu& gpu, const GpuFeedForwardArgs& args, int64_t rows) {
     grid.x = (args.width + kWarps - 1) / kWarps;
     grid.y = count * args.slots;
     gpu.launch("weir_expert_hidden", grid, part);
-    grid.x = (args.columns + kWarps - 1) / kWarps;
+    grid.x = (args.columns + kGpuExpertOutputs - 1) / kGpuExpertOutputs;
     grid.y = count;
+    grid.threads = static_cast<int>(std::min<int64_t>(args.slots, 16)) * 32;
+    grid.shared_bytes = int64_t{args.slots} * kGpuExpertOutputs * static_cast<int64_t>(sizeof(float));
     gpu.launch("weir_expert_output", grid, part);
   }
 }
