@@ -115,7 +115,7 @@ class Chat {
       WEIR_ASSIGN_OR_RETURN(
           answer, generate(host_, text_, prompt, sampling, [&](std::string_view p) { printer.write(p); }, interrupted));
     }
-    if (answer.finish == FinishReason::kError) return make_error(ErrorCode::kInternal, "{}", answer.error);
+    if (answer.finish == FinishReason::kError) return Error{answer.code, answer.error, {}};
     fmt::print("{}\n", answer.finish == FinishReason::kLength ? " [out of tokens]" : "");
     turns_.push_back({"assistant", answer.text});
     return Ok{};

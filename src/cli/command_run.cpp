@@ -74,7 +74,7 @@ Status command_run(const Options& options) {
   };
   WEIR_ASSIGN_OR_RETURN(const Answer answer,
                         generate(*host, text, ids, terminal_sampling(options, text, left), emit, interrupted));
-  if (answer.finish == FinishReason::kError) return make_error(ErrorCode::kInternal, "{}", answer.error);
+  if (answer.finish == FinishReason::kError) return Error{answer.code, answer.error, {}};
   fmt::print("\n");
   if (options.print_token_ids) fmt::print("token ids: {}\n", fmt::join(answer.tokens, " "));
   if (options.stats) print_stats(answer, ids.size(), phases);

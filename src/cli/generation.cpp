@@ -86,6 +86,7 @@ Result<Answer> generate(EngineHost& host, const TextAssets& text, std::span<cons
       detokenizer.push(token, &piece);
     }
     answer.finish = event.header.finish;
+    answer.code = event.header.error;
     answer.error = event.message;
     if (answer.finish != FinishReason::kNone) detokenizer.finish(&piece);
     if (!piece.empty()) emit(piece);

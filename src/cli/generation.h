@@ -31,8 +31,9 @@ struct Answer {
   std::string text;
   std::vector<TokenId> tokens;
   FinishReason finish = FinishReason::kNone;
-  std::string error;           // kError
-  int64_t first_token_us = 0;  // from submission
+  ErrorCode code = ErrorCode::kInternal;  // kError
+  std::string error;                      // kError
+  int64_t first_token_us = 0;             // from submission
   int64_t total_us = 0;
 };
 
