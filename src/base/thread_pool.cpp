@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -115,13 +116,21 @@ class ThreadPool::Impl {
   void take_tasks(uint32_t epoch, int thread) {
     const TaskRef* task = task_.load(std::memory_order_acquire);
     const auto count = static_cast<uint64_t>(count_.load(std::memory_order_acquire));
+    const uint64_t share = 2 * (workers_.size() + 1);
+    int64_t done = 0;
     uint64_t word = word_.load(std::memory_order_acquire);
     while (word >> 32 == epoch && (word & static_cast<uint64_t>(kFull)) < count) {
-      if (!word_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-      (*task)(static_cast<int64_t>(word & static_cast<uint64_t>(kFull)), thread);
-      pending_.fetch_sub(1, std::memory_order_acq_rel);
+      const uint64_t first = word & static_cast<uint64_t>(kFull);
+      // Every look at a word that another core has written costs as much as a small task: several tasks a time, fewer
+      // towards the end, and one subtraction for all of them.
+      const uint64_t taken = std::max<uint64_t>(1, (count - first) / share);
+      if (!word_.compare_exchange_weak(word, word + taken, std::memory_order_acq_rel, std::memory_order_acquire))
+        continue;
+      for (uint64_t i = first; i < first + taken; ++i) (*task)(static_cast<int64_t>(i), thread);
+      done += static_cast<int64_t>(taken);
       word = word_.load(std::memory_order_acquire);
     }
+    if (done > 0) pending_.fetch_sub(done, std::memory_order_acq_rel);
   }
 
   const int spin_us_;
