@@ -15,8 +15,6 @@ find_program(WEIR_MOLD mold)
 
 add_library(weir_options INTERFACE)
 target_include_directories(weir_options INTERFACE "${PROJECT_SOURCE_DIR}/src")
-# fmt and spdlog are used header-only: Debian packages no static library of either.
-target_compile_definitions(weir_options INTERFACE FMT_HEADER_ONLY SPDLOG_HEADER_ONLY SPDLOG_FMT_EXTERNAL)
 # -ffp-contract=off: the same source gives the same bits in every variant; fused multiply-adds are written out.
 target_compile_options(weir_options INTERFACE -Wall -Wextra -Wconversion -Werror -ffp-contract=off)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
