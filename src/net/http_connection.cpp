@@ -73,9 +73,10 @@ asio::awaitable<bool> HttpConnection::read_header(RequestParser* parser) {
   parser->header_limit(static_cast<uint32_t>(limits_.header_bytes_max));
   parser->body_limit(static_cast<uint64_t>(limits_.body_bytes_max));
   error_code ec;
+  // Once: line ends in front of a request are no reason to wait longer for it.
+  set_deadline(first_request_ ? limits_.header_timeout_ms : limits_.idle_timeout_ms);
   for (int32_t dropped = drop_empty_lines(0); needs_request_line(dropped); dropped = drop_empty_lines(dropped)) {
     idle_ = true;
-    set_deadline(first_request_ ? limits_.header_timeout_ms : limits_.idle_timeout_ms);
     const size_t count =
         co_await socket_.async_read_some(buffer_.prepare(kReadBytes), asio::redirect_error(asio::use_awaitable, ec));
     idle_ = false;

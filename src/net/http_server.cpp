@@ -33,8 +33,6 @@ namespace {
 constexpr int32_t kSweepMs = 100;
 // Wait before accepting again when the process is out of descriptors.
 constexpr int32_t kAcceptRetryMs = 100;
-// For the first request of a connection that was opened just before keep-alive ended: a slow network's round trips.
-constexpr int32_t kNewConnectionMs = 1'000;
 
 }  // namespace
 
@@ -236,7 +234,7 @@ void HttpServer::stop(int32_t limit_ms) {
 
 void HttpServer::stop_keep_alive() {
   impl_->connections_.keep_alive = false;
-  impl_->close_idle(kNewConnectionMs);
+  impl_->close_idle(impl_->connections_.limits.new_connection_ms);
 }
 
 int32_t HttpServer::connection_count() const {

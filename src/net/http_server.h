@@ -22,6 +22,7 @@ struct HttpLimits {
   int32_t body_timeout_ms = 10'000;              // a body may take this long plus its bytes over the minimum rate: 408
   int32_t body_bytes_per_second_min = 4096;      // the slowest mobile links are above this
   int32_t idle_timeout_ms = 75'000;              // keep-alive; must outlive the pools of clients (15 to 60 s)
+  int32_t new_connection_ms = 1'000;             // for the first request, once keep-alive has ended: a few round trips
   int32_t write_stall_ms = 60'000;               // no byte accepted by the client for this long: cut off
   int64_t unsent_bytes_max = 1024 * 1024;        // of one stream; a slower reader is cut off
   int32_t pipelined_bytes_max = 64 * 1024;       // read ahead while a response is being made; closed above
@@ -73,7 +74,7 @@ class HttpServer {
   // passed.
   void stop(int32_t limit_ms);
   // From now on each response ends its connection, and idle connections are closed; a connection that has carried no
-  // request yet has a second to bring one.
+  // request yet has `new_connection_ms` to bring one.
   void stop_keep_alive();
   int32_t connection_count() const;
 

@@ -139,7 +139,8 @@ def test_a_full_queue_answers_429_with_retry_after(launch):
 
 def test_sigterm_under_load_loses_no_accepted_stream(launch):
     server = launch("--max-num-seqs", 16, "--shutdown-timeout", REQUEST_LIMIT_S)
-    bodies = [{**request_of(i, 120), "ignore_eos": True} for i in range(16)]
+    # Long enough to be under way when the signal and what follows it have come.
+    bodies = [{**request_of(i, 1000), "ignore_eos": True} for i in range(16)]
     late = []
 
     def stop():

@@ -25,7 +25,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIM = pathlib.Path(os.environ.get("WEIR_SERVER_SIM", ROOT / "build/dev/src/server/server_sim"))
 COMMAND = os.environ.get("WEIR_TEST_COMMAND")
 START_LIMIT_S = 60
-WAIT_LIMIT_S = 20
+WAIT_LIMIT_S = 60
+# Requests that are to be stopped last half a minute: this tells freed from finished.
+FREED_LIMIT_S = 10
 
 
 def pytest_configure(config):

@@ -123,37 +123,43 @@ def test_slow_headers_and_bodies_are_408(launch):
     assert raw_request(server, b"") == b"", "a silent connection is closed without a word"
     answer = raw_request(server, b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n")
     assert status(answer) == 200, "then the idle connection is closed"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60, "the limits in force are those of the flags"
     with server.connect() as sock:
         # A byte now and then does not reset the clock.
-        sock.settimeout(10)
         sock.sendall(b"GET /live HTTP/1.1\r\n")
         sent_at = time.monotonic()
         answer = b""
         sock.settimeout(0.05)
-        while time.monotonic() - sent_at < 5 and not answer:
+        while time.monotonic() - sent_at < 30 and not answer:
             try:
                 sock.sendall(b"X: y\r\n")
                 answer = sock.recv(1000)
             except TimeoutError:
                 continue
-        assert status(answer) == 408 and time.monotonic() - sent_at < 2
+        assert status(answer) == 408
 
 
 @pytest.mark.sim
 def test_connections_over_the_limit_are_refused(launch):
-    server = launch("--max-connections", 8)
+    server = launch("--max-connections", 8, "--header-timeout", 120)
     held = [server.connect() for _ in range(8)]
-    answer = raw_request(server, GET + b"\r\n")
-    assert status(answer) in (503, 0)
+    # Nothing is sent: bytes that cross the refusal could reset the connection before it is read.
+    assert status(raw_request(server, b"")) == 503
     for sock in held:
         sock.close()
-    wait_until(lambda: status(raw_request(server, GET + b"\r\n")) == 200, "room again")
+
+    def answered():
+        try:
+            return status(raw_request(server, GET + b"\r\n")) == 200
+        except ConnectionError:
+            return False
+
+    wait_until(answered, "room again")
 
 
 @pytest.mark.sim
 def test_2000_idle_connections_are_cheap(launch):
-    server = launch()
+    server = launch("--header-timeout", 120)
     server.http.get("/live")
     before = resident_kb(server)
     held = [server.connect() for _ in range(2000)]
@@ -196,6 +202,18 @@ def test_line_ends_before_a_request_are_ignored(server, pieces):
         while chunk := sock.recv(65536):
             answer += chunk
     assert status(answer) == 200
+
+
+@pytest.mark.sim
+def test_line_ends_before_a_request_are_no_reason_to_wait_longer(launch):
+    server = launch("--header-timeout", 3)
+    with server.connect() as sock:
+        opened = time.monotonic()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        time.sleep(2)
+        sock.sendall(b"\r\n")
+        assert sock.recv(1) == b""
+        assert time.monotonic() - opened < 4.5, "the clock began anew"
 
 
 def test_line_ends_behind_a_body_are_ignored(server):

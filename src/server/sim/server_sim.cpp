@@ -79,6 +79,7 @@ const std::map<std::string, Setter>& flags() {
       {"body-timeout", [](Options* o, const std::string& v) { o->server.http.body_timeout_ms = milliseconds(v); }},
       {"keep-alive-timeout",
        [](Options* o, const std::string& v) { o->server.http.idle_timeout_ms = milliseconds(v); }},
+      {"new-connection", [](Options* o, const std::string& v) { o->server.http.new_connection_ms = milliseconds(v); }},
       {"max-connections", [](Options* o, const std::string& v) { o->server.http.connections_max = count(v); }},
       {"max-num-queued-reqs", [](Options* o, const std::string& v) { o->engine.queue_requests_max = count(v); }},
       {"max-num-seqs", [](Options* o, const std::string& v) { o->runner.rows_max = o->runner.state_slots = count(v); }},
