@@ -187,8 +187,8 @@ class Device {
   const DeviceInfo& info() const;
   int64_t free_bytes() const;
 
-  // Aligned to 256. `what` is for the message. kTooLarge: says what was asked for and what is free.
-  Result<Bytes> allocate(int64_t bytes, std::string_view what);
+  // Aligned to 256. `what` and `remedy` are for the message: kTooLarge says what was asked for and what is free.
+  Result<Bytes> allocate(int64_t bytes, std::string_view what, std::string_view remedy);
   Result<PinnedBytes> allocate_pinned(int64_t bytes, std::string_view what);
   Stream stream();
   Event event();

@@ -86,7 +86,7 @@ const DeviceInfo& Device::info() const {
 int64_t Device::free_bytes() const {
   unreachable();
 }
-Result<Bytes> Device::allocate(int64_t, std::string_view) {
+Result<Bytes> Device::allocate(int64_t, std::string_view, std::string_view) {
   unreachable();
 }
 Result<PinnedBytes> Device::allocate_pinned(int64_t, std::string_view) {

@@ -18,11 +18,13 @@ Result<std::unique_ptr<GpuCaches>> GpuCaches::create(const CacheLayout& layout, 
     entry.page_bytes = layout.classes[i].bytes_per_page;
     entry.count = pages[i];
     WEIR_ASSIGN_OR_RETURN(entry.memory,
-                          device->allocate(entry.page_bytes * entry.count, layout.classes[i].name + " pages"));
+                          device->allocate(entry.page_bytes * entry.count, layout.classes[i].name + " pages",
+                                           "lower --kv-cache-memory-bytes or --max-model-len"));
     caches->classes_.push_back(std::move(entry));
   }
   caches->slot_bytes_ = layout.state_slot_bytes;
-  WEIR_ASSIGN_OR_RETURN(caches->slots_, device->allocate(caches->slot_bytes_ * slots, "state slots"));
+  WEIR_ASSIGN_OR_RETURN(caches->slots_,
+                        device->allocate(caches->slot_bytes_ * slots, "state slots", "lower --max-num-seqs"));
   caches->bases_.resize(static_cast<size_t>(slots));
   return caches;
 }

@@ -19,6 +19,8 @@ constexpr int64_t kAlign = 256;
 // For the segments of a decode step's attention: 35B shapes at 262,144 tokens take 8.5 MB a row. Steps that need more
 // take a block's segments one after the other.
 constexpr int64_t kPartialBytes = 64 << 20;
+// Shapes of decode steps that are recorded; a graph of 500 launches takes about a megabyte. Others run call by call.
+constexpr size_t kGraphsMax = 256;
 
 int64_t pages_of(int64_t positions) {
   return (positions + kGridTokens - 1) / kGridTokens;
@@ -90,7 +92,8 @@ Status GpuExecutor::allocate() {
     tables_ = parts.take<std::byte>(tables_bytes_);
     return parts.used();
   };
-  WEIR_ASSIGN_OR_RETURN(memory_, gpu_.device->allocate(lay_out(nullptr), "work buffers"));
+  WEIR_ASSIGN_OR_RETURN(memory_,
+                        gpu_.device->allocate(lay_out(nullptr), "work buffers", "lower --max-num-batched-tokens"));
   lay_out(memory_.data());
   const int64_t block_bytes = head_rows * (config_.vocabulary + config_.hidden) * kFloat;
   WEIR_ASSIGN_OR_RETURN(staging_, gpu_.device->allocate_pinned(tables_bytes_ + block_bytes + kAlign, "step tables"));
@@ -140,6 +143,8 @@ void GpuExecutor::lay_out_tables(const StepBatch& batch) {
       rows[s.row_begin + r] = {static_cast<int32_t>(i), static_cast<int32_t>(s.position + r)};
     }
     const int64_t count = pages_of(s.position + s.row_count);
+    WEIR_CHECK(count <= pages_a_sequence, "{} tokens in a step of at most {}", s.position + s.row_count,
+               limits_.positions);
     auto* pages = host.take<uint8_t*>(pages_a_sequence);
     WEIR_CHECK(host.used() <= tables_bytes_, "step tables of {} bytes, {} reserved", host.used(), tables_bytes_);
     for (int64_t p = 0; p < count; ++p) pages[p] = reinterpret_cast<uint8_t*>(s.pages[p]);
@@ -202,13 +207,16 @@ bool GpuExecutor::replay(const StepBatch& batch) {
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
   const auto sampled = static_cast<int64_t>(batch.sampled.size());
   if (tokens != static_cast<int64_t>(batch.kv.size()) || tokens > kHeadBlockRows || sampled != tokens) return false;
-  device::Graph& graph = graphs_[{tokens, segments_}];
+  const std::pair<int64_t, int32_t> shape{tokens, segments_};
+  if (graphs_.size() >= kGraphsMax && graphs_.count(shape) == 0) return false;
+  device::Graph& graph = graphs_[shape];
   if (!graph) {
     gpu_.stream->begin_graph();
     enqueue_body(tokens);
     enqueue_head(0, sampled);
     auto recorded = gpu_.stream->end_graph();
-    WEIR_CHECK(recorded.ok(), "{}", recorded.error().text());
+    // Without memory for one more graph the same calls are made one by one.
+    if (!recorded.ok()) return false;
     graph = std::move(*recorded);
   }
   gpu_.stream->replay(graph);

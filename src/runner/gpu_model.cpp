@@ -2,6 +2,9 @@
 
 #include <utility>
 
+#include "ops/attention/gpu_args.h"
+#include "ops/gdn/gdn_gpu.h"
+#include "ops/moe/gpu_args.h"
 #include "runner/cpu_weights.h"
 
 namespace weir {
@@ -12,7 +15,7 @@ Result<GpuRope> upload(const RopeTable& table, device::Device* device, device::S
   static_assert(sizeof(RopeTable::Turn) == 2 * sizeof(double));
   const auto coarse = static_cast<int64_t>(table.coarse().size_bytes());
   const auto fine = static_cast<int64_t>(table.fine().size_bytes());
-  WEIR_ASSIGN_OR_RETURN(rope.memory, device->allocate(coarse + fine, "rotation tables"));
+  WEIR_ASSIGN_OR_RETURN(rope.memory, device->allocate(coarse + fine, "rotation tables", "lower --max-model-len"));
   stream->copy_in(rope.memory.data(), table.coarse().data(), coarse);
   stream->copy_in(rope.memory.data() + coarse, table.fine().data(), fine);
   rope.coarse = reinterpret_cast<const double*>(rope.memory.data());
@@ -21,12 +24,36 @@ Result<GpuRope> upload(const RopeTable& table, device::Device* device, device::S
   return rope;
 }
 
+// Shapes that the kernels do not take are refused before anything is copied.
+Status check_shape(const ModelConfig& config, const device::DeviceInfo& info) {
+  const auto refuse = [&](std::string what) {
+    return with_remedy(Error{ErrorCode::kUnsupported, std::move(what), {}}, "run this model on the CPU: --device cpu");
+  };
+  if (config.head_dim > kGpuHeadDimMax) {
+    return refuse(
+        fmt::format("attention heads of {} values; the GPU's kernels take {}", config.head_dim, kGpuHeadDimMax));
+  }
+  if (config.moe() && config.experts_per_token > kGpuTopMax) {
+    return refuse(fmt::format("{} experts a token; the GPU's kernels take {}", config.experts_per_token, kGpuTopMax));
+  }
+  if (config.count_layers(LayerKind::kLinear) > 0) {
+    GpuGdnArgs args;
+    set_shape(gdn_shape(config), &args);
+    if (gdn_shared_bytes(args) > info.shared_bytes_max) {
+      return refuse(fmt::format("Gated DeltaNet heads that need {} bytes of shared memory; {} has {} a block",
+                                gdn_shared_bytes(args), info.name, info.shared_bytes_max));
+    }
+  }
+  return Ok{};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<GpuModel>> GpuModel::create(std::unique_ptr<device::Device> opened, const ModelConfig& config,
                                                    const ModelWeights& weights, const CpuOptions& host,
                                                    int64_t positions) {
   auto model = std::make_unique<GpuModel>();
+  WEIR_RETURN_IF_ERROR(check_shape(config, opened->info()));
   model->device = std::move(opened);
   model->config = config;
   model->cpu = std::make_unique<Cpu>(host);

@@ -138,7 +138,8 @@ class GpuWeights::Uploader {
   }
 
   Result<device::Bytes> run(device::Device* device, device::Stream* stream) {
-    WEIR_ASSIGN_OR_RETURN(device::Bytes memory, device->allocate(bytes_, "the model's weights"));
+    WEIR_ASSIGN_OR_RETURN(device::Bytes memory,
+                          device->allocate(bytes_, "the model's weights", "use a smaller model or format"));
     stream->zero(memory.data(), memory.size());
     for (auto& job : jobs_) {
       job(memory.data(), stream);

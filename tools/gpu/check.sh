@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 device=${1:-cuda:0}
 export WEIR_TEST_DEVICE=$device
 log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 failures=0
 
 step() {  # step LINES LIMIT command...: the last LINES of what it prints, within LIMIT seconds

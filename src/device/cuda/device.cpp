@@ -59,17 +59,30 @@ DeviceInfo describe(const Driver& driver, int index) {
 
 // The driver with the device's context current on the calling thread, whichever that is.
 const Driver& enter(const Device::Impl& impl) {
-  thread_local CUcontext current = nullptr;
-  if (current != impl.context) {
-    impl.driver->cuCtxSetCurrent(impl.context);
-    current = impl.context;
-  }
+  impl.driver->cuCtxSetCurrent(impl.context);
   return *impl.driver;
 }
 
+// What a failed call asks of the reader: a fault of a kernel ends the device, other failures are of the call alone.
+std::string remedy_of(CUresult result) {
+  switch (result) {
+    case CUDA_ERROR_OUT_OF_MEMORY:
+      return "free the GPU's memory, or lower --max-num-seqs, --max-num-batched-tokens or --kv-cache-memory-bytes";
+    case CUDA_ERROR_DEVICE_UNAVAILABLE:
+    case CUDA_ERROR_DEVICE_NOT_LICENSED:
+      return "another program holds the GPU for itself: end it, or choose another with --device cuda:N";
+    case CUDA_ERROR_INVALID_VALUE:
+    case CUDA_ERROR_INVALID_IMAGE:
+    case CUDA_ERROR_NO_BINARY_FOR_GPU:
+    case CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES:
+      return "please report the command and the model: the kernels do not fit them";
+    default:
+      return "the device is unusable until the process ends; please report what was running";
+  }
+}
+
 Error device_error(const Driver& driver, CUresult result, std::string_view what) {
-  return with_remedy(make_error(ErrorCode::kInternal, "{}: {}", what, driver.text(result)),
-                     "the device is unusable until the process ends; please report what was running");
+  return with_remedy(make_error(ErrorCode::kInternal, "{}: {}", what, driver.text(result)), remedy_of(result));
 }
 
 // Enters a module's kernels by name, each with all the dynamic shared memory that the device allows.
@@ -232,8 +245,11 @@ Result<Graph> Stream::end_graph() {
   const Driver& driver = enter(*device_->impl());
   CUgraph recorded = nullptr;
   CUresult result = driver.cuStreamEndCapture(static_cast<CUstream>(stream_), &recorded);
-  if (!failure_.ok()) return std::exchange(failure_, Status(Ok{})).error();
-  if (result != CUDA_SUCCESS) return device_error(driver, result, "recording a graph");
+  if (!failure_.ok() || result != CUDA_SUCCESS) {
+    if (recorded != nullptr) driver.cuGraphDestroy(recorded);
+    if (!failure_.ok()) return std::exchange(failure_, Status(Ok{})).error();
+    return device_error(driver, result, "recording a graph");
+  }
   CUgraphExec graph = nullptr;
   result = driver.cuGraphInstantiate(&graph, recorded, 0);
   driver.cuGraphDestroy(recorded);
@@ -323,7 +339,7 @@ int64_t Device::free_bytes() const {
   return static_cast<int64_t>(free);
 }
 
-Result<Bytes> Device::allocate(int64_t bytes, std::string_view what) {
+Result<Bytes> Device::allocate(int64_t bytes, std::string_view what, std::string_view remedy) {
   Bytes out;
   if (bytes == 0) return out;
   CUdeviceptr data = 0;
@@ -331,7 +347,7 @@ Result<Bytes> Device::allocate(int64_t bytes, std::string_view what) {
   if (result == CUDA_ERROR_OUT_OF_MEMORY) {
     return with_remedy(make_error(ErrorCode::kTooLarge, "{} need {} MiB, and {} has {} MiB free", what, bytes >> 20,
                                   impl_->info.name, free_bytes() >> 20),
-                       "lower --kv-cache-memory-bytes or --max-num-seqs, or free the GPU's memory");
+                       std::string(remedy) + ", or free the GPU's memory");
   }
   if (result != CUDA_SUCCESS) return device_error(*impl_->driver, result, fmt::format("allocating {}", what));
   out.device_ = this;

@@ -12,7 +12,7 @@ namespace {
 inline constexpr int kThreads = 256;
 inline constexpr int kTokens = 64;
 inline constexpr int kParts = kThreads / kTokens;
-inline constexpr int kHeadDimMax = 512;
+inline constexpr int kHeadDimMax = kGpuHeadDimMax;
 inline constexpr int kColumns = kHeadDimMax / kThreads;
 
 // One head by one warp: y[E] in shared memory.

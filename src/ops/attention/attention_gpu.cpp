@@ -5,9 +5,8 @@
 namespace weir {
 
 void attention(Gpu& gpu, const GpuAttentionArgs& args, int64_t rows) {
-  constexpr int32_t kHeadDimMax = 512;
-  WEIR_CHECK(args.head_dim > 0 && args.head_dim <= kHeadDimMax, "heads of {} values, at most {}", args.head_dim,
-             kHeadDimMax);
+  WEIR_CHECK(args.head_dim > 0 && args.head_dim <= kGpuHeadDimMax, "heads of {} values, at most {}", args.head_dim,
+             kGpuHeadDimMax);
   WEIR_CHECK(args.kv_heads > 0 && args.heads % args.kv_heads == 0, "{} heads over {}", args.heads, args.kv_heads);
   if (rows == 0) return;
   device::Grid grid;

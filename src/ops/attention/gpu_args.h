@@ -10,7 +10,8 @@ struct GpuRow {
   int32_t position = 0;
 };
 
-inline constexpr int32_t kGpuSegment = 512;  // tokens of a segment
+inline constexpr int32_t kGpuSegment = 512;     // tokens of a segment
+inline constexpr int32_t kGpuHeadDimMax = 512;  // values of a head
 
 // Page layout as ops/attention/attention.h states it. The rotation of position p is the product of two turns, coarse[p
 // / 256] and fine[p % 256], each (cos, sin) in double: [.][rope_dim / 2][2].

@@ -4,6 +4,11 @@
 #include "ops/gdn/slot.h"
 
 namespace weir {
+namespace {
+
+constexpr int64_t kThreads = 512;  // of gdn.cu
+
+}  // namespace
 
 void set_shape(const GdnShape& shape, GpuGdnArgs* args) {
   const GdnSlotParts parts = gdn_slot_parts(shape);
@@ -21,19 +26,22 @@ void set_shape(const GdnShape& shape, GpuGdnArgs* args) {
   args->eps = shape.norm_eps;
 }
 
-void gdn(Gpu& gpu, const GpuGdnArgs& args, int64_t sequences) {
+int64_t gdn_shared_bytes(const GpuGdnArgs& args) {
+  // The parts of Head in gdn.cu.
   constexpr int64_t kRing = 64;
-  constexpr int64_t kThreads = 512;
+  const int64_t floats =
+      2 * args.key_dim + int64_t{args.ratio} * (2 * args.value_stride + 2 * kRing + 2) + 2 * kThreads + kThreads / 32;
+  return floats * static_cast<int64_t>(sizeof(float));
+}
+
+void gdn(Gpu& gpu, const GpuGdnArgs& args, int64_t sequences) {
   WEIR_CHECK(args.ratio > 0, "{} value heads of a key head", args.ratio);
   if (sequences == 0) return;
   device::Grid grid;
   grid.x = sequences;
   grid.y = args.key_heads;
   grid.threads = static_cast<int>(kThreads);
-  // The parts of Head in gdn.cu.
-  const int64_t floats =
-      2 * args.key_dim + int64_t{args.ratio} * (2 * args.value_stride + 2 * kRing + 2) + 2 * kThreads + kThreads / 32;
-  grid.shared_bytes = floats * static_cast<int64_t>(sizeof(float));
+  grid.shared_bytes = gdn_shared_bytes(args);
   gpu.launch("weir_gdn", grid, args);
 }
 

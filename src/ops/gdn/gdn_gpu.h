@@ -9,6 +9,8 @@ namespace weir {
 
 // Fills in the sizes and the offsets of the slot's parts.
 void set_shape(const GdnShape& shape, GpuGdnArgs* args);
+// Shared memory that a block takes.
+int64_t gdn_shared_bytes(const GpuGdnArgs& args);
 void gdn(Gpu& gpu, const GpuGdnArgs& args, int64_t sequences);
 
 }  // namespace weir

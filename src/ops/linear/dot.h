@@ -3,6 +3,7 @@
 // Numeric contract, whatever the number of rows: K is cut into chunks of 16 stored bytes (MXFP4: 32 values, FP8: 16,
 // BF16: 8, F32: 4); lane l takes chunks l, l + 32, ... in ascending order; a chunk is one chain of fused multiply-adds
 // from zero, its scale joins it to the lane's sum by one more; the lanes' sums are added in a butterfly.
+// FP8 codes for NaN give NaN here, where the CPU reads +-480: such rows end their request on a GPU.
 #pragma once
 
 #include "device/kernel.h"

@@ -1,5 +1,7 @@
 #include "ops/linear/linear_gpu.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace weir {
@@ -18,11 +20,19 @@ void linear(Gpu& gpu, GpuLinearArgs args) {
     blocks += (weight.n + columns - 1) / columns;
     args.outputs[i].block_end = static_cast<int32_t>(blocks);
   }
-  device::Grid grid;
-  grid.x = blocks;
-  grid.y = (args.rows + kRows - 1) / kRows;
-  grid.threads = 256;
-  gpu.launch(args.rows <= 1 ? "weir_linear_1" : (args.rows <= 4 ? "weir_linear_4" : "weir_linear_8"), grid, args);
+  constexpr int64_t kRowsALaunch = 65'535 * kRows;
+  const std::string_view kernel =
+      args.rows <= 1 ? "weir_linear_1" : (args.rows <= 4 ? "weir_linear_4" : "weir_linear_8");
+  for (int64_t left = args.rows; left > 0; left -= kRowsALaunch) {
+    args.rows = std::min(left, kRowsALaunch);
+    device::Grid grid;
+    grid.x = blocks;
+    grid.y = (args.rows + kRows - 1) / kRows;
+    grid.threads = 256;
+    gpu.launch(kernel, grid, args);
+    args.x += args.rows * args.x_stride;
+    for (int32_t i = 0; i < args.count; ++i) args.outputs[i].y += args.rows * args.outputs[i].y_stride;
+  }
 }
 
 }  // namespace weir

@@ -6,6 +6,7 @@
 
 namespace weir {
 
+inline constexpr int32_t kGpuTopMax = 32;    // experts of a row
 inline constexpr int kGpuExpertOutputs = 4;  // output values of a block of weir_expert_output
 
 // experts, weights: [rows][slots]: the top_k experts of the row in descending order of probability (ties: the lower

@@ -7,7 +7,7 @@ namespace weir {
 
 namespace {
 
-inline constexpr int kTopMax = 32;
+inline constexpr int kTopMax = kGpuTopMax;
 
 // Larger logit first, then the lower index; NaN ranks below everything, so that a row of NaNs still gets experts.
 WEIR_DEVICE bool before(float a, int i, float b, int j) {

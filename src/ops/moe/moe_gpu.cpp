@@ -7,15 +7,14 @@
 namespace weir {
 namespace {
 
-constexpr int64_t kWarps = 8;          // output values of a block
+constexpr int64_t kWarps = 8;          // hidden values of a block
 constexpr int64_t kGridYMax = 65'535;  // blocks along y
 
 }  // namespace
 
 void route(Gpu& gpu, const GpuRouteArgs& args, int64_t rows) {
-  constexpr int32_t kTopMax = 32;
-  WEIR_CHECK(args.top_k > 0 && args.top_k <= std::min(kTopMax, args.experts_total), "top {} of {} experts", args.top_k,
-             args.experts_total);
+  WEIR_CHECK(args.top_k > 0 && args.top_k <= std::min(kGpuTopMax, args.experts_total), "top {} of {} experts",
+             args.top_k, args.experts_total);
   if (rows == 0) return;
   device::Grid grid;
   grid.x = rows;
