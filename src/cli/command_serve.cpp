@@ -1,9 +1,12 @@
 // weir serve: the socket answers at once, the model loads behind it.
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <cstdio>
 #include <mutex>
+#include <new>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "base/say.h"
@@ -108,6 +111,33 @@ class Backend {
   std::optional<EngineClient> client_;
 };
 
+// Loading, with what the system throws as an error: it runs on a thread of its own.
+Status load_or_say(Backend* backend, Server* server) {
+  try {
+    return backend->load(server);
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::kExhausted, "the system gives no more memory",
+                 "lower --max-num-batched-tokens, --max-num-seqs or --max-model-len"};
+  } catch (const std::system_error& error) {
+    return Error{ErrorCode::kExhausted, fmt::format("the system refuses: {}", error.what()),
+                 "raise the limits on processes and memory (ulimit -u, ulimit -v), or lower --threads"};
+  }
+}
+
+// A connection takes a descriptor; the usual soft limit of 1,024 is for programs that use select().
+void raise_descriptor_limit(int64_t connections) {
+  constexpr rlim_t kOthers = 64;  // the model's files, threads' wake-ups, standard streams
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t wanted = static_cast<rlim_t>(connections) + kOthers;
+  if (limit.rlim_cur >= wanted) return;
+  say(stderr, "warning: {} open files allowed, {} wanted for --max-connections {}: raise ulimit -n\n", limit.rlim_cur,
+      wanted, connections);
+}
+
 }  // namespace
 
 Status command_serve(const Options& options) {
@@ -116,6 +146,7 @@ Status command_serve(const Options& options) {
   if (open && options.api_keys.empty()) {
     say(stderr, "warning: {} may be reached by other machines and no --api-key is set\n", options.host);
   }
+  raise_descriptor_limit(options.max_connections);
   const SteadyClock clock;
   Backend backend(options);
   Server server(config, &clock);
@@ -123,8 +154,8 @@ Status command_serve(const Options& options) {
   const std::string url = fmt::format("http://{}:{}", options.host, server.port());
 
   std::optional<Error> problem;
-  std::thread loader([&] {
-    if (Status status = backend.load(&server); !status.ok()) {
+  std::jthread loader([&] {
+    if (Status status = load_or_say(&backend, &server); !status.ok()) {
       problem = std::move(status).error();
       // Twice: there is nothing to wait for.
       server.request_drain();

@@ -67,8 +67,7 @@ void Server::Impl::announce_drain() const {
   if (phase_ == Phase::kServing) {
     say(stderr,
         "draining: {} open requests; new ones are refused in {} ms, what is then open has {} ms to end; a second "
-        "signal "
-        "ends it at once\n",
+        "signal ends it at once\n",
         service_.open_count(), config_.drain_delay_ms, config_.shutdown_timeout_ms);
   } else {
     say(stderr, "ending at once\n");
