@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstring>
 #include <vector>
 
 #include "ops/cpu/kernel_table.h"
@@ -42,6 +43,8 @@ MachineLimits measure_machine(Cpu& cpu, int64_t working_set_bytes, double second
   limits.working_set_bytes = pieces * kPiece;
   std::vector<Sink> sinks(static_cast<size_t>(cpu.threads()));
   AlignedBytes memory(limits.working_set_bytes);
+  // Written first: pages that nobody wrote are all the system's one page of zeros.
+  std::memset(memory.data(), 1, static_cast<size_t>(limits.working_set_bytes));
   const auto read = [&] {
     cpu.pool().parallel_for(pieces, [&](int64_t piece, int thread) {
       float* sink = sinks[static_cast<size_t>(thread)].values.data();
