@@ -197,6 +197,10 @@ def test_memory_is_flat_and_within_weights_caches_and_64_mib(launch):
     flags = ("--max-num-seqs", 16, "--kv-cache-memory-bytes", 8 * MIB)
     memory = json.loads(weir("plan", MODEL, "--json", *flags).stdout)["memory"]
     server = launch(*flags)
+    # Work buffers take memory when they are first used: a prompt longer than a step uses all of them.
+    long_prompt = {**request_of(0, 4), "prompt": [11 + i % 7000 for i in range(1500)]}
+    for events, body in zip(run_streams(server, [long_prompt]), [long_prompt]):
+        check_whole(events, body)
     rounds = []
     for _ in range(4):
         bodies = [request_of(i, 8) for i in range(48)] + [
