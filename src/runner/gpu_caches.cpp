@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "base/check.h"
-#include "ops/gdn/gdn.h"
+#include "ops/gdn/slot.h"
 
 namespace weir {
 
@@ -54,7 +54,7 @@ void GpuCaches::copy_slot(StateSlotId from, StateSlotId to) {
 }
 
 void GpuCaches::advance(const std::byte* slot, int64_t position) {
-  bases_[index(slot)] = (position - 1) / kGdnChunk * kGdnChunk;
+  bases_[index(slot)] = gdn_base_before(position);
 }
 
 int64_t GpuCaches::bytes() const {

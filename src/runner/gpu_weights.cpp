@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "ops/gdn/gdn_gpu.h"
 #include "runner/cpu_weights.h"
-#include "tensor/bf16.h"
+#include "tensor/weight_scales.h"
 
 namespace weir {
 namespace {
@@ -44,17 +44,6 @@ int64_t stored_row_bytes(const WeightMatrix& w) {
       return w.k / 2;
   }
   return 0;
-}
-
-float scale_at(const WeightMatrix& w, int64_t index) {
-  if (w.scale_dtype == DType::kF32) {
-    float value = 0;
-    std::memcpy(&value, w.scales + index * 4, sizeof(value));
-    return value;
-  }
-  uint16_t raw = 0;
-  std::memcpy(&raw, w.scales + index * 2, sizeof(raw));
-  return bf16_to_float(raw);
 }
 
 // The scales as the kernels read them, and how far its rows lie apart.

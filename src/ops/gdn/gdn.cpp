@@ -26,12 +26,6 @@ void set_base(std::byte* slot, int64_t base) {
   std::memcpy(slot, &base, sizeof(base));
 }
 
-// Where the slot stands after `rows` rows from `position`: the last multiple of 64 before the last row's successor that
-// a row has been computed at or behind.
-int64_t next_base(int64_t position, int64_t rows) {
-  return (position + rows - 1) / kGdnChunk * kGdnChunk;
-}
-
 GdnHead head_of(const GdnArgs& args, const GdnSequence& s, int64_t key_head) {
   const GdnParameters& p = *args.parameters;
   const GdnShape& shape = p.shape;
@@ -139,7 +133,7 @@ void gdn(Cpu& cpu, const GdnArgs& args) {
     cpu.kernels().gdn_head(head);
   });
   for (const GdnSequence& s : args.sequences) {
-    if (s.row_count > 0) set_base(s.slot + args.slot_offset, next_base(s.position, s.row_count));
+    if (s.row_count > 0) set_base(s.slot + args.slot_offset, gdn_base_before(s.position + s.row_count));
   }
 }
 

@@ -35,4 +35,10 @@ inline GdnSlotParts gdn_slot_parts(const GdnShape& shape) {
   return parts;
 }
 
+// Where a slot stands once the rows before `position` are computed: the last multiple of 64 that a row has been
+// computed at or behind.
+inline int64_t gdn_base_before(int64_t position) {
+  return (position - 1) / kGdnChunk * kGdnChunk;
+}
+
 }  // namespace weir

@@ -65,6 +65,23 @@ struct Chunk<kGpuMxfp4> {
   }
 };
 
+// Calls f.template operator()<format>() for a format known at run time.
+template <class Function>
+WEIR_DEVICE void with_format(int32_t format, const Function& f) {
+  switch (format) {
+    case kGpuF32:
+      return f.template operator()<kGpuF32>();
+    case kGpuBf16:
+      return f.template operator()<kGpuBf16>();
+    case kGpuFp8Block:
+      return f.template operator()<kGpuFp8Block>();
+    case kGpuFp8Row:
+      return f.template operator()<kGpuFp8Row>();
+    default:
+      return f.template operator()<kGpuMxfp4>();
+  }
+}
+
 // The scale of the chunk that begins at column k of row n; chunks never straddle a block.
 template <int kFormat>
 WEIR_DEVICE float chunk_scale(const GpuMatrix& w, int64_t n, int64_t k) {
@@ -114,18 +131,7 @@ WEIR_DEVICE void dot_rows_of(const GpuMatrix& w, int64_t n, const float* const* 
 // sums[r] = W[n] . x[r], the same bits in every lane.
 template <int kRows>
 WEIR_DEVICE void dot_rows(const GpuMatrix& w, int64_t n, const float* const* x, float* sums) {
-  switch (w.format) {
-    case kGpuF32:
-      return dot_rows_of<kGpuF32, kRows>(w, n, x, sums);
-    case kGpuBf16:
-      return dot_rows_of<kGpuBf16, kRows>(w, n, x, sums);
-    case kGpuFp8Block:
-      return dot_rows_of<kGpuFp8Block, kRows>(w, n, x, sums);
-    case kGpuFp8Row:
-      return dot_rows_of<kGpuFp8Row, kRows>(w, n, x, sums);
-    default:
-      return dot_rows_of<kGpuMxfp4, kRows>(w, n, x, sums);
-  }
+  with_format(w.format, [&]<int kFormat>() { dot_rows_of<kFormat, kRows>(w, n, x, sums); });
 }
 
 // The same for one input row and several columns, which may be of different matrices of one K and format: their loads
@@ -171,18 +177,7 @@ WEIR_DEVICE void dot_columns_of(const GpuMatrix* const* w, const int64_t* n, con
 
 template <int kColumns>
 WEIR_DEVICE void dot_columns(const GpuMatrix* const* w, const int64_t* n, const float* x, float* sums) {
-  switch (w[0]->format) {
-    case kGpuF32:
-      return dot_columns_of<kGpuF32, kColumns>(w, n, x, sums);
-    case kGpuBf16:
-      return dot_columns_of<kGpuBf16, kColumns>(w, n, x, sums);
-    case kGpuFp8Block:
-      return dot_columns_of<kGpuFp8Block, kColumns>(w, n, x, sums);
-    case kGpuFp8Row:
-      return dot_columns_of<kGpuFp8Row, kColumns>(w, n, x, sums);
-    default:
-      return dot_columns_of<kGpuMxfp4, kColumns>(w, n, x, sums);
-  }
+  with_format(w[0]->format, [&]<int kFormat>() { dot_columns_of<kFormat, kColumns>(w, n, x, sums); });
 }
 
 }  // namespace weir

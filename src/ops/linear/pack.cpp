@@ -4,7 +4,7 @@
 #include "base/check.h"
 #include "ops/linear/linear.h"
 #include "ops/linear/linear_kernels.h"
-#include "tensor/bf16.h"
+#include "tensor/weight_scales.h"
 
 namespace weir {
 namespace {
@@ -30,18 +30,6 @@ void pack_fp8(const WeightMatrix& w, int64_t tile, std::byte* out) {
     const std::byte* row = w.data + (tile * kTileColumns + lane) * w.row_bytes;
     for (int64_t k = 0; k < w.k; ++k) out[fp8_offset(k, lane)] = row[k];
   }
-}
-
-float scale_at(const WeightMatrix& w, int64_t index) {
-  if (w.scale_dtype == DType::kF32) {
-    float value = 0;
-    std::memcpy(&value, w.scales + index * 4, 4);
-    return value;
-  }
-  WEIR_CHECK(w.scale_dtype == DType::kBf16, "scales of dtype {}", dtype_name(w.scale_dtype));
-  uint16_t raw = 0;
-  std::memcpy(&raw, w.scales + index * 2, 2);
-  return bf16_to_float(raw);
 }
 
 // The kernels read e4m3 as its value times 2^-8 (the difference of the exponent biases of e4m3 and half precision).
