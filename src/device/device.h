@@ -57,6 +57,8 @@ struct Grid {
   int64_t z = 1;
   int threads = 1;           // of a block
   int64_t shared_bytes = 0;  // dynamic shared memory of a block
+  int cluster = 1;           // blocks along x that run together
+  bool overlap = false;      // may start before the kernel before it has ended; it waits itself
 };
 
 class Device;

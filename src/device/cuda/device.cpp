@@ -217,12 +217,30 @@ void Stream::launch_raw(const Kernel& kernel, const Grid& grid, const void* args
                  grid.z <= kGridYzMax && grid.threads > 0 && grid.threads <= 1024,
              "{}: a grid of {} x {} x {} blocks of {} threads", kernel.name_, grid.x, grid.y, grid.z, grid.threads);
   void* parameters[] = {const_cast<void*>(args)};
-  note(enter(*device_->impl())
-           .cuLaunchKernel(static_cast<CUfunction>(kernel.function_), static_cast<unsigned>(grid.x),
-                           static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z),
-                           static_cast<unsigned>(grid.threads), 1, 1, static_cast<unsigned>(grid.shared_bytes),
-                           static_cast<CUstream>(stream_), parameters, nullptr),
-       kernel.name_.data());
+  std::array<CUlaunchAttribute, 2> attributes{};
+  CUlaunchConfig config{};
+  config.gridDimX = static_cast<unsigned>(grid.x);
+  config.gridDimY = static_cast<unsigned>(grid.y);
+  config.gridDimZ = static_cast<unsigned>(grid.z);
+  config.blockDimX = static_cast<unsigned>(grid.threads);
+  config.blockDimY = 1;
+  config.blockDimZ = 1;
+  config.sharedMemBytes = static_cast<unsigned>(grid.shared_bytes);
+  config.hStream = static_cast<CUstream>(stream_);
+  config.attrs = attributes.data();
+  if (grid.cluster > 1) {
+    CUlaunchAttribute& attribute = attributes.at(config.numAttrs++);
+    attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    attribute.value.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
+  }
+  if (grid.overlap) {
+    CUlaunchAttribute& attribute = attributes.at(config.numAttrs++);
+    attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    attribute.value.programmaticStreamSerializationAllowed = 1;
+  }
+  note(
+      enter(*device_->impl()).cuLaunchKernelEx(&config, static_cast<CUfunction>(kernel.function_), parameters, nullptr),
+      kernel.name_.data());
 }
 
 void Stream::record(Event* event) {

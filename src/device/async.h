@@ -1,0 +1,116 @@
+// For kernel files: copies that run beside the computation, the barriers they complete on, clusters, and the order of
+// kernels in a stream.
+#pragma once
+
+#include "device/kernel.h"
+
+namespace weir::device {
+
+WEIR_DEVICE uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// Waits until the kernels before this one in the stream have ended and their writes can be seen. A kernel launched with
+// Grid::overlap may run before that, and must touch nothing that the one before it writes.
+WEIR_DEVICE void wait_for_previous() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+// Lets the next kernel start where it fits. Called after wait_for_previous(): then whatever a kernel reads before its
+// own wait may be anything but the writes of the one kernel before it.
+WEIR_DEVICE void start_next() {
+  asm volatile("griddepcontrol.launch_dependents;");
+}
+
+// A barrier in shared memory that threads arrive at and that copies add their bytes to; `phase` flips each time.
+using Barrier = uint64_t;
+
+WEIR_DEVICE void barrier_init(Barrier* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+// After the inits, before other threads or copies use the barriers (a block barrier must follow).
+WEIR_DEVICE void barrier_init_done() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+WEIR_DEVICE void barrier_arrive(Barrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Arrives and announces `bytes` that copies will bring.
+WEIR_DEVICE void barrier_expect(Barrier* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+WEIR_DEVICE void barrier_wait(Barrier* barrier, uint32_t phase) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(phase)
+      : "memory");
+}
+
+// Copies `bytes` (a multiple of 16, both addresses aligned to 16) from device to shared memory by the copy engine;
+// completes on `barrier`.
+WEIR_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, Barrier* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+// Asks for `bytes` (a multiple of 16) to be brought to the second-level cache.
+WEIR_DEVICE void bulk_prefetch(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
+// A thread's own copy of 16 bytes to shared memory; zeros where `valid` is false (`from` is then not read).
+WEIR_DEVICE void copy16(void* to, const void* from, bool valid = true) {
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
+               : "memory");
+}
+WEIR_DEVICE void copies_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits until at most `kLeft` of this thread's groups are under way.
+template <int kLeft>
+WEIR_DEVICE void copies_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+// The barrier counts one arrival of this thread once its copies so far are there; the arrival must be among those that
+// the barrier was made for.
+WEIR_DEVICE void copies_arrive(Barrier* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Shared memory written by ordinary stores is seen by the copy engine and the matrix units afterwards.
+WEIR_DEVICE void fence_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// `threads` of the block, named by `id` (1 to 15), wait for each other.
+WEIR_DEVICE void threads_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// Clusters: blocks that run at the same time beside each other.
+WEIR_DEVICE uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// Every thread of the cluster arrives and waits; writes before it are seen after it.
+WEIR_DEVICE void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// A float that stands in the shared memory of the cluster's block `rank` where `p` stands in this one's.
+WEIR_DEVICE float read_shared_of(uint32_t rank, const float* p) {
+  uint32_t address;
+  float value;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+
+}  // namespace weir::device

@@ -1,0 +1,70 @@
+// For kernel files: matrix products of a warp, D[16, 8] += A[16, K] B[K, 8], and the loads that feed them. Lane l holds
+// row l / 4 and l / 4 + 8 of A and D, column l / 4 of B; within them the elements that its l % 4 names:
+// A (bf16): a[0] = row g, k 2t..2t+1; a[1] = row g + 8, the same; a[2], a[3] = the same rows, k + 8. B: b[0] = k
+// 2t..2t+1 of column g, b[1] = k + 8. D: d[0], d[1] = row g, columns 2t, 2t+1; d[2], d[3] = row g + 8. g = l / 4, t = l
+// % 4.
+#pragma once
+
+#include "device/kernel.h"
+
+namespace weir::device {
+
+// Two floats rounded to bf16 (to nearest, ties to even), `low` in the lower half.
+WEIR_DEVICE uint32_t bf16x2(float low, float high) {
+  uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+WEIR_DEVICE float bf16_low(uint32_t pair) {
+  return __uint_as_float(pair << 16);
+}
+WEIR_DEVICE float bf16_high(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000U);
+}
+// One float rounded to bf16.
+WEIR_DEVICE uint16_t to_bf16(float x) {
+  return static_cast<uint16_t>(bf16x2(x, 0.0F));
+}
+
+// K = 16, bf16 operands, float32 sums.
+WEIR_DEVICE void mma_bf16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// A float rounded to tf32 (10 bits of mantissa), to nearest.
+WEIR_DEVICE uint32_t to_tf32(float x) {
+  uint32_t out;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(out) : "f"(x));
+  return out;
+}
+// K = 8, tf32 operands: a[0] = (g, t), a[1] = (g + 8, t), a[2] = (g, t + 4), a[3] = (g + 8, t + 4); b0 = k t, b1 = k t
+// + 4.
+WEIR_DEVICE void mma_tf32(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four 8 x 8 matrices of 16-bit values from shared memory: lane l gives the address of row l % 8 of matrix l / 8 (16
+// bytes); out[i]: row l / 4, columns 2 (l % 4) and the next, of matrix i.
+WEIR_DEVICE void load_matrices(uint32_t* out, uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+// The same, each matrix transposed.
+WEIR_DEVICE void load_matrices_transposed(uint32_t* out, uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+
+}  // namespace weir::device

@@ -1,0 +1,1 @@
+#include "ops/gpu/gpu.h"

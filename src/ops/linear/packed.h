@@ -1,0 +1,55 @@
+// Weights in the order in which the tensor cores take them; shared by host code and kernels.
+//
+// W[N, K] is cut into strips of 16 rows and tiles of 64 k; tiles of a strip follow each other, strips follow each
+// other, so that a strip is one contiguous read. Rows behind N and k behind K are zeros. Within a tile every lane's
+// part stands where the warp reads it in one go; lane l, g = l / 4, t = l % 4; step j = 0..3 is k 16j .. 16j + 15:
+//   BF16 (2,048 bytes): [j][lane][4 words]: the registers a[0..3] of mma_bf16.
+//   FP8 (1,024 bytes): [row g, row g + 8][lane][j][4 bytes]: k 16j + 2t, + 2t + 8, + 2t + 1, + 2t + 9.
+//   MXFP4 (544 bytes): [lane][j][4 bytes]: nibble i of the lower (upper) half is the lower (upper) element of a[i];
+//     then [g][4 bytes]: E8M0 scales of row g, k 0 and 32, then of row g + 8.
+//
+// Numeric contract of all products with packed weights, whatever the number of rows: activations are rounded to bf16;
+// FP8 and MXFP4 become bf16, exactly (MXFP4 with its scale); K is cut into blocks of 128; a block is one chain of
+// bf16 products on the tensor cores, 16 k a step, ascending, float32 sums from zero; the sums of blocks are joined in
+// ascending order, total = fma(sum, scale of the block, total) from zero (scale 1 where the format has none).
+#pragma once
+
+#include <cstdint>
+
+#include "ops/linear/gpu_args.h"
+
+namespace weir {
+
+inline constexpr int kStripRows = 16;
+inline constexpr int kTileK = 64;
+inline constexpr int kBlockK = 128;
+
+// Bytes of a tile; 0: the format has no packed form.
+constexpr int32_t packed_tile_bytes(int32_t format) {
+  if (format == kGpuBf16) return 2048;
+  if (format == kGpuFp8Block || format == kGpuFp8Row) return 1024;
+  if (format == kGpuMxfp4) return 544;
+  return 0;
+}
+
+struct GpuPacked {
+  const uint8_t* data = nullptr;      // [strips][tiles]
+  const float* scales = nullptr;      // [strips][ceil(tiles / 2)][2]: of rows 0-7 and rows 8-15; null: 1
+  const float* row_scales = nullptr;  // [strips * 16], multiplied into the finished sum; null: 1
+  int32_t n = 0;                      // rows that are there
+  int32_t k = 0;
+  int32_t strips = 0;
+  int32_t tiles = 0;  // of a strip
+  int32_t format = kGpuBf16;
+
+  int32_t reserved = 0;
+};
+
+// down(SiLU(gate x) * up x). gate_up: each strip holds gate rows 8s .. 8s + 7, then the same rows of up, so a lane
+// holds a hidden value's gate in row g and its up in row g + 8.
+struct GpuPackedMlp {
+  GpuPacked gate_up;
+  GpuPacked down;
+};
+
+}  // namespace weir
