@@ -10,13 +10,33 @@ void StepRows::clear() {
   tokens.clear();
   kv.clear();
   gdn.clear();
+  sequences.clear();
   sampled.clear();
+  requests.clear();
   wanted.clear();
   skipped.clear();
+  for_host = false;
 }
 
-BatchTable::BatchTable(const RunnerLimits& limits, const CacheLayout& layout, Caches* caches)
-    : limits_(limits), caches_(caches) {
+StepBatch StepRows::batch() const {
+  StepBatch out;
+  out.tokens = tokens;
+  out.kv = kv;
+  out.gdn = gdn;
+  out.sequences = sequences;
+  out.sampled = sampled;
+  out.requests = requests;
+  return out;
+}
+
+StopReason StopRule::check(int64_t position, TokenId token) const {
+  const auto end = stop_ids.begin() + stop_id_count;
+  if (std::find(stop_ids.begin(), end, token) != end) return StopReason::kStopId;
+  return position - prompt_length + 1 >= max_tokens ? StopReason::kLength : StopReason::kNone;
+}
+
+BatchTable::BatchTable(const RunnerLimits& limits, const CacheLayout& layout, Caches* caches, const Executor* executor)
+    : limits_(limits), caches_(caches), executor_(executor) {
   rows_.reserve(static_cast<size_t>(limits.rows_max));
   for (int32_t i = 0; i < limits.rows_max; ++i) {
     BatchRow& row = rows_.emplace_back(limits.vocabulary);
@@ -44,12 +64,16 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       break;
     case EditKind::kJoin:
       target.live = true;
-      target.stopped = false;
+      ++target.occupant;
+      target.samples_ahead = 0;
       target.position = 0;
       target.prompt_length = edit.prompt_length;
       target.last_token = -1;
       target.state = edit.state;
       target.sampling = plan.sampling.at(static_cast<size_t>(edit.first));
+      target.on_device = target.sampling.logprobs < 0 && executor_->samples(target.sampling);
+      target.stop = {target.prompt_length, target.sampling.max_tokens, target.sampling.stop_id_count,
+                     target.sampling.stop_ids};
       target.history.reset(target.sampling);
       caches_->zero_slot(edit.state);
       break;
@@ -81,27 +105,21 @@ void BatchTable::add_work(const StepPlan& plan, int32_t index, StepRows* rows) {
   BatchRow& target = row(work.row);
   WEIR_CHECK(target.live, "step {}: work for free row {}", plan.id, work.row.value());
   const bool continues = work.first_token < 0;
-  rows->skipped.push_back(continues && target.stopped ? 1 : 0);
+  rows->skipped.push_back(continues && target.stopped() ? 1 : 0);
   if (rows->skipped.back() != 0) return;
-  WEIR_CHECK(continues ? work.token_count == 1 && target.last_token >= 0 : work.position == target.position,
+  const bool sampled = target.samples_ahead > 0 || target.last_token >= 0;
+  WEIR_CHECK(continues ? work.token_count == 1 && sampled : work.position == target.position,
              "step {}: row {} stands at {}, its work begins at {} with {} tokens", plan.id, work.row.value(),
              target.position, work.position, work.token_count);
 
   const auto row_begin = static_cast<int64_t>(rows->tokens.size());
-  for (int32_t i = 0; i < work.token_count; ++i) {
-    const TokenId token = continues ? target.last_token : plan.tokens.at(static_cast<size_t>(work.first_token + i));
-    rows->tokens.push_back(token);
-    if (target.position + i < target.prompt_length) {
-      target.history.add_prompt(token);
-    } else {
-      target.history.add_output(token);
-    }
-  }
+  add_tokens(plan, work, &target, rows);
   const auto& pages = target.pages.at(kKvClass.index());
   WEIR_CHECK(static_cast<int64_t>(pages.size()) * kGridTokens >= target.position + work.token_count,
              "step {}: row {} has {} pages for {} tokens", plan.id, work.row.value(), pages.size(),
              target.position + work.token_count);
   rows->kv.push_back({row_begin, work.token_count, target.position, pages.data()});
+  rows->sequences.push_back({work.role, work.row.value()});
   if (std::byte* slot = caches_->slot(target.state)) {
     rows->gdn.push_back({row_begin, work.token_count, target.position, slot});
   }
@@ -109,12 +127,38 @@ void BatchTable::add_work(const StepPlan& plan, int32_t index, StepRows* rows) {
   target.position += work.token_count;
 }
 
+void BatchTable::add_tokens(const StepPlan& plan, const SequenceWork& work, BatchRow* target, StepRows* rows) {
+  if (work.first_token < 0 && target->samples_ahead > 0) {
+    // Penalties are counted by the host, which samples such rows itself.
+    WEIR_CHECK(!target->history.active(), "row {} has penalties and a token that the host has not seen",
+               work.row.value());
+    rows->tokens.push_back(last_sampled_of(work.row.value()));
+    return;
+  }
+  for (int32_t i = 0; i < work.token_count; ++i) {
+    const TokenId token =
+        work.first_token < 0 ? target->last_token : plan.tokens.at(static_cast<size_t>(work.first_token + i));
+    rows->tokens.push_back(token);
+    if (target->position + i < target->prompt_length) {
+      target->history.add_prompt(token);
+    } else {
+      target->history.add_output(token);
+    }
+  }
+}
+
 void BatchTable::want_rows(const StepPlan& plan, int32_t index, int64_t row_begin, StepRows* rows) {
   const SequenceWork& work = plan.work[static_cast<size_t>(index)];
-  const BatchRow& target = row(work.row);
+  BatchRow& target = row(work.row);
   const auto want = [&](int64_t offset, TokenId about) {
+    const int64_t position = target.position + offset + 1;
+    const bool on_device = about < 0 && target.on_device;
     rows->sampled.push_back(static_cast<int32_t>(row_begin + offset));
-    rows->wanted.push_back({index, about, target.position + offset + 1});
+    rows->wanted.push_back({index, about, position, target.occupant, on_device, target.stop});
+    rows->requests.push_back(
+        {&target.sampling, position, position - target.prompt_length, work.row.value(), on_device});
+    if (on_device) ++target.samples_ahead;
+    rows->for_host |= !on_device;
   };
   if (target.sampling.prompt_logprobs >= 0 && work.role == RowRole::kPrompt) {
     const int64_t end = std::min<int64_t>(work.token_count, target.prompt_length - 1 - target.position);
@@ -123,18 +167,18 @@ void BatchTable::want_rows(const StepPlan& plan, int32_t index, int64_t row_begi
   if (work.sample) want(work.token_count - 1, -1);
 }
 
-StopReason BatchTable::accept(RowId id, TokenId token) {
+bool BatchTable::arrive(RowId id, const WantedRow& wanted) {
   BatchRow& target = row(id);
-  target.last_token = token;
-  const auto stop_end = target.sampling.stop_ids.begin() + target.sampling.stop_id_count;
-  StopReason stop = StopReason::kNone;
-  if (std::find(target.sampling.stop_ids.begin(), stop_end, token) != stop_end) {
-    stop = StopReason::kStopId;
-  } else if (target.position - target.prompt_length + 1 >= target.sampling.max_tokens) {
-    stop = StopReason::kLength;
-  }
-  target.stopped = stop != StopReason::kNone;
-  return stop;
+  if (wanted.on_device && target.occupant == wanted.occupant) --target.samples_ahead;
+  return target.stopped_occupant != wanted.occupant;
+}
+
+StopReason BatchTable::accept(RowId id, const WantedRow& wanted, TokenId token) {
+  BatchRow& target = row(id);
+  if (target.occupant == wanted.occupant) target.last_token = token;
+  const StopReason reason = wanted.stop.check(wanted.position, token);
+  if (reason != StopReason::kNone) stop(id, wanted);
+  return reason;
 }
 
 }  // namespace weir

@@ -1,6 +1,7 @@
 // The device batch: one stable row per live sequence, changed only by a plan's edits and by what its own steps yield.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -14,18 +15,34 @@
 
 namespace weir {
 
+// What ends a sequence, as a value: a step's results may arrive after its row has changed hands.
+struct StopRule {
+  int64_t prompt_length = 0;
+  int32_t max_tokens = 0;
+  int32_t stop_id_count = 0;
+  std::array<TokenId, kStopIdsMax> stop_ids{};
+
+  // Whether `token` at this position ends the sequence.
+  StopReason check(int64_t position, TokenId token) const;
+};
+
 struct BatchRow {
   bool live = false;
-  bool stopped = false;       // its last token was a stop id or the max_tokens-th
-  int64_t position = 0;       // tokens whose keys, values and state are in the caches
-  int64_t prompt_length = 0;  // tokens before this position are prompt
-  TokenId last_token = -1;    // sampled, not yet computed
+  int64_t occupant = 0;          // counts the joins
+  int64_t stopped_occupant = 0;  // the last whose sequence ended by itself
+  int32_t samples_ahead = 0;     // tokens that the device samples or sampled and the host has not seen
+  int64_t position = 0;          // tokens whose keys, values and state are in the caches, or will be by the steps begun
+  int64_t prompt_length = 0;     // tokens before this position are prompt
+  TokenId last_token = -1;       // sampled, not yet computed
+  bool on_device = false;        // the device samples this sequence's tokens
   StateSlotId state;
   SamplingParams sampling;
+  StopRule stop;
   std::vector<std::vector<std::byte*>> pages;  // per class, page bases in order
 
   explicit BatchRow(int32_t vocabulary) : history(vocabulary) {}
   TokenHistory history;
+  bool stopped() const { return stopped_occupant == occupant; }
 };
 
 // A row of the step whose logits are wanted.
@@ -33,6 +50,9 @@ struct WantedRow {
   int32_t work = 0;      // index of the work item
   TokenId about = -1;    // prompt log-probability of this token; -1: sample
   int64_t position = 0;  // of the token that the logits are about
+  int64_t occupant = 0;  // of the batch row when the step was laid out
+  bool on_device = false;
+  StopRule stop;
 };
 
 // One step, laid out for the operations.
@@ -40,34 +60,42 @@ struct StepRows {
   std::vector<int32_t> tokens;
   std::vector<KvSequence> kv;
   std::vector<GdnSequence> gdn;
+  std::vector<StepSequence> sequences;
   std::vector<int32_t> sampled;  // row index per wanted row
+  std::vector<SampleRequest> requests;
   std::vector<WantedRow> wanted;
   std::vector<uint8_t> skipped;  // per work item: the row had stopped
+  bool for_host = false;         // some wanted row is the host's: the next step waits for it
 
   void clear();
+  StepBatch batch() const;
 };
 
 class BatchTable {
  public:
-  // Borrows the caches. Rows, page tables and step arrays are reserved here.
-  BatchTable(const RunnerLimits& limits, const CacheLayout& layout, Caches* caches);
+  // Borrows caches and executor. Rows, page tables and step arrays are reserved here.
+  BatchTable(const RunnerLimits& limits, const CacheLayout& layout, Caches* caches, const Executor* executor);
 
   void apply(const StepPlan& plan, const Edit& edit);
   // Lays out the plan's work. Programmer error: work that does not continue its row.
   void lay_out(const StepPlan& plan, StepRows* rows);
-  // Records that `token` was sampled for `row`, and says whether it ends the sequence.
-  StopReason accept(RowId row, TokenId token);
-  // The row yields nothing more.
-  void stop(RowId id) { row(id).stopped = true; }
+  // The step's result for a wanted row of `row` has come. False: its sequence had stopped, and the result is nobody's.
+  bool arrive(RowId row, const WantedRow& wanted);
+  // Records that `token` was sampled, and says whether it ends the sequence.
+  StopReason accept(RowId row, const WantedRow& wanted, TokenId token);
+  // The sequence of this wanted row yields nothing more.
+  void stop(RowId id, const WantedRow& wanted) { row(id).stopped_occupant = wanted.occupant; }
 
   BatchRow& row(RowId id);
 
  private:
   void add_work(const StepPlan& plan, int32_t index, StepRows* rows);
+  void add_tokens(const StepPlan& plan, const SequenceWork& work, BatchRow* target, StepRows* rows);
   void want_rows(const StepPlan& plan, int32_t index, int64_t row_begin, StepRows* rows);
 
   const RunnerLimits limits_;
   Caches* const caches_;
+  const Executor* const executor_;
   std::vector<BatchRow> rows_;
 };
 

@@ -53,23 +53,27 @@ void CpuExecutor::set_hidden(int64_t first, int64_t count, const float* rows) {
   std::copy_n(rows, count * stride(hidden), data(hidden) + first * stride(hidden));
 }
 
-void CpuExecutor::run(const StepBatch& batch, const std::function<void(const SampledBlock&)>& consume) {
+void CpuExecutor::enqueue(const StepBatch& batch) {
   WEIR_CHECK(static_cast<int64_t>(batch.tokens.size()) <= rows_max_, "{} rows in a step of {}", batch.tokens.size(),
              rows_max_);
+  batch_ = batch;
   if (batch.tokens.empty()) return;
-  const Rows step{&batch, {}, false};
+  const Rows step{&batch_, {}, false};
   for (const Operation& operation : program_.body) {
     std::visit([&](const auto& op) { execute(op, step); }, operation);
   }
-  const auto total = static_cast<int64_t>(batch.sampled.size());
+}
+
+void CpuExecutor::collect(const Consume& consume) {
+  const auto total = static_cast<int64_t>(batch_.sampled.size());
   const int64_t block_rows = std::min(rows_max_, kHeadBlockRows);
   for (int64_t first = 0; first < total; first += block_rows) {
     const int64_t count = std::min(block_rows, total - first);
-    const Rows block{&batch, batch.sampled.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), true};
+    const Rows block{&batch_, batch_.sampled.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), true};
     for (const Operation& operation : program_.head) {
       std::visit([&](const auto& op) { execute(op, block); }, operation);
     }
-    consume({first, count, data({program_.logits, 0}), data({program_.normed, 0})});
+    consume({first, count, data({program_.logits, 0}), data({program_.normed, 0}), nullptr});
   }
 }
 

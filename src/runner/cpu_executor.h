@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -27,7 +26,9 @@ class CpuExecutor final : public Executor {
   int64_t buffer_bytes() const override { return buffer_bytes_; }
 
   void set_hidden(int64_t first, int64_t count, const float* rows) override;
-  void run(const StepBatch& batch, const std::function<void(const SampledBlock&)>& consume) override;
+  // Runs the body; collect() runs the head over the sampled rows.
+  void enqueue(const StepBatch& batch) override;
+  void collect(const Consume& consume) override;
 
  private:
   struct Rows {
@@ -56,6 +57,7 @@ class CpuExecutor final : public Executor {
   const RopeTable& rope_;
   Cpu& cpu_;
   int64_t rows_max_;
+  StepBatch batch_;  // of the step between enqueue() and collect()
   int64_t buffer_bytes_ = 0;
   std::vector<Buffer> buffers_;
 };

@@ -223,31 +223,37 @@ bool GpuExecutor::replay(const StepBatch& batch) {
   return true;
 }
 
-void GpuExecutor::run(const StepBatch& batch, const std::function<void(const SampledBlock&)>& consume) {
+void GpuExecutor::enqueue(const StepBatch& batch) {
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
   WEIR_CHECK(tokens <= limits_.rows, "{} rows in a step of {}", tokens, limits_.rows);
-  if (tokens == 0) return;
+  empty_ = tokens == 0;
+  sampled_ = static_cast<int64_t>(batch.sampled.size());
+  if (empty_) return;
   lay_out_tables(batch);
+  replayed_ = replay(batch);
+  if (!replayed_) enqueue_body(tokens);
+}
+
+void GpuExecutor::collect(const Consume& consume) {
+  if (empty_) return;
   const Output out = output();
   const auto done = [&] {
     wait();
     WEIR_CHECK(*out.fault == 0, "the token id of row {} is outside the vocabulary", *out.fault - 1);
   };
-  const auto total = static_cast<int64_t>(batch.sampled.size());
-  if (replay(batch)) {
+  if (replayed_) {
     done();
-    consume({0, total, out.logits, out.normed});
+    consume({0, sampled_, out.logits, out.normed, nullptr});
     return;
   }
-  enqueue_body(tokens);
   const int64_t block_rows = std::min(limits_.rows, kHeadBlockRows);
-  for (int64_t first = 0; first < total; first += block_rows) {
-    const int64_t count = std::min(block_rows, total - first);
+  for (int64_t first = 0; first < sampled_; first += block_rows) {
+    const int64_t count = std::min(block_rows, sampled_ - first);
     enqueue_head(first, count);
     done();
-    consume({first, count, out.logits, out.normed});
+    consume({first, count, out.logits, out.normed, nullptr});
   }
-  if (total == 0) done();
+  if (sampled_ == 0) done();
 }
 
 void GpuExecutor::execute(const EmbedOp& op, const Rows& rows) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -32,7 +31,8 @@ class GpuExecutor final : public Executor {
                                                      GpuCaches* caches, const ExecutorLimits& limits);
 
   void set_hidden(int64_t first, int64_t count, const float* rows) override;
-  void run(const StepBatch& batch, const std::function<void(const SampledBlock&)>& consume) override;
+  void enqueue(const StepBatch& batch) override;
+  void collect(const Consume& consume) override;
   int64_t buffer_bytes() const override { return memory_.size(); }
 
  private:
@@ -102,6 +102,9 @@ class GpuExecutor final : public Executor {
   int64_t gdn_sequences_ = 0;
   int32_t segments_ = 1;  // of the step's longest row, a power of two
   bool spread_ = false;
+  int64_t sampled_ = 0;                                          // rows of the step between enqueue() and collect()
+  bool empty_ = false;                                           // that step has no tokens
+  bool replayed_ = false;                                        // its head is enqueued too
   std::map<std::pair<int64_t, int32_t>, device::Graph> graphs_;  // by tokens and segments
 };
 

@@ -16,6 +16,7 @@
 #include "ops/cpu/cpu.h"
 #include "ops/gdn/gdn.h"
 #include "plan/layout.h"
+#include "plan/step.h"
 
 namespace weir {
 
@@ -31,31 +32,79 @@ class Caches {
   virtual int64_t bytes() const = 0;
 };
 
-// One step as the operations see it. All spans live until the call returns.
-struct StepBatch {
-  std::span<const int32_t> tokens;   // [T]
-  std::span<const KvSequence> kv;    // of the page class that the program's attention uses
-  std::span<const GdnSequence> gdn;  // empty for programs without recurrent layers
-  std::span<const int32_t> sampled;  // rows of T whose logits are wanted
+// In StepBatch::tokens, the last token that the device sampled for a row, where the host does not know it yet; ids are
+// never negative.
+constexpr int32_t last_sampled_of(int32_t row) {
+  return -1 - row;
+}
+constexpr int32_t row_of_last_sampled(int32_t token) {
+  return -1 - token;
+}
+
+// A sequence of the step: its numeric family and its row of the batch table, [0, ExecutorLimits::sequences).
+struct StepSequence {
+  RowRole role = RowRole::kPrompt;
+  int32_t row = 0;
 };
 
-// Logits and normed hidden rows of sampled rows [first, first + count): [count, V] and [count, D] in host memory, valid
-// in the call only.
+// What becomes of a sampled row's logits.
+struct SampleRequest {
+  const SamplingParams* params = nullptr;
+  int64_t position = 0;      // absolute, of the token being sampled
+  int64_t output_count = 0;  // tokens generated before it
+  int32_t row = 0;           // of the batch table: where the device keeps the token
+  bool on_device = false;    // the device samples, else the host gets the logits
+};
+
+// One step as the operations see it. enqueue() reads all but `sampled`, which lives until the step has been collected.
+struct StepBatch {
+  std::span<const int32_t> tokens;          // [T]: ids, or last_sampled_of(row)
+  std::span<const KvSequence> kv;           // [S] of the page class that the program's attention uses
+  std::span<const GdnSequence> gdn;         // [S], empty for programs without recurrent layers
+  std::span<const StepSequence> sequences;  // [S]
+  std::span<const int32_t> sampled;         // [R] rows of T whose logits are wanted
+  std::span<const SampleRequest> requests;  // [R]; empty: the host gets the logits of every row
+};
+
+// What a device's sampler gives for a row whose logits have a NaN or an infinity.
+inline constexpr TokenId kNotFiniteToken = -1;
+
+// What sampled rows [first, first + count) gave, in host memory, valid in the call only. A row holds either the token
+// that the device sampled or its logits and normed hidden row; the arrays are null where no row of the block needs
+// them.
 struct SampledBlock {
   int64_t first = 0;
   int64_t count = 0;
-  const float* logits = nullptr;
-  const float* normed = nullptr;
+  const float* logits = nullptr;    // [count, V]
+  const float* normed = nullptr;    // [count, D]
+  const TokenId* tokens = nullptr;  // [count]
 };
 
 // Runs a program's operations in order.
 class Executor {
  public:
+  using Consume = std::function<void(const SampledBlock&)>;
   virtual ~Executor() = default;
   // The rows [first, first + count) that a draft program is fed with: rows [count, D].
   virtual void set_hidden(int64_t first, int64_t count, const float* rows) = 0;
-  // Runs the body over the batch, then the head over the sampled rows, block by block.
-  virtual void run(const StepBatch& batch, const std::function<void(const SampledBlock&)>& consume) = 0;
+
+  // Steps that may be enqueued and not collected. 1: the host computes, or waits for the device; enqueue() and
+  // collect() alternate.
+  virtual int32_t steps_ahead() const { return 1; }
+  // Whether the device samples rows of these parameters. It must not for rows of which the host wants logits.
+  virtual bool samples(const SamplingParams&) const { return false; }
+  // Begins a step.
+  virtual void enqueue(const StepBatch& batch) = 0;
+  // Whether collect() would not wait.
+  virtual bool ready() { return true; }
+  // Ends the oldest step: hands out its sampled rows block by block, in order.
+  virtual void collect(const Consume& consume) = 0;
+
+  // A whole step.
+  void run(const StepBatch& batch, const Consume& consume) {
+    enqueue(batch);
+    collect(consume);
+  }
   // Bytes of the program's buffers.
   virtual int64_t buffer_bytes() const = 0;
 };

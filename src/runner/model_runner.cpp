@@ -1,5 +1,6 @@
 #include "runner/model_runner.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -21,10 +22,11 @@ ModelRunner::ModelRunner(Model* model, const CacheLayout& layout, const RunnerLi
     : model_(model),
       limits_(limits),
       caches_(std::move(caches)),
-      table_(limits_, layout, caches_.get()),
       executor_(std::move(executor)),
+      table_(limits_, layout, caches_.get(), executor_.get()),
       sampler_(static_cast<int32_t>(model->config.vocabulary)),
       logprobs_(*model->cpu, kTopLogprobsMax),
+      flights_(static_cast<size_t>(std::min(executor_->steps_ahead(), limits_.steps_in_flight))),
       on_result_(std::move(on_result)),
       thread_([this] { run(); }) {}
 
@@ -59,20 +61,55 @@ StepId ModelRunner::poll() {
 void ModelRunner::run() {
   while (true) {
     Job job;
-    {
-      std::unique_lock lock(mutex_);
-      submitted_.wait(lock, [&] { return stopping_ || !waiting_.empty(); });
-      if (stopping_) return;
-      job = waiting_.front();
-      waiting_.pop_front();
+    if (may_enqueue() && take_job(flight_count_ == 0, &job)) {
+      enqueue(job);
+    } else if (flight_count_ == 0) {
+      return;  // take_job() has waited: the runner ends
+    } else if (!may_enqueue() || executor_->ready()) {
+      collect();
+    } else {
+      // A job and the step's end are waited for at once; both are microseconds away, or the device is idle meanwhile.
+      std::this_thread::yield();
     }
-    execute(*job.plan, job.result);
-    {
-      const std::lock_guard lock(mutex_);
-      done_.push_back(job.plan->id);
-    }
-    on_result_();
   }
+}
+
+// The host's part of a step (sampling, penalties, log-probabilities) must be done before the next is laid out.
+bool ModelRunner::may_enqueue() const {
+  if (flight_count_ == flights_.size()) return false;
+  return flight_count_ == 0 || !flights_[(first_flight_ + flight_count_ - 1) % flights_.size()].rows.for_host;
+}
+
+// False: there is none, or the runner ends.
+bool ModelRunner::take_job(bool wait, Job* job) {
+  std::unique_lock lock(mutex_);
+  if (wait) submitted_.wait(lock, [&] { return stopping_ || !waiting_.empty(); });
+  if (stopping_ || waiting_.empty()) return false;
+  *job = waiting_.front();
+  waiting_.pop_front();
+  return true;
+}
+
+void ModelRunner::enqueue(const Job& job) {
+  Flight& flight = flights_[(first_flight_ + flight_count_) % flights_.size()];
+  flight.job = job;
+  begin_result(*job.plan, job.result);
+  for (const Edit& edit : job.plan->edits) table_.apply(*job.plan, edit);
+  table_.lay_out(*job.plan, &flight.rows);
+  executor_->enqueue(flight.rows.batch());
+  ++flight_count_;
+}
+
+void ModelRunner::collect() {
+  const Flight& flight = flights_[first_flight_];
+  executor_->collect([&](const SampledBlock& block) { consume(flight, block); });
+  first_flight_ = (first_flight_ + 1) % flights_.size();
+  --flight_count_;
+  {
+    const std::lock_guard lock(mutex_);
+    done_.push_back(flight.job.plan->id);
+  }
+  on_result_();
 }
 
 void ModelRunner::begin_result(const StepPlan& plan, StepResult* result) const {
@@ -84,52 +121,58 @@ void ModelRunner::begin_result(const StepPlan& plan, StepResult* result) const {
   }
 }
 
-void ModelRunner::execute(const StepPlan& plan, StepResult* result) {
-  begin_result(plan, result);
-  for (const Edit& edit : plan.edits) table_.apply(plan, edit);
-  table_.lay_out(plan, &rows_);
-  StepBatch batch;
-  batch.tokens = rows_.tokens;
-  batch.kv = rows_.kv;
-  batch.gdn = rows_.gdn;
-  batch.sampled = rows_.sampled;
-  executor_->run(batch, [&](const SampledBlock& block) { consume(plan, block, result); });
+// Turns a block of sampled rows into prompt log-probabilities and tokens.
+void ModelRunner::consume(const Flight& flight, const SampledBlock& block) {
+  const auto width = static_cast<size_t>(model_->config.vocabulary);
+  StepResult* result = flight.job.result;
+  for (int64_t i = 0; i < block.count; ++i) {
+    const WantedRow& wanted = flight.rows.wanted[static_cast<size_t>(block.first + i)];
+    const SequenceWork& work = flight.job.plan->work[static_cast<size_t>(wanted.work)];
+    SequenceResult& sequence = result->sequences[static_cast<size_t>(wanted.work)];
+    if (!table_.arrive(work.row, wanted)) continue;
+    std::span<const float> logits;
+    TokenId token = -1;
+    bool finite = false;
+    if (wanted.on_device) {
+      token = block.tokens[i];
+      finite = token != kNotFiniteToken;
+    } else {
+      logits = {block.logits + static_cast<size_t>(i) * width, width};
+      finite = all_finite(logits);
+    }
+    if (!finite) {
+      sequence.stop = StopReason::kNotFinite;
+      table_.stop(work.row, wanted);
+    } else if (wanted.about >= 0) {
+      if (sequence.prompt_row_count++ == 0) sequence.prompt_first_row = static_cast<int32_t>(result->rows.size());
+      logprobs_.append(logits, wanted.about, table_.row(work.row).sampling.prompt_logprobs, result);
+    } else {
+      sample(flight, wanted, logits, token);
+    }
+  }
 }
 
-// Turns a block of logits into prompt log-probabilities and sampled tokens.
-void ModelRunner::consume(const StepPlan& plan, const SampledBlock& block, StepResult* result) {
-  const auto width = static_cast<size_t>(model_->config.vocabulary);
-  for (int64_t i = 0; i < block.count; ++i) {
-    const WantedRow& wanted = rows_.wanted[static_cast<size_t>(block.first + i)];
-    const std::span<const float> logits(block.logits + static_cast<size_t>(i) * width, width);
-    const SequenceWork& work = plan.work[static_cast<size_t>(wanted.work)];
-    BatchRow& row = table_.row(work.row);
-    SequenceResult& sequence = result->sequences[static_cast<size_t>(wanted.work)];
-    if (sequence.stop == StopReason::kNotFinite) continue;
-    if (!all_finite(logits)) {
-      sequence.stop = StopReason::kNotFinite;
-      table_.stop(work.row);
-      continue;
-    }
-    if (wanted.about >= 0) {
-      if (sequence.prompt_row_count++ == 0) sequence.prompt_first_row = static_cast<int32_t>(result->rows.size());
-      logprobs_.append(logits, wanted.about, row.sampling.prompt_logprobs, result);
-      continue;
-    }
+// Takes the token that the device sampled, or samples one from `logits`.
+void ModelRunner::sample(const Flight& flight, const WantedRow& wanted, std::span<const float> logits, TokenId token) {
+  const SequenceWork& work = flight.job.plan->work[static_cast<size_t>(wanted.work)];
+  StepResult* result = flight.job.result;
+  SequenceResult& sequence = result->sequences[static_cast<size_t>(wanted.work)];
+  sequence.first_token = static_cast<int32_t>(result->tokens.size());
+  sequence.first_row = static_cast<int32_t>(result->rows.size());
+  if (!wanted.on_device) {
+    const BatchRow& row = table_.row(work.row);
     SampleArgs args;
     args.params = &row.sampling;
     args.history = &row.history;
     args.position = wanted.position;
     args.output_count = wanted.position - row.prompt_length;
     args.vocabulary = limits_.vocabulary;
-    sequence.first_token = static_cast<int32_t>(result->tokens.size());
-    sequence.first_row = static_cast<int32_t>(result->rows.size());
-    const TokenId token = sampler_.sample(logits, args);
+    token = sampler_.sample(logits, args);
     if (row.sampling.logprobs >= 0) logprobs_.append(logits, token, row.sampling.logprobs, result);
-    result->tokens.push_back(token);
-    sequence.token_count = 1;
-    sequence.stop = table_.accept(work.row, token);
   }
+  result->tokens.push_back(token);
+  sequence.token_count = 1;
+  sequence.stop = table_.accept(work.row, wanted, token);
 }
 
 }  // namespace weir

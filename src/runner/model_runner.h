@@ -1,4 +1,6 @@
-// StepRunner over a model on any device: one thread executes plans in order.
+// StepRunner over a model on any device: one thread executes plans in order. Where the executor takes a step while the
+// one before it runs, the next is enqueued before the results of the last are read. A row that turns out to have
+// stopped is then computed once more, for nobody.
 #pragma once
 
 #include <condition_variable>
@@ -7,7 +9,9 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
+#include <vector>
 
 #include "base/result.h"
 #include "decode/sampler.h"
@@ -37,31 +41,42 @@ class ModelRunner final : public StepRunner {
  private:
   ModelRunner(Model* model, const CacheLayout& layout, const RunnerLimits& limits, std::unique_ptr<Caches> caches,
               std::unique_ptr<Executor> executor, std::function<void()> on_result);
-  void run();
-  void execute(const StepPlan& plan, StepResult* result);
-  void begin_result(const StepPlan& plan, StepResult* result) const;
-  void consume(const StepPlan& plan, const SampledBlock& block, StepResult* result);
-
   struct Job {
-    const StepPlan* plan;
-    StepResult* result;
+    const StepPlan* plan = nullptr;
+    StepResult* result = nullptr;
   };
+  // A step that was enqueued and not collected.
+  struct Flight {
+    Job job;
+    StepRows rows;
+  };
+
+  void run();
+  bool may_enqueue() const;
+  bool take_job(bool wait, Job* job);
+  void enqueue(const Job& job);
+  void collect();
+  void begin_result(const StepPlan& plan, StepResult* result) const;
+  void consume(const Flight& flight, const SampledBlock& block);
+  void sample(const Flight& flight, const WantedRow& wanted, std::span<const float> logits, TokenId token);
 
   Model* model_;
   const RunnerLimits limits_;
   std::unique_ptr<Caches> caches_;
-  BatchTable table_;
   std::unique_ptr<Executor> executor_;
+  BatchTable table_;
   Sampler sampler_;
   LogprobWriter logprobs_;
-  StepRows rows_;
+  std::vector<Flight> flights_;  // a ring
+  size_t first_flight_ = 0;
+  size_t flight_count_ = 0;
   std::function<void()> on_result_;
 
   std::mutex mutex_;
   std::condition_variable submitted_;
   std::deque<Job> waiting_;
   std::deque<StepId> done_;
-  int32_t in_flight_ = 0;
+  int32_t in_flight_ = 0;  // submitted and not polled
   bool stopping_ = false;
   std::thread thread_;
 };

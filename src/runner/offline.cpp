@@ -49,6 +49,7 @@ StepBatch OfflineModel::batch(std::span<const TokenId> tokens, int64_t position,
   StepBatch batch;
   batch.tokens = tokens;
   batch.kv = std::span<const KvSequence>(&kv_, 1);
+  batch.sequences = std::span<const StepSequence>(&sequence_, 1);
   if (std::byte* slot = caches_->slot(StateSlotId(0)); slot != nullptr && kv == kKvClass) {
     gdn_ = {0, count, position, slot};
     batch.gdn = std::span<const GdnSequence>(&gdn_, 1);

@@ -49,6 +49,7 @@ class OfflineModel {
   std::vector<std::vector<std::byte*>> pages_;  // per class
   std::vector<int32_t> every_row_;              // 0 .. chunk - 1
   KvSequence kv_;
+  StepSequence sequence_;  // the draft head's rows too are computed as a prompt's
   GdnSequence gdn_;
 };
 
