@@ -107,6 +107,8 @@ class Event {
   ~Event();
   // Blocks the host until the moment has passed. kInternal: a kernel faulted.
   Status wait() const;
+  // Whether wait() would return at once.
+  bool passed() const;
   // Microseconds from `earlier` to this; both must have passed.
   double micros_since(const Event& earlier) const;
 

@@ -30,6 +30,9 @@ Event::~Event() = default;
 Status Event::wait() const {
   unreachable();
 }
+bool Event::passed() const {
+  unreachable();
+}
 double Event::micros_since(const Event&) const {
   unreachable();
 }

@@ -146,6 +146,10 @@ Status Event::wait() const {
   return Ok{};
 }
 
+bool Event::passed() const {
+  return enter(*device_->impl()).cuEventQuery(static_cast<CUevent>(event_)) != CUDA_ERROR_NOT_READY;
+}
+
 double Event::micros_since(const Event& earlier) const {
   float millis = 0;
   enter(*device_->impl())
