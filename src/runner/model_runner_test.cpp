@@ -295,9 +295,10 @@ class Loop {
                                        static_cast<size_t>(yielded.token_count));
       StopReason stop = StopReason::kNone;
       const int32_t index = scheduler_->settle(flight.owners[i], yielded, tokens, 0, &stop);
-      if (index < 0) continue;
       const SequenceId id = flight.owners[i].id;
       Outcome& outcome = outcomes_[id - 1];
+      if (outcome.stop != StopReason::kNone) EXPECT_TRUE(tokens.empty()) << "request " << id - 1 << " had stopped";
+      if (index < 0) continue;
       outcome.tokens.insert(outcome.tokens.end(), tokens.begin(), tokens.end());
       outcome.stop = stop;
       if (stop == StopReason::kNone && requests_[id - 1].cancel_after >= 0 &&
