@@ -33,7 +33,7 @@ function(weir_gpu_images out)
     # sm_90a: the tensor cores' and copy engine's own instructions. -lineinfo costs nothing at run time.
     add_custom_command(
       OUTPUT "${image}"
-      COMMAND "${WEIR_NVCC}" -cubin -std=c++20 -O3 -lineinfo -gencode=arch=compute_${architecture}a,code=sm_${architecture}a
+      COMMAND "${WEIR_NVCC}" -cubin -std=c++20 --expt-relaxed-constexpr -O3 -lineinfo -gencode=arch=compute_${architecture}a,code=sm_${architecture}a
               -I "${PROJECT_SOURCE_DIR}/src" -MD -MF "${image}.d" -MT "${image}" -Werror all-warnings
               "${CMAKE_CURRENT_SOURCE_DIR}/${source}" -o "${image}"
       DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${source}"

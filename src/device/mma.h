@@ -26,10 +26,39 @@ WEIR_DEVICE uint16_t to_bf16(float x) {
   return static_cast<uint16_t>(bf16x2(x, 0.0F));
 }
 
+// Two bf16 products, each rounded to bf16; subnormal numbers count.
+WEIR_DEVICE uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t out;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+  return out;
+}
+
 // K = 16, bf16 operands, float32 sums.
 WEIR_DEVICE void mma_bf16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two floats rounded to IEEE half precision (to nearest, ties to even; what is too large becomes the largest), `low` in
+// the lower half: as many bits of mantissa as tf32 in half the bytes, for values within 6e-5 .. 65504.
+WEIR_DEVICE uint32_t f16x2(float low, float high) {
+  uint32_t out;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+WEIR_DEVICE float f16_low(uint32_t pair) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(pair & 0xffffU)));
+}
+WEIR_DEVICE float f16_high(uint32_t pair) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16)));
+}
+// K = 16, half precision operands in the places of mma_bf16, float32 sums.
+WEIR_DEVICE void mma_f16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
       "%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

@@ -1,1 +1,66 @@
-#include "device/kernel.h"
+// Packed weights times the rows of a prompt: bound by the matrix units, and for few rows by reading the weights. Tiles,
+// threads and synchronisation: ops/linear/prompt_tile.h. One block a multiprocessor; units that run at the same time
+// share twelve tiles of tokens, so that what they read together stays in the second-level cache.
+#include "ops/linear/prompt_tile.h"
+
+namespace weir {
+namespace {
+
+inline constexpr int kTokenTilesTogether = 12;
+
+struct LinearWork {
+  static constexpr bool kKnownBefore = true;
+  const GpuPromptArgs& args;
+
+  WEIR_DEVICE int count() const { return args.row_tiles * args.token_tiles; }
+  WEIR_DEVICE PromptUnit unit(int i) const {
+    const int group = i / (kTokenTilesTogether * args.row_tiles);
+    const int together = min(kTokenTilesTogether, args.token_tiles - group * kTokenTilesTogether);
+    const int rest = i - group * kTokenTilesTogether * args.row_tiles;
+    const int row_tile = rest / together;
+    PromptUnit unit;
+    unit.index = 0;
+    while (row_tile >= args.outputs[unit.index].tile_end) ++unit.index;
+    const int before = unit.index > 0 ? args.outputs[unit.index - 1].tile_end : 0;
+    unit.weight = args.outputs[unit.index].weight;
+    unit.strip = (row_tile - before) * kPromptStrips;
+    unit.first = (group * kTokenTilesTogether + rest % together) * args.unit_rows;
+    unit.rows = min(args.unit_rows, args.rows - unit.first);
+    unit.size = prompt_unit_size(unit.rows);
+    return unit;
+  }
+  WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return unit.first + r; }
+  WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
+
+  template <int kSize>
+  WEIR_DEVICE void finish(const PromptUnit& unit, const float (&total)[kSize / 2]) const {
+    const GpuPromptOutput& out = args.outputs[unit.index];
+    const int n = (unit.strip + device::warp()) * kStripRows + device::lane() / 4;
+    const int t = device::lane() % 4;
+    const float* scales = unit.weight.row_scales;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (n + 8 * h >= unit.weight.n) return;
+      const float scale = scales != nullptr ? scales[n + 8 * h] : 1.0F;
+      float* y = out.y + static_cast<int64_t>(unit.first + 2 * t) * out.y_stride + n + 8 * h;
+#pragma unroll
+      for (int j = 0; j < kSize / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          if (8 * j + 2 * t + e >= unit.rows) continue;
+          float* to = y + (8 * j + e) * out.y_stride;
+          const float sum = total[4 * j + 2 * h + e] * scale;
+          *to = out.add != 0 ? *to + sum : sum;
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+
+WEIR_KERNEL_BOUNDED(weir_linear_prompt, GpuPromptArgs, kPromptThreads, 1) {
+  prompt_products(LinearWork{args}, args.x, args.slots, args.weight_bytes);
+}
+
+}  // namespace weir

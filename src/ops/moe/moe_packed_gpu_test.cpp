@@ -1,1 +1,256 @@
-#include "ops/gpu/gpu_test.h"
+#include "ops/moe/moe_packed_gpu.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
+#include "ops/linear/packed_test_tools.h"
+
+namespace weir {
+namespace {
+
+struct Experts {
+  int64_t d = 0;
+  int64_t f = 0;
+  int32_t experts = 0;
+  int32_t top_k = 0;
+  std::vector<TestMatrix> gate, up, down;  // the shared expert last
+  std::vector<PackedOnDevice> gate_up_packed, down_packed;
+  OnDevice<GpuPackedMlp> table;
+};
+
+class MoePacked : public GpuTest {
+ protected:
+  Experts make(int64_t d, int64_t f, int32_t experts, int32_t top_k, int32_t format) {
+    Experts m;
+    m.d = d;
+    m.f = f;
+    m.experts = experts;
+    m.top_k = top_k;
+    std::vector<GpuPackedMlp> table;
+    for (int32_t e = 0; e <= experts; ++e) {
+      const auto seed = static_cast<uint64_t>(10 * e);
+      m.gate.push_back(random_matrix(f, d, format, seed + 1));
+      m.up.push_back(random_matrix(f, d, format, seed + 2));
+      m.down.push_back(random_matrix(d, f, format, seed + 3));
+      m.gate_up_packed.push_back(pack_on_device(gpu(), m.gate.back(), &m.up.back()));
+      m.down_packed.push_back(pack_on_device(gpu(), m.down.back()));
+      table.push_back({m.gate_up_packed.back().packed, m.down_packed.back().packed});
+    }
+    m.table = upload(table);
+    return m;
+  }
+
+  // y of rows x (bf16 values) with these router logits [rows][experts + 1].
+  std::vector<float> run(const Experts& m, const std::vector<float>& x, const std::vector<float>& logits, int32_t rows,
+                         int32_t format, std::vector<float>* hidden_out = nullptr) {
+    OnDevice<uint16_t> in = upload(bf16_values(x));
+    OnDevice<float> router = upload(logits);
+    const int64_t slots = m.top_k + 1;
+    OnDevice<uint16_t> hidden = zeros<uint16_t>(static_cast<size_t>(rows * slots * m.f));
+    OnDevice<float> y = zeros<float>(static_cast<size_t>(rows * m.d));
+    Gpu g = gpu();
+    GpuPackedLinearArgs shared;
+    shared.x_bf16 = in.data();
+    shared.x_stride = m.d;
+    shared.k = static_cast<int32_t>(m.d);
+    shared.rows = rows;
+    shared.count = 1;
+    shared.outputs[0] = {m.gate_up_packed.back().packed, hidden.data() + m.top_k * m.f, slots * m.f, kPackedSwiglu, 0};
+    linear_packed(g, shared);
+    GpuExpertsArgs args;
+    args.table = m.table.data();
+    args.router = router.data();
+    args.x = in.data();
+    args.hidden = hidden.data();
+    args.y = y.data();
+    args.y_stride = m.d;
+    args.rows = rows;
+    args.experts = m.experts;
+    args.top_k = m.top_k;
+    args.shared = 1;
+    args.d = static_cast<int32_t>(m.d);
+    args.f = static_cast<int32_t>(m.f);
+    args.format = format;
+    experts_packed(g, args);
+    if (hidden_out != nullptr) *hidden_out = float_values(hidden.read());
+    return y.read();
+  }
+
+  // The same in float64, with hidden values rounded to bf16.
+  static std::vector<float> reference(const Experts& m, const std::vector<float>& x, const std::vector<float>& logits,
+                                      int32_t rows) {
+    std::vector<float> y;
+    const auto width = static_cast<size_t>(m.experts + 1);
+    for (int32_t r = 0; r < rows; ++r) {
+      const float* l = logits.data() + static_cast<size_t>(r) * width;
+      std::vector<int32_t> order(static_cast<size_t>(m.experts));
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return l[a] > l[b]; });
+      order.resize(static_cast<size_t>(m.top_k));
+      double sum = 0;
+      for (const int32_t e : order) sum += std::exp(static_cast<double>(l[e] - l[order[0]]));
+      std::vector<std::pair<int32_t, double>> parts;
+      for (const int32_t e : order) parts.emplace_back(e, std::exp(static_cast<double>(l[e] - l[order[0]])) / sum);
+      parts.emplace_back(m.experts, 1 / (1 + std::exp(-static_cast<double>(l[m.experts]))));
+      const std::vector<float> row(x.begin() + r * m.d, x.begin() + (r + 1) * m.d);
+      std::vector<double> total(static_cast<size_t>(m.d));
+      for (const auto& [e, weight] : parts) {
+        std::vector<float> h = reference_product(row, m.gate[static_cast<size_t>(e)]);
+        const std::vector<float> u = reference_product(row, m.up[static_cast<size_t>(e)]);
+        for (size_t i = 0; i < h.size(); ++i) h[i] = h[i] / (1 + std::exp(-h[i])) * u[i];
+        const std::vector<float> out = reference_product(float_values(bf16_values(h)), m.down[static_cast<size_t>(e)]);
+        for (size_t i = 0; i < total.size(); ++i) total[i] += weight * static_cast<double>(out[i]);
+      }
+      for (const double t : total) y.push_back(static_cast<float>(t));
+    }
+    return y;
+  }
+};
+
+struct Case {
+  int64_t d;
+  int64_t f;
+  int32_t experts;
+  int32_t top_k;
+};
+constexpr Case kCases[] = {
+    {256, 128, 16, 4}, {128, 64, 6, 2}, {512, 192, 40, 8}, {256, 1152, 5, 2}, {192, 128, 300, 10}};
+
+TEST_F(MoePacked, EqualsTheExpertsOneByOne) {
+  for (const int32_t format : {kGpuFp8Block, kGpuBf16, kGpuMxfp4, kGpuFp8Row}) {
+    for (const Case& c : kCases) {
+      if (c.experts > 100 && format != kGpuMxfp4) continue;
+      const Experts m = make(c.d, c.f, c.experts, c.top_k, format);
+      for (const int32_t rows : {1, 3, 8, 9, 64}) {
+        const std::vector<float> x = float_values(bf16_values(normal_values(static_cast<size_t>(rows * c.d), 1, 21)));
+        const std::vector<float> logits = normal_values(static_cast<size_t>(rows * (c.experts + 1)), 2, 22);
+        const double difference = relative_difference(run(m, x, logits, rows, format), reference(m, x, logits, rows));
+        EXPECT_LT(difference, 2e-3) << "format " << format << ", " << c.experts << " experts, d " << c.d << ", f "
+                                    << c.f << ", rows " << rows;
+      }
+    }
+  }
+}
+
+TEST_F(MoePacked, ARowHasTheSameBitsAmongOthers) {
+  const Experts m = make(256, 128, 16, 4, kGpuFp8Block);
+  const std::vector<float> x = float_values(bf16_values(normal_values(64 * 256, 1, 31)));
+  const std::vector<float> logits = normal_values(64 * 17, 2, 32);
+  const std::vector<float> all = run(m, x, logits, 64, kGpuFp8Block);
+  for (const int32_t rows : {1, 5, 8}) {
+    for (const int32_t first : {0, 17, 56}) {
+      const std::vector<float> some(x.begin() + first * 256, x.begin() + (first + rows) * 256);
+      const std::vector<float> of(logits.begin() + first * 17, logits.begin() + (first + rows) * 17);
+      const std::vector<float> y = run(m, some, of, rows, kGpuFp8Block);
+      EXPECT_TRUE(std::equal(y.begin(), y.end(), all.begin() + first * 256)) << rows << " rows from " << first;
+    }
+  }
+}
+
+TEST_F(MoePacked, TiesGoToTheLowerIndexAndNansComeLast) {
+  const Experts m = make(128, 64, 6, 2, kGpuBf16);
+  const std::vector<float> x = float_values(bf16_values(normal_values(128, 1, 41)));
+  const std::vector<float> tied = {1, 3, 3, 3, 0, 1, 0};
+  std::vector<float> clear = {-9, 3, 3, -9, -9, -9, 0};
+  EXPECT_EQ(run(m, x, tied, 1, kGpuBf16), run(m, x, clear, 1, kGpuBf16));
+  const std::vector<float> nan = {NAN, 3, -INFINITY, NAN, -5, -8, 0};
+  clear = {-9, 3, -9, -9, -5, -9, 0};
+  EXPECT_EQ(run(m, x, nan, 1, kGpuBf16), run(m, x, clear, 1, kGpuBf16));
+}
+
+TEST_F(MoePacked, Timing) {
+  constexpr int64_t kD = 2048;
+  constexpr int64_t kF = 512;
+  constexpr int32_t kExperts = 256;
+  constexpr int32_t kTop = 8;
+  constexpr int kLayers = 2;  // so that the second-level cache does not serve the weights
+  const GpuPacked gate_up = packed_shape(2 * kF, kD, kGpuFp8Block);
+  const GpuPacked down = packed_shape(kD, kF, kGpuFp8Block);
+  const GpuPacked router = packed_shape(kExperts + 1, kD, kGpuBf16);
+  const int64_t expert_bytes = packed_data_bytes(gate_up) + packed_data_bytes(down);
+  OnDevice<uint8_t> data = zeros<uint8_t>(static_cast<size_t>(expert_bytes * (kExperts + 1) * kLayers));
+  OnDevice<uint8_t> router_data = zeros<uint8_t>(static_cast<size_t>(packed_data_bytes(router)) * 64);
+  OnDevice<float> scales(gpu(), static_cast<size_t>(packed_scale_floats(gate_up) + packed_scale_floats(down)), 1.0F);
+  std::vector<OnDevice<GpuPackedMlp>> tables;
+  for (int layer = 0; layer < kLayers; ++layer) {
+    std::vector<GpuPackedMlp> table;
+    for (int64_t e = 0; e <= kExperts; ++e) {
+      GpuPackedMlp mlp{gate_up, down};
+      mlp.gate_up.data = data.data() + (layer * (kExperts + 1) + e) * expert_bytes;
+      mlp.down.data = mlp.gate_up.data + packed_data_bytes(gate_up);
+      mlp.gate_up.scales = scales.data();
+      mlp.down.scales = scales.data();
+      table.push_back(mlp);
+    }
+    tables.push_back(upload(table));
+  }
+  for (const int32_t rows : {1, 2, 4, 8, 16, 32, 64}) {
+    const std::vector<float> logits = normal_values(static_cast<size_t>(rows * (kExperts + 1) * 16), 1, 51);
+    std::vector<OnDevice<float>> routers;
+    double distinct = 0;
+    for (int i = 0; i < 16; ++i) {
+      const std::vector<float> part(logits.begin() + i * rows * (kExperts + 1),
+                                    logits.begin() + (i + 1) * rows * (kExperts + 1));
+      routers.push_back(upload(part));
+      std::vector<uint8_t> seen(kExperts);
+      for (int32_t r = 0; r < rows; ++r) {
+        std::vector<int32_t> order(kExperts);
+        std::iota(order.begin(), order.end(), 0);
+        const float* l = part.data() + r * (kExperts + 1);
+        std::partial_sort(order.begin(), order.begin() + kTop, order.end(),
+                          [&](int32_t a, int32_t b) { return l[a] > l[b]; });
+        for (int s = 0; s < kTop; ++s) seen[static_cast<size_t>(order[static_cast<size_t>(s)])] = 1;
+      }
+      distinct += std::accumulate(seen.begin(), seen.end(), 0.0) / 16;
+    }
+    OnDevice<float> h(gpu(), static_cast<size_t>(rows * kD), 0.5F);
+    OnDevice<float> norm = zeros<float>(kD);
+    OnDevice<uint16_t> x = zeros<uint16_t>(static_cast<size_t>(rows * kD));
+    OnDevice<uint16_t> hidden = zeros<uint16_t>(static_cast<size_t>(rows * (kTop + 1) * kF));
+    OnDevice<float> out = zeros<float>(static_cast<size_t>(rows * (kExperts + 1)));
+    OnDevice<float> y = zeros<float>(static_cast<size_t>(rows * kD));
+    int turn = 0;
+    const double all = micros(32, [&] {
+      Gpu g = gpu();
+      const OnDevice<GpuPackedMlp>& table = tables[static_cast<size_t>(turn % kLayers)];
+      GpuPackedLinearArgs front;
+      front.x = h.data();
+      front.norm = norm.data();
+      front.x_out = x.data();
+      front.x_stride = kD;
+      front.k = kD;
+      front.rows = rows;
+      front.count = 2;
+      GpuPacked w = router;
+      w.data = router_data.data() + turn % 64 * packed_data_bytes(router);
+      front.outputs[0] = {w, out.data(), kExperts + 1, kPackedStore, 0};
+      GpuPacked shared = gate_up;
+      shared.data = data.data() + ((turn % kLayers) * (kExperts + 1) + kExperts) * expert_bytes;
+      shared.scales = scales.data();
+      front.outputs[1] = {shared, hidden.data() + kTop * kF, (kTop + 1) * kF, kPackedSwiglu, 0};
+      linear_packed(g, front);
+      GpuExpertsArgs args;
+      args.table = table.data();
+      args.router = routers[static_cast<size_t>(turn % 16)].data();
+      args.x = x.data();
+      args.hidden = hidden.data();
+      args.y = y.data();
+      args.y_stride = kD;
+      args.rows = rows;
+      args.experts = kExperts;
+      args.top_k = kTop;
+      args.shared = 1;
+      args.d = kD;
+      args.f = kF;
+      experts_packed(g, args);
+      ++turn;
+    });
+    const double bytes = (distinct + 1) * static_cast<double>(expert_bytes) + 2.0 * (kExperts + 1) * kD;
+    std::printf("moe %2d rows, %5.1f experts: %7.1f us with norm, router and shared expert, %4.1f %% of 4.69 TB/s\n",
+                rows, distinct, all, 100 * bytes / 4.69e6 / all);
+  }
+}
+
+}  // namespace
+}  // namespace weir

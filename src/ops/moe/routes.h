@@ -1,0 +1,188 @@
+// For kernel files: the routing of a step's rows, worked out by every block for itself in shared memory.
+#pragma once
+
+#include "device/kernel.h"
+#include "ops/moe/moe_packed_args.h"
+
+namespace weir {
+
+// An expert and up to eight of the rows that go to it, ascending.
+struct RouteEntry {
+  uint32_t mask[2];  // bit per row of the step
+  uint32_t slots;    // 4 bits a row: the slot it has there
+  uint16_t expert;
+  uint16_t count;
+  uint8_t rows[8];
+};
+
+inline constexpr int kRouteSlots = kPackedTopMax + 1;
+
+constexpr int route_words(int rows) {
+  return (rows + 7) / 8;
+}
+// Entries at most: an expert begins a new one every eight rows; the shared expert's come last.
+constexpr int route_entries_max(int rows, int experts, int top_k) {
+  const int routed = rows * top_k;
+  const int spread = experts + routed / 8;
+  return (routed < spread ? routed : spread) + route_words(rows);
+}
+
+struct Routes {
+  RouteEntry* entries;  // [route_entries_max]
+  float* weights;       // [rows][kRouteSlots]
+  uint32_t* masks;      // [X][2]
+  uint32_t* slots;      // [X][route_words]: 4 bits a row
+  int* sums;            // [33]
+
+  static constexpr int64_t bytes(int rows, int experts, int top_k) {
+    return static_cast<int64_t>(sizeof(RouteEntry)) * route_entries_max(rows, experts, top_k) +
+           4 * (int64_t{rows} * kRouteSlots + int64_t{experts} * (2 + route_words(rows)) + 33);
+  }
+  WEIR_DEVICE Routes(uint8_t* at, int rows, int experts, int top_k) {
+    entries = reinterpret_cast<RouteEntry*>(at);
+    weights = reinterpret_cast<float*>(entries + route_entries_max(rows, experts, top_k));
+    masks = reinterpret_cast<uint32_t*>(weights + rows * kRouteSlots);
+    slots = masks + 2 * experts;
+    sums = reinterpret_cast<int*>(slots + experts * route_words(rows));
+  }
+};
+
+// Larger floats have larger keys; NaN has 1, which every number beats; 0 is no expert.
+WEIR_DEVICE uint32_t route_key(float x) {
+  if (x != x) return 1;
+  const uint32_t bits = __float_as_uint(x);
+  return bits ^ ((bits >> 31) != 0 ? 0xffffffffU : 0x80000000U);
+}
+WEIR_DEVICE float route_value(uint32_t key) {
+  return __uint_as_float(key ^ ((key >> 31) != 0 ? 0x80000000U : 0xffffffffU));
+}
+
+// One row by one warp; experts lane + 32 i, i < kEach.
+template <int kEach>
+WEIR_DEVICE void choose_experts(const GpuExpertsArgs& args, int row, const Routes& routes) {
+  const int lane = device::lane();
+  const float* logits = args.router + static_cast<int64_t>(row) * (args.experts + args.shared);
+  uint32_t keys[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int e = lane + device::kWarp * i;
+    keys[i] = e < args.experts ? route_key(__ldcg(logits + e)) : 0;
+  }
+  const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
+  int mine = 0x7fffffff;  // lane s keeps the s-th chosen
+  float value = 0;
+  for (int s = 0; s < args.top_k; ++s) {
+    uint32_t best = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) best = max(best, keys[i]);
+    best = __reduce_max_sync(device::kAllLanes, best);
+    uint32_t at = 0xffffffffU;
+#pragma unroll
+    for (int i = kEach - 1; i >= 0; --i) {
+      if (keys[i] == best) at = static_cast<uint32_t>(lane + device::kWarp * i);
+    }
+    at = __reduce_min_sync(device::kAllLanes, at);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      if (static_cast<uint32_t>(lane + device::kWarp * i) == at) keys[i] = 0;
+    }
+    if (lane == s) {
+      mine = static_cast<int>(at);
+      value = route_value(best);
+    }
+  }
+  const float largest = __shfl_sync(device::kAllLanes, value, 0);
+  const float e = lane < args.top_k ? expf(value - largest) : 0.0F;
+  const float weight = e / device::warp_sum(e);
+  int rank = 0;
+  for (int s = 0; s < args.top_k; ++s) rank += __shfl_sync(device::kAllLanes, mine, s) < mine ? 1 : 0;
+  if (lane < args.top_k) {
+    routes.weights[row * kRouteSlots + rank] = weight;
+    atomicOr(&routes.masks[2 * mine + row / 32], 1U << (row % 32));
+    atomicOr(&routes.slots[mine * route_words(args.rows) + row / 8], static_cast<uint32_t>(rank) << (row % 8 * 4));
+  }
+  if (lane == args.top_k && args.shared != 0) {
+    routes.weights[row * kRouteSlots + args.top_k] = device::sigmoid(shared_logit);
+  }
+}
+
+WEIR_DEVICE void write_entries(RouteEntry* to, int expert, uint64_t rows, const uint32_t* slots) {
+  while (rows != 0) {
+    RouteEntry entry;
+    uint64_t mask = 0;
+    entry.slots = 0;
+    entry.expert = static_cast<uint16_t>(expert);
+    int count = 0;
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      entry.rows[c] = 0;
+      if (rows == 0) continue;
+      const int row = __ffsll(static_cast<int64_t>(rows)) - 1;
+      rows &= rows - 1;
+      mask |= uint64_t{1} << row;
+      entry.rows[c] = static_cast<uint8_t>(row);
+      entry.slots |= ((slots[row / 8] >> (row % 8 * 4)) & 15U) << (4 * c);
+      ++count;
+    }
+    entry.count = static_cast<uint16_t>(count);
+    entry.mask[0] = static_cast<uint32_t>(mask);
+    entry.mask[1] = static_cast<uint32_t>(mask >> 32);
+    *to++ = entry;
+  }
+}
+
+// By all kThreads threads of the block, with barriers of the block; returns how many entries there are, in ascending
+// order of experts. `with_shared`: the shared expert's follow, for all rows.
+template <int kThreads>
+WEIR_DEVICE int make_routes(const GpuExpertsArgs& args, const Routes& routes, bool with_shared) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int words = route_words(args.rows);
+  for (int i = thread; i < args.experts * (2 + words); i += kThreads) routes.masks[i] = 0;
+  __syncthreads();
+  for (int row = device::warp(); row < args.rows; row += kThreads / device::kWarp) {
+    if (args.experts <= 256) {
+      choose_experts<8>(args, row, routes);
+    } else {
+      choose_experts<16>(args, row, routes);
+    }
+  }
+  __syncthreads();
+  int total = 0;
+  for (int first = 0; first < args.experts; first += kThreads) {
+    const int e = first + thread;
+    const uint64_t rows =
+        e < args.experts ? routes.masks[2 * e] | static_cast<uint64_t>(routes.masks[2 * e + 1]) << 32 : 0;
+    const int need = (__popcll(rows) + 7) / 8;
+    int sum = need;  // of this and the lanes before it
+#pragma unroll
+    for (int distance = 1; distance < device::kWarp; distance *= 2) {
+      const int other = __shfl_up_sync(device::kAllLanes, sum, distance);
+      if (device::lane() >= distance) sum += other;
+    }
+    if (device::lane() == device::kWarp - 1) routes.sums[device::warp()] = sum;
+    __syncthreads();
+    int before = total;
+    for (int w = 0; w < kThreads / device::kWarp; ++w) {
+      const int count = routes.sums[w];
+      if (w < device::warp()) before += count;
+      total += count;
+    }
+    if (need > 0) write_entries(routes.entries + before + sum - need, e, rows, routes.slots + e * words);
+    __syncthreads();
+  }
+  if (with_shared && args.shared != 0) {
+    if (thread < words) {
+      const int last = min(8, args.rows - 8 * thread);
+      const uint64_t rows = (last == 8 ? uint64_t{255} : (uint64_t{1} << last) - 1) << (8 * thread);
+      uint32_t slots[kPackedMoeRows / 8];
+#pragma unroll
+      for (int i = 0; i < kPackedMoeRows / 8; ++i) slots[i] = 0x11111111U * static_cast<uint32_t>(args.top_k);
+      write_entries(routes.entries + total + thread, args.experts, rows, slots);
+    }
+    total += words;
+    __syncthreads();
+  }
+  return total;
+}
+
+}  // namespace weir
