@@ -32,6 +32,29 @@ struct LinearWork {
   WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return unit.first + r; }
   WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
 
+  // Row g + 8 h of a strip: eight lanes write 32 bytes that follow each other. What is there is read for eight tokens
+  // at once, so that the reads wait for each other less.
+  template <bool kAdd, int kSize>
+  WEIR_DEVICE static void write(float* y, int64_t stride, int tokens, int h, float scale,
+                                const float (&total)[kSize / 2]) {
+#pragma unroll
+    for (int first = 0; first < kSize / 4; first += 8) {
+      float old[8] = {};
+      if constexpr (kAdd) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const int token = 8 * ((first + i) / 2) + i % 2;
+          if (token < tokens) old[i] = __ldcs(y + token * stride);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int token = 8 * ((first + i) / 2) + i % 2;
+        const float sum = total[4 * ((first + i) / 2) + 2 * h + i % 2] * scale;
+        if (token < tokens) __stcs(y + token * stride, kAdd ? old[i] + sum : sum);
+      }
+    }
+  }
   template <int kSize>
   WEIR_DEVICE void finish(const PromptUnit& unit, const float (&total)[kSize / 2]) const {
     const GpuPromptOutput& out = args.outputs[unit.index];
@@ -43,15 +66,11 @@ struct LinearWork {
       if (n + 8 * h >= unit.weight.n) return;
       const float scale = scales != nullptr ? scales[n + 8 * h] : 1.0F;
       float* y = out.y + static_cast<int64_t>(unit.first + 2 * t) * out.y_stride + n + 8 * h;
-#pragma unroll
-      for (int j = 0; j < kSize / 8; ++j) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          if (8 * j + 2 * t + e >= unit.rows) continue;
-          float* to = y + (8 * j + e) * out.y_stride;
-          const float sum = total[4 * j + 2 * h + e] * scale;
-          *to = out.add != 0 ? *to + sum : sum;
-        }
+      const int tokens = unit.rows - 2 * t;
+      if (out.add != 0) {
+        write<true, kSize>(y, out.y_stride, tokens, h, scale, total);
+      } else {
+        write<false, kSize>(y, out.y_stride, tokens, h, scale, total);
       }
     }
   }

@@ -20,8 +20,8 @@ inline constexpr int kPromptBringing = 4 * device::kWarp;
 inline constexpr int kPromptThreads = kPromptComputing + kPromptBringing;
 inline constexpr int kPromptWarpgroup = 4;  // warps
 // A thread that brings rows keeps the places of eight of them; what is left of the registers goes to the sums.
-inline constexpr int kPromptFewRegisters = 40;
-inline constexpr int kPromptManyRegisters = 232;
+inline constexpr int kPromptFewRegisters = 56;
+inline constexpr int kPromptManyRegisters = 224;
 // Stages whose copies a thread has under way at once.
 inline constexpr int kPromptAhead = 3;
 static_assert(kPromptAhead + 2 <= kPromptSlotsMin,

@@ -1,0 +1,98 @@
+// For kernel files of Hopper: matrix products of a warpgroup (four warps, aligned), D[64, N] += A[64, 16] B[16, N],
+// bf16 operands and float32 sums. A comes from registers: warp w holds rows 16 w .. 16 w + 15, each lane as in mma.h. B
+// lies in shared memory as N rows of K, 128 bytes (64 k) a row and rows following each other, the 16-byte parts of a
+// row exchanged: part p of row r stands at p ^ (r % 8), counted from a multiple of 1,024 bytes. D: d[4 j + 0, 1] = row
+// g, columns 8 j + 2 t, + 1; d[4 j + 2, 3] = row g + 8.
+#pragma once
+
+#include "device/kernel.h"
+
+namespace weir::device {
+
+// Registers of this thread are ready to be read by the products that follow.
+WEIR_DEVICE void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+WEIR_DEVICE void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Waits until at most `kLeft` groups of this warpgroup are under way.
+template <int kLeft>
+WEIR_DEVICE void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
+}
+// After a wait: the compiler reads these registers no earlier.
+template <int kCount>
+WEIR_DEVICE void wgmma_settle(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// How many registers each thread of a warpgroup has from here on; all its warps call it.
+template <int kRegisters>
+WEIR_DEVICE void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+WEIR_DEVICE void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// Names B at a shared address: groups of 8 rows are 1,024 bytes apart. 16 k further within the 64 of a row: + 2.
+WEIR_DEVICE uint64_t wgmma_columns(uint32_t address) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kGroupBytes = uint64_t{1024 / 16} << 32;
+  constexpr uint64_t kUnused = uint64_t{1} << 16;  // the distance of groups along K: there is one
+  return kSwizzle128 | kGroupBytes | kUnused | ((address & 0x3ffffU) >> 4);
+}
+
+// d = a * columns + (add ? d : 0). The registers of `a` and `d` stay untouched until a wait.
+template <int kColumns>
+WEIR_DEVICE void wgmma(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t columns, bool add);
+
+#define WEIR_D8(i)                                                                                            \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+#define WEIR_D32(i) WEIR_D8(i), WEIR_D8(i + 8), WEIR_D8(i + 16), WEIR_D8(i + 24)
+
+template <>
+WEIR_DEVICE void wgmma<32>(float (&d)[16], const uint32_t (&a)[4], uint64_t columns, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+      "{%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}"
+      : WEIR_D8(0), WEIR_D8(8)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(columns), "r"(static_cast<int>(add)));
+}
+
+template <>
+WEIR_DEVICE void wgmma<64>(float (&d)[32], const uint32_t (&a)[4], uint64_t columns, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
+      : WEIR_D32(0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(columns), "r"(static_cast<int>(add)));
+}
+
+template <>
+WEIR_DEVICE void wgmma<128>(float (&d)[64], const uint32_t (&a)[4], uint64_t columns, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"
+      : WEIR_D32(0), WEIR_D32(32)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(columns), "r"(static_cast<int>(add)));
+}
+
+#undef WEIR_D32
+#undef WEIR_D8
+
+}  // namespace weir::device
