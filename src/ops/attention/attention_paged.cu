@@ -1,1 +1,104 @@
-#include "device/kernel.h"
+// Before attention: norms and rotates queries and keys, rounds them and the values to bf16, and puts keys and values
+// into their page. Bound by reading the float32 rows. A warp takes a query head, or a key head with its values; 8 warps
+// a block, blocks along y share the heads of a row when rows are few. Lane l holds columns 8l .. 8l + 7, one 16-byte
+// chunk of the output; the rotation's pairs meet in shared memory. The row's cosines and sines are made before the
+// kernel before has ended.
+#include "device/async.h"
+#include "device/mma.h"
+#include "ops/attention/attention_paged_args.h"
+
+namespace weir {
+namespace {
+
+inline constexpr int kThreads = 256;
+inline constexpr int kWarps = kThreads / device::kWarp;
+inline constexpr int kE = kPagedHeadDim;
+
+// (cos, sin) of each pair of the row's position.
+WEIR_DEVICE void turns_of(const GpuPagedAttentionArgs& args, int position, float2* turns) {
+  const auto* coarse = reinterpret_cast<const double2*>(args.coarse) + int64_t{position / 256} * args.rope_half;
+  const auto* fine = reinterpret_cast<const double2*>(args.fine) + int64_t{position % 256} * args.rope_half;
+  for (int i = static_cast<int>(threadIdx.x); i < args.rope_half; i += kThreads) {
+    const double2 a = coarse[i];
+    const double2 b = fine[i];
+    turns[i] = {static_cast<float>(a.x * b.x - a.y * b.y), static_cast<float>(a.y * b.x + a.x * b.y)};
+  }
+}
+
+struct Eight {
+  float x[8];
+};
+
+WEIR_DEVICE Eight eight_of(const float* row) {
+  const float4 a = reinterpret_cast<const float4*>(row)[2 * device::lane()];
+  const float4 b = reinterpret_cast<const float4*>(row)[2 * device::lane() + 1];
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+
+WEIR_DEVICE uint4 rounded(const Eight& e) {
+  return {device::bf16x2(e.x[0], e.x[1]), device::bf16x2(e.x[2], e.x[3]), device::bf16x2(e.x[4], e.x[5]),
+          device::bf16x2(e.x[6], e.x[7])};
+}
+
+// One head by one warp; `head`: its E floats of shared memory.
+WEIR_DEVICE uint4 norm_and_rotate(const GpuPagedAttentionArgs& args, const float* x, const float* weight,
+                                  const float2* turns, float* head) {
+  Eight y = eight_of(x);
+  const Eight w = eight_of(weight);
+  float sum = 0;
+#pragma unroll
+  for (float i : y.x) sum = fmaf(i, i, sum);
+  sum = device::warp_sum(sum);
+  const float scale = 1.0F / sqrtf(sum / static_cast<float>(kE) + args.eps);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) y.x[i] = y.x[i] * scale * (1.0F + w.x[i]);
+  auto* own = reinterpret_cast<float4*>(head) + 2 * device::lane();
+  own[0] = {y.x[0], y.x[1], y.x[2], y.x[3]};
+  own[1] = {y.x[4], y.x[5], y.x[6], y.x[7]};
+  __syncwarp();
+  for (int i = device::lane(); i < args.rope_half; i += device::kWarp) {
+    const float2 turn = turns[i];
+    const float a = head[i];
+    const float b = head[i + args.rope_half];
+    head[i] = a * turn.x - b * turn.y;
+    head[i + args.rope_half] = b * turn.x + a * turn.y;
+  }
+  __syncwarp();
+  const uint4 out = rounded(eight_of(head));
+  __syncwarp();
+  return out;
+}
+
+}  // namespace
+
+WEIR_KERNEL_BOUNDED(weir_paged_prepare, GpuPagedAttentionArgs, kThreads, 4) {
+  __shared__ float2 turns[kE / 2];
+  __shared__ float4 heads[kWarps][kE / 4];
+  const int64_t t = blockIdx.x;
+  const GpuRow row = args.rows[t];
+  if (row.position >= 0) turns_of(args, row.position, turns);
+  __syncthreads();
+  device::wait_for_previous();
+  device::start_next();
+  if (row.position < 0) return;
+  uint8_t* page = args.pages[row.sequence][row.position / kPagedTokens] + args.page_offset;
+  const int chunk = paged_tile_byte(row.position % kPagedTokens, 8 * device::lane());
+  float* head = reinterpret_cast<float*>(heads[device::warp()]);
+  const int step = static_cast<int>(gridDim.y) * kWarps;
+  for (int h = static_cast<int>(blockIdx.y) * kWarps + device::warp(); h < args.heads + args.kv_heads; h += step) {
+    if (h < args.heads) {
+      const float* x = args.qg + t * args.qg_stride + int64_t{h} * 2 * kE;
+      const uint4 q = norm_and_rotate(args, x, args.q_norm, turns, head);
+      reinterpret_cast<uint4*>(args.q + (t * args.heads + h) * kE)[device::lane()] = q;
+    } else {
+      const int kv = h - args.heads;
+      const Eight v = eight_of(args.v + t * args.v_stride + int64_t{kv} * kE);
+      const uint4 k = norm_and_rotate(args, args.k + t * args.k_stride + int64_t{kv} * kE, args.k_norm, turns, head);
+      uint8_t* tile = page + int64_t{kv} * 2 * kPagedTileBytes + chunk;
+      *reinterpret_cast<uint4*>(tile) = k;
+      *reinterpret_cast<uint4*>(tile + kPagedTileBytes) = rounded(v);
+    }
+  }
+}
+
+}  // namespace weir

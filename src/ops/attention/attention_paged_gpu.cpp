@@ -1,1 +1,114 @@
-#include "ops/gpu/gpu.h"
+#include "ops/attention/attention_paged_gpu.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace weir {
+namespace {
+
+constexpr int64_t kPrepareWarps = 8;
+constexpr int64_t kFewRows = 256;  // from here on a block a row fills the device
+// Below so many (segment, key head, row) blocks each page is a block of its own: three fit each of 132 multiprocessors.
+constexpr int64_t kSpreadBelow = 512;
+constexpr int64_t kRowsShared = 76'416;     // three times in 228 KiB
+constexpr int64_t kPromptShared = 196'864;  // 64 KiB of queries, two stages of 64 KiB
+constexpr int64_t kMergeColumns = 64;
+constexpr int64_t kGridMax = 65'535;  // blocks along y and z
+
+void check(const GpuPagedAttentionArgs& args) {
+  WEIR_CHECK(args.kv_heads > 0 && args.heads % args.kv_heads == 0 && args.heads / args.kv_heads <= kPagedGroupMax,
+             "{} heads over {}", args.heads, args.kv_heads);
+  WEIR_CHECK(args.rope_half >= 0 && args.rope_half <= kPagedHeadDim / 2, "rope over {} pairs", args.rope_half);
+  WEIR_CHECK(args.qg_stride % 4 == 0 && args.k_stride % 4 == 0 && args.v_stride % 4 == 0 && args.y_stride % 2 == 0,
+             "rows of {}, {}, {} and {} values", args.qg_stride, args.k_stride, args.v_stride, args.y_stride);
+  WEIR_CHECK(args.page_offset % 128 == 0, "a layer {} bytes into a page", args.page_offset);
+}
+
+bool spread(int64_t kv_heads, int64_t count, int64_t segments_max) {
+  return segments_max > 1 && count * kv_heads * segments_max < kSpreadBelow;
+}
+
+}  // namespace
+
+void paged_attention_prepare(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t rows) {
+  check(args);
+  if (rows == 0) return;
+  device::Grid grid;
+  grid.x = rows;
+  grid.y = rows < kFewRows ? (args.heads + args.kv_heads + kPrepareWarps - 1) / kPrepareWarps : 1;
+  grid.threads = kPrepareWarps * 32;
+  grid.overlap = true;
+  gpu.launch("weir_paged_prepare", grid, args);
+}
+
+void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t count, int64_t segments_max) {
+  check(args);
+  WEIR_CHECK(count <= kGridMax && segments_max > 0, "{} rows of {} segments", count, segments_max);
+  if (count == 0) return;
+  GpuPagedAttentionArgs call = args;
+  const bool pages = spread(args.kv_heads, count, segments_max);
+  const int64_t slots = segments_max * (pages ? kPagedSegmentPages : 1);
+  call.count = static_cast<int32_t>(count);
+  call.spread = pages ? 1 : 0;
+  call.slots = segments_max == 1 ? 0 : static_cast<int32_t>(slots);
+  WEIR_CHECK(call.slots == 0 || args.partial != nullptr, "{} segments and nowhere to join them", segments_max);
+  device::Grid grid;
+  grid.x = slots;
+  grid.y = args.kv_heads;
+  grid.z = count;
+  grid.threads = 128;
+  grid.shared_bytes = kRowsShared;
+  grid.overlap = true;
+  gpu.launch("weir_paged_rows", grid, call);
+  if (call.slots == 0) return;
+  grid.x = kPagedHeadDim / kMergeColumns;
+  grid.y = args.heads;
+  grid.threads = 256;
+  grid.shared_bytes = 0;
+  gpu.launch("weir_paged_merge", grid, call);
+}
+
+int64_t paged_attention_partial_bytes(int64_t heads, int64_t kv_heads, int64_t count_max, int64_t segments_max) {
+  const int64_t segments = count_max * segments_max;
+  const int64_t spread_segments = std::min(segments, kSpreadBelow / kv_heads);
+  const int64_t slots = std::max(segments, spread_segments * kPagedSegmentPages);
+  return slots * heads * (kPagedHeadDim + 2) * static_cast<int64_t>(sizeof(float));
+}
+
+std::vector<GpuPromptTile> paged_attention_tiles(std::span<const PromptRows> prompts, int64_t group) {
+  WEIR_CHECK(group > 0 && group <= kPagedGroupMax, "{} query heads a key head", group);
+  const int64_t tokens = paged_prompt_tokens(static_cast<int32_t>(group));
+  std::vector<GpuPromptTile> tiles;
+  for (const PromptRows& p : prompts) {
+    for (int64_t row = 0; row < p.row_count;) {
+      const int64_t position = p.position + row;
+      const int64_t count = std::min(p.row_count - row, tokens - position % tokens);
+      tiles.push_back({static_cast<int32_t>(p.row_begin + row), static_cast<int32_t>(count),
+                       static_cast<int32_t>(p.sequence), static_cast<int32_t>(position)});
+      row += count;
+    }
+  }
+  std::stable_sort(tiles.begin(), tiles.end(),
+                   [](const GpuPromptTile& a, const GpuPromptTile& b) { return a.position > b.position; });
+  return tiles;
+}
+
+int64_t paged_prompt_tiles_max(int64_t rows, int64_t prompts, int64_t group) {
+  const int64_t tokens = paged_prompt_tokens(static_cast<int32_t>(group));
+  // A prompt's first and last tile may be broken.
+  return std::min(rows, rows / tokens + 2 * prompts);
+}
+
+void paged_attention_prompt(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t tiles) {
+  check(args);
+  if (tiles == 0) return;
+  device::Grid grid;
+  grid.x = tiles * args.kv_heads;
+  grid.threads = 384;
+  grid.shared_bytes = kPromptShared;
+  grid.overlap = true;
+  gpu.launch("weir_paged_prompt", grid, args);
+}
+
+}  // namespace weir
