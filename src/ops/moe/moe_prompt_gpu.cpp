@@ -1,1 +1,89 @@
-#include "ops/gpu/gpu.h"
+#include "ops/moe/moe_prompt_gpu.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "ops/linear/linear_prompt_gpu.h"
+
+namespace weir {
+namespace {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Lays out work memory from `work` on, which may be null to measure; returns its end.
+int64_t lay_out(GpuMoePromptArgs* args, std::byte* work) {
+  int64_t bytes = 0;
+  const auto take = [&]<class T>(T** pointer, int64_t count) {
+    if (work != nullptr) *pointer = reinterpret_cast<T*>(work + bytes);
+    bytes += ceil_div(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
+  };
+  const int64_t assignments = int64_t{args->rows} * args->slots;
+  take(&args->counts, ceil_div(args->rows, kMoePromptChunk) * args->experts_total);
+  take(&args->list, assignments);
+  take(&args->positions, assignments);
+  take(&args->tiles, assignments / kPromptTokens + args->experts_total);
+  take(&args->tile_count, 1);
+  take(&args->hidden, assignments * args->width);
+  take(&args->products, assignments * args->columns);
+  return bytes;
+}
+
+// Places the assignments of all rows; bounded by the latency of its memory.
+void place(Gpu& gpu, const GpuMoePromptArgs& args) {
+  device::Grid grid;
+  grid.x = ceil_div(args.rows, kMoePromptChunk);
+  grid.threads = static_cast<int>(ceil_div(args.experts_total, 32) * 32);  // an expert a thread, whole warps
+  grid.overlap = true;
+  gpu.launch("weir_moe_prompt_count", grid, args);
+  gpu.launch("weir_moe_prompt_place", grid, args);
+}
+
+// The most units there can be: every whole one, and one that is not whole of each expert.
+int64_t units_max(const GpuMoePromptArgs& args) {
+  return (int64_t{args.rows} * args.slots / kPromptTokens + args.experts_total) * args.row_tiles;
+}
+
+}  // namespace
+
+int64_t moe_prompt_work_bytes(int64_t rows, int64_t slots, int64_t experts_total, int64_t columns, int64_t width) {
+  GpuMoePromptArgs args;
+  args.rows = static_cast<int32_t>(std::min(rows, kMoePromptRows));
+  args.slots = static_cast<int32_t>(slots);
+  args.experts_total = static_cast<int32_t>(experts_total);
+  args.columns = static_cast<int32_t>(columns);
+  args.width = static_cast<int32_t>(width);
+  return lay_out(&args, nullptr);
+}
+
+void moe_prompt(Gpu& gpu, GpuMoePromptArgs args, std::byte* work) {
+  WEIR_CHECK(args.slots > 0 && args.slots <= kMoePromptSlotsMax, "{} experts a row", args.slots);
+  WEIR_CHECK(args.experts_total > 0 && args.experts_total <= kMoePromptTableMax, "{} experts", args.experts_total);
+  WEIR_CHECK(args.columns % 8 == 0 && args.width % 8 == 0 && args.x_stride % 8 == 0 && args.y_stride % 4 == 0,
+             "D {}, F {}, rows {} and {} apart", args.columns, args.width, args.x_stride, args.y_stride);
+  const PromptStages stages = prompt_stages(args.tile_bytes);
+  args.slots_of_ring = stages.slots;
+  args.weight_bytes = stages.weight_bytes;
+  for (int64_t left = args.rows; left > 0; left -= kMoePromptRows) {
+    args.rows = static_cast<int32_t>(std::min(left, kMoePromptRows));
+    lay_out(&args, work);
+    place(gpu, args);
+    constexpr int64_t kTileRows = kPromptStrips * kStripRows;
+    args.row_tiles = static_cast<int32_t>(ceil_div(2 * int64_t{args.width}, kTileRows));
+    gpu.launch("weir_moe_prompt_hidden", prompt_grid(gpu, units_max(args), stages), args);
+    args.row_tiles = static_cast<int32_t>(ceil_div(args.columns, kTileRows));
+    gpu.launch("weir_moe_prompt_products", prompt_grid(gpu, units_max(args), stages), args);
+    device::Grid grid;
+    grid.x = args.rows;
+    grid.threads = 256;
+    grid.overlap = true;
+    gpu.launch("weir_moe_prompt_join", grid, args);
+    args.x += args.rows * args.x_stride;
+    args.y += args.rows * args.y_stride;
+    args.experts += int64_t{args.rows} * args.slots;
+    args.weights += int64_t{args.rows} * args.slots;
+  }
+}
+
+}  // namespace weir
