@@ -33,8 +33,8 @@ struct LinearWork {
   WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
 
   // Row g + 8 h of a strip: eight lanes write 32 bytes that follow each other. What is there is read for eight tokens
-  // at once, so that the reads wait for each other less.
-  template <bool kAdd, int kSize>
+  // at once, so that the reads wait for each other less. `tokens`: how many there are, unless there are all.
+  template <int kSize, bool kAdd, bool kAll>
   WEIR_DEVICE static void write(float* y, int64_t stride, int tokens, int h, float scale,
                                 const float (&total)[kSize / 2]) {
 #pragma unroll
@@ -44,14 +44,14 @@ struct LinearWork {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const int token = 8 * ((first + i) / 2) + i % 2;
-          if (token < tokens) old[i] = __ldcs(y + token * stride);
+          if (kAll || token < tokens) old[i] = __ldcs(y + token * stride);
         }
       }
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int token = 8 * ((first + i) / 2) + i % 2;
         const float sum = total[4 * ((first + i) / 2) + 2 * h + i % 2] * scale;
-        if (token < tokens) __stcs(y + token * stride, kAdd ? old[i] + sum : sum);
+        if (kAll || token < tokens) __stcs(y + token * stride, kAdd ? old[i] + sum : sum);
       }
     }
   }
@@ -67,10 +67,14 @@ struct LinearWork {
       const float scale = scales != nullptr ? scales[n + 8 * h] : 1.0F;
       float* y = out.y + static_cast<int64_t>(unit.first + 2 * t) * out.y_stride + n + 8 * h;
       const int tokens = unit.rows - 2 * t;
-      if (out.add != 0) {
-        write<true, kSize>(y, out.y_stride, tokens, h, scale, total);
+      if (out.add == 0 && unit.rows == kSize) {
+        write<kSize, false, true>(y, out.y_stride, tokens, h, scale, total);
+      } else if (out.add == 0) {
+        write<kSize, false, false>(y, out.y_stride, tokens, h, scale, total);
+      } else if (unit.rows == kSize) {
+        write<kSize, true, true>(y, out.y_stride, tokens, h, scale, total);
       } else {
-        write<false, kSize>(y, out.y_stride, tokens, h, scale, total);
+        write<kSize, true, false>(y, out.y_stride, tokens, h, scale, total);
       }
     }
   }

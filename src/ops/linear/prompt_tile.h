@@ -185,55 +185,71 @@ WEIR_DEVICE void bring(const Work& work, const uint16_t* x, const PromptRing& ri
   while (under_way > 0) announce();
 }
 
-// One block of K, `kTiles` stages of 64: total = fma(sum, scale, total). `sum` is left as it is between blocks: the
-// first product of a block overwrites it.
-template <int kFormat, int kSize, int kTiles>
-WEIR_DEVICE void multiply_block(const PromptRing& ring, PromptPlace& at, float2 scale, float (&sum)[kSize / 2],
-                                float (&total)[kSize / 2]) {
-  uint32_t a[kTiles][4][4];
-  PromptPlace places[kTiles];
+// The products of one stage with this warp's tile of weights. The first of a block overwrites what stood in `sum`.
+template <int kSize>
+WEIR_DEVICE void multiply_stage(const PromptRing& ring, PromptPlace at, const uint32_t (&a)[4][4], bool first,
+                                float (&sum)[kSize / 2]) {
+  const uint64_t columns = device::wgmma_columns(device::shared_address(ring.x_slot(at)));
+  device::wgmma_fence();
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    places[tile] = at;
-    ring.wait_filled(at);
-    PackedTile<kFormat>::load(ring.weight_slot(at) + device::warp() * PackedTile<kFormat>::kBytes, a[tile]);
-    const uint64_t columns = device::wgmma_columns(device::shared_address(ring.x_slot(at)));
-    device::wgmma_fence();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      device::wgmma<kSize>(sum, a[tile][j], columns + static_cast<uint64_t>(2 * j), tile + j > 0);
-    }
-    device::wgmma_commit();
-    at.advance(ring.slots);
+  for (int j = 0; j < 4; ++j) {
+    device::wgmma<kSize>(sum, a[j], columns + static_cast<uint64_t>(2 * j), !first || j > 0);
   }
-  if constexpr (kTiles > 1) {
-    device::wgmma_wait<1>();
-    ring.release(places[0]);
-  }
+  device::wgmma_commit();
+}
+
+template <int kFormat>
+WEIR_DEVICE void take_weights(const PromptRing& ring, PromptPlace at, uint32_t (&a)[4][4]) {
+  ring.wait_filled(at);
+  PackedTile<kFormat>::load(ring.weight_slot(at) + device::warp() * PackedTile<kFormat>::kBytes, a);
+}
+
+// The block's products have ended: its last slot is free, and its sums join the total.
+template <int kSize>
+WEIR_DEVICE void join_block(const PromptRing& ring, PromptPlace last, float2 scale, float (&sum)[kSize / 2],
+                            float (&total)[kSize / 2]) {
   device::wgmma_wait<0>();
   device::wgmma_settle(sum);
-  ring.release(places[kTiles - 1]);
+  ring.release(last);
 #pragma unroll
   for (int i = 0; i < kSize / 2; ++i) total[i] = fmaf(sum[i], i % 4 < 2 ? scale.x : scale.y, total[i]);
 }
 
-// All of K: total[4 j + 2 h + e] is row g + 8 h of this warp's strip, token 8 j + 2 t + e.
+// All of K: total[4 j + 2 h + e] is row g + 8 h of this warp's strip, token 8 j + 2 t + e. While the matrix units work
+// on a stage, the weights of the next become registers.
 template <int kFormat, int kSize>
 WEIR_DEVICE void multiply_unit(const PromptRing& ring, PromptPlace& at, const PromptUnit& unit,
                                float (&total)[kSize / 2]) {
   const GpuPacked& w = unit.weight;
-  const int strip = min(unit.strip + device::warp(), w.strips - 1);
   const int blocks = (w.tiles + 1) / 2;
   const auto* scales = reinterpret_cast<const float2*>(w.scales);
-  if (scales != nullptr) scales += static_cast<int64_t>(strip) * blocks;
-  const auto scale = [&](int block) { return scales != nullptr ? __ldg(scales + block) : float2{1.0F, 1.0F}; };
+  if (scales != nullptr) scales += static_cast<int64_t>(min(unit.strip + device::warp(), w.strips - 1)) * blocks;
+  const auto scale_of = [&](int block) { return scales != nullptr ? __ldg(scales + block) : float2{1.0F, 1.0F}; };
   float sum[kSize / 2];
 #pragma unroll
   for (int i = 0; i < kSize / 2; ++i) sum[i] = total[i] = 0;
+  uint32_t even[4][4];
+  uint32_t odd[4][4];
+  take_weights<kFormat>(ring, at, even);
   for (int block = 0; block < w.tiles / 2; ++block) {
-    multiply_block<kFormat, kSize, 2>(ring, at, scale(block), sum, total);
+    const float2 scale = scale_of(block);
+    const PromptPlace first = at;
+    multiply_stage<kSize>(ring, first, even, true, sum);
+    at.advance(ring.slots);
+    const PromptPlace second = at;
+    take_weights<kFormat>(ring, second, odd);
+    multiply_stage<kSize>(ring, second, odd, false, sum);
+    at.advance(ring.slots);
+    device::wgmma_wait<1>();
+    ring.release(first);
+    if (2 * block + 2 < w.tiles) take_weights<kFormat>(ring, at, even);
+    join_block<kSize>(ring, second, scale, sum, total);
   }
-  if (w.tiles % 2 != 0) multiply_block<kFormat, kSize, 1>(ring, at, scale(blocks - 1), sum, total);
+  if (w.tiles % 2 == 0) return;
+  const float2 scale = scale_of(blocks - 1);
+  multiply_stage<kSize>(ring, at, even, true, sum);
+  join_block<kSize>(ring, at, scale, sum, total);
+  at.advance(ring.slots);
 }
 
 template <int kFormat, int kSize, class Work>

@@ -123,7 +123,9 @@ struct ProductWork : ExpertWork {
       for (int j = 0; j < kSize / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          if (8 * j + 2 * t + e < unit.rows) y[int64_t{8 * j + e} * args.columns] = total[4 * j + 2 * h + e] * scale;
+          if (unit.rows == kSize || 8 * j + 2 * t + e < unit.rows) {
+            y[int64_t{8 * j + e} * args.columns] = total[4 * j + 2 * h + e] * scale;
+          }
         }
       }
     }
