@@ -1,4 +1,4 @@
-#include "decode/noise.h"
+#include "ops/sample/noise.h"
 
 #include <gtest/gtest.h>
 

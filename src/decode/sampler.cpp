@@ -6,24 +6,12 @@
 #include <limits>
 
 #include "base/check.h"
-#include "decode/noise.h"
+#include "ops/sample/noise.h"
 
 namespace weir {
 namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
-
-// Logits times more than this may be infinite, and infinities tie. Distinct logits are then so far apart that noise
-// cannot change their order: as good as greedy.
-constexpr float kScaleMax = 1e30F;
-
-// Probabilities are summed as 40-bit fixed point: integer sums do not depend on the order of summation, so every
-// implementation of top_p keeps the same ids.
-constexpr float kProbabilityScale = 1099511627776.0F;
-
-int64_t fixed_probability(float logit, float top) {
-  return static_cast<int64_t>(portable_exp(logit - top) * kProbabilityScale);
-}
 
 void apply_penalties(std::span<float> logits, const SampleArgs& args) {
   const SamplingParams& params = *args.params;
@@ -151,7 +139,7 @@ TokenId Sampler::sample(std::span<const float> logits, const SampleArgs& args) {
   apply_masks(real, args);
   if (params.temperature <= 0.0F) return argmax(real);
   const float scale = 1.0F / params.temperature;
-  if (scale > kScaleMax) return argmax(real);
+  if (scale > kSampleScaleMax) return argmax(real);
   for (float& logit : real) logit *= scale;
   filter(real, params);
   // Everything masked (a bias of -100 on every id, say): the argmax is as good as any and keeps the engine going.
