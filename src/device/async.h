@@ -104,6 +104,14 @@ WEIR_DEVICE uint32_t cluster_rank() {
 WEIR_DEVICE void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// The two halves of cluster_barrier(): between them a warp may do what needs no other block. A thread waits before it
+// arrives again.
+WEIR_DEVICE void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+WEIR_DEVICE void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 // A float that stands in the shared memory of the cluster's block `rank` where `p` stands in this one's.
 WEIR_DEVICE float read_shared_of(uint32_t rank, const float* p) {
   uint32_t address;

@@ -1,1 +1,115 @@
-#include "ops/gpu/gpu.h"
+#include "ops/gdn/gdn_chunks_gpu.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "ops/gdn/slot.h"
+
+namespace weir {
+namespace {
+
+constexpr int64_t kFloat = sizeof(float);
+constexpr int64_t kTiles = kGdnHeadDim / kGdnTileColumns;  // of a head's state
+constexpr int kRowsThreads = 288;
+constexpr int kProductsThreads = 256;
+constexpr int kChunksThreads = 128;
+
+// Of the Shared structs of the kernels, rounded up.
+int64_t rows_shared_bytes(int64_t tiles) {
+  constexpr int64_t kRing = 64;
+  constexpr int64_t kOwnMax = 16;
+  constexpr int64_t kParts = 8;
+  const int64_t floats = tiles * (kGdnHeadDim + kRing + 2 * kParts) * kGdnTileColumns + kOwnMax * kGdnHeadDim +
+                         2 * kGdnHeadDim + 3 * kRing + kParts + 2 * kOwnMax + 2;
+  return round_up(floats * kFloat + 8, 128);
+}
+
+int64_t products_shared_bytes() {
+  return 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + 3 * 4 * 64 * kFloat;
+}
+
+int64_t chunks_shared_bytes() {
+  constexpr int64_t kStages = 3;
+  constexpr int64_t kStage = 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + 2 * kGdnValueGroupBytes;
+  return round_up(kStages * kStage + 2 * 2 * 8 * 32 * 16 + (4 + 2) * 64 * kFloat + 2 * kStages * 8, 128);
+}
+
+int64_t chunk_bytes(const GdnShape& shape) {
+  return shape.key_heads * 2 * kGdnKeyTileBytes + shape.value_heads * (kGdnHeadTileBytes + kGdnValueTileBytes);
+}
+
+void check(const GpuGdnPackedArgs& args) {
+  WEIR_CHECK(args.ratio == 1 || args.ratio == 2 || args.ratio == 4, "{} value heads of a key head", args.ratio);
+  WEIR_CHECK(args.u_stride % 4 == 0 && args.z_stride % 2 == 0 && args.y_stride % 2 == 0 && args.slot_offset % 16 == 0,
+             "strides {} of u, {} of z, {} of y, a slot's offset of {}", args.u_stride, args.z_stride, args.y_stride,
+             args.slot_offset);
+}
+
+}  // namespace
+
+bool gdn_packed_takes(const GdnShape& shape) {
+  const int64_t ratio = shape.key_heads == 0 ? 0 : shape.value_heads / shape.key_heads;
+  return shape.key_dim == kGdnHeadDim && shape.value_dim == kGdnHeadDim &&
+         ratio * shape.key_heads == shape.value_heads && (ratio == 1 || ratio == 2 || ratio == 4);
+}
+
+void set_shape(const GdnShape& shape, GpuGdnPackedArgs* args) {
+  WEIR_CHECK(gdn_packed_takes(shape), "{} key heads of {}, {} value heads of {}", shape.key_heads, shape.key_dim,
+             shape.value_heads, shape.value_dim);
+  const GdnSlotParts parts = gdn_slot_parts(shape);
+  args->state_offset = parts.state;
+  args->keys_offset = parts.keys;
+  args->update_offset = parts.update;
+  args->log_decay_offset = parts.log_decay;
+  args->inputs_offset = parts.inputs;
+  args->key_heads = static_cast<int32_t>(shape.key_heads);
+  args->ratio = static_cast<int32_t>(shape.value_heads / shape.key_heads);
+  args->channels = static_cast<int32_t>(shape.channels());
+  args->eps = shape.norm_eps;
+}
+
+void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args) {
+  check(args);
+  if (args.sequence_count == 0) return;
+  // Eight blocks a key head, each with two of its value heads' tiles of 32 columns where there are four heads.
+  const int tiles = args.ratio == 4 ? 2 : 1;
+  GpuGdnPackedArgs launched = args;
+  launched.cluster = args.ratio * static_cast<int32_t>(kTiles) / tiles;
+  device::Grid grid;
+  grid.x = int64_t{args.key_heads} * launched.cluster;
+  grid.y = args.sequence_count;
+  grid.threads = kRowsThreads;
+  grid.shared_bytes = rows_shared_bytes(tiles);
+  grid.cluster = launched.cluster;
+  grid.overlap = true;
+  gpu.launch(tiles == 1 ? "weir_gdn_rows" : "weir_gdn_rows_wide", grid, launched);
+}
+
+int64_t gdn_chunks_scratch_bytes(const GdnShape& shape, int64_t rows, int64_t sequences) {
+  // A sequence's first and last chunk need not be full, and the first may hold no new row.
+  return std::min<int64_t>(kGdnLaunchChunks, rows / kGdnChunk + 2 * sequences) * chunk_bytes(shape);
+}
+
+void gdn_chunks(Gpu& gpu, const GpuGdnPackedArgs& args, int64_t chunks) {
+  check(args);
+  for (int64_t begin = 0; begin < chunks; begin += kGdnLaunchChunks) {
+    GpuGdnPackedArgs launched = args;
+    launched.chunk_begin = static_cast<int32_t>(begin);
+    launched.chunk_end = static_cast<int32_t>(std::min<int64_t>(chunks, begin + kGdnLaunchChunks));
+    device::Grid grid;
+    grid.x = launched.chunk_end - launched.chunk_begin;
+    grid.y = args.key_heads;
+    grid.threads = kProductsThreads;
+    grid.shared_bytes = products_shared_bytes();
+    grid.overlap = true;
+    gpu.launch("weir_gdn_chunk_products", grid, launched);
+    grid.x = int64_t{args.key_heads} * args.ratio * kTiles;
+    grid.y = args.sequence_count;
+    grid.threads = kChunksThreads;
+    grid.shared_bytes = chunks_shared_bytes();
+    grid.cluster = static_cast<int>(kTiles);
+    gpu.launch("weir_gdn_chunks", grid, launched);
+  }
+}
+
+}  // namespace weir

@@ -1,0 +1,312 @@
+// What the rows of a 64-row chunk need that does not depend on the state: convolution, gates, norms, and the products
+// of the rows with each other. Bound by reading the inputs once and writing the scratch. A block per (chunk, key head).
+// The convolution runs down the rows, a warp 128 channels of 32 rows, four channels a lane; the products of 16 rows a
+// warp are those of k (first four warps) and of q with k on the tensor cores in half precision; then each value head's
+// decays are multiplied in, in shared memory, and copied out. Rows that the ring holds take part as keys and log decays
+// and have zero coefficients themselves: the second kernel leaves them as they are.
+#include "device/async.h"
+#include "device/mma.h"
+#include "ops/gdn/gdn_chunk_list.h"
+
+namespace weir {
+namespace {
+
+inline constexpr int kThreads = 256;
+inline constexpr int kWarps = kThreads / device::kWarp;
+inline constexpr int kDim = kGdnHeadDim;
+inline constexpr int kRows = 64;
+inline constexpr int kRatioMax = 4;
+inline constexpr int kInputs = 16;
+inline constexpr int kTaps = 4;
+inline constexpr int kBatch = 8;  // rows that a warp convolves at a time
+inline constexpr int kTaskRows = 32;
+inline constexpr float kL2Eps = 1e-6F;
+
+struct HeadTile {
+  uint16_t kk[kRows * kGdnPairStride];
+  uint16_t qk[kRows * kGdnPairStride];
+  float table[kGdnTableBytes / 4];
+  float fade[kRows];
+  float beta_fade[kRows];
+  float to_end[kRows];
+  float log_decay[kRows];
+};
+static_assert(sizeof(HeadTile) == kGdnHeadTileBytes);
+
+struct Shared {
+  uint16_t k[kRows * kGdnKeyStride];
+  uint16_t q[kRows * kGdnKeyStride];
+  HeadTile head;
+  float beta[kRatioMax][kRows];
+  float softplus[kRatioMax][kRows];
+  float log_decay[kRatioMax][kRows];
+};
+
+struct Block {
+  int key_head;
+  int at;  // in the scratch
+  GdnChunkRows rows;
+  GpuGdnSequence s;
+  const float* inputs;  // the slot's
+};
+
+WEIR_DEVICE int thread() {
+  return static_cast<int>(threadIdx.x);
+}
+
+// Four channels of the token's raw input; zeros before the sequence, behind its rows, and where the slot has lost it.
+WEIR_DEVICE float4 raw_input(const GpuGdnPackedArgs& args, const Block& w, int token, int channel) {
+  const int row = token - w.s.position;
+  if (token < 0 || row < -(kTaps - 1) || row >= w.s.row_count) return {0, 0, 0, 0};
+  const float* from = row >= 0 ? args.u + (w.s.row_begin + row) * args.u_stride
+                               : w.inputs + static_cast<int64_t>(token % kInputs) * args.channels;
+  return *reinterpret_cast<const float4*>(from + channel);
+}
+
+// Gates of the rows: beta, and the log decay summed up in ascending order.
+WEIR_DEVICE void make_gates(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
+  for (int n = thread(); n < args.ratio * kRows; n += kThreads) {
+    const int j = n / kRows;
+    const int r = n % kRows;
+    const int value_head = w.key_head * args.ratio + j;
+    float beta = 0;
+    float softplus = 0;
+    float before = 0;
+    if (r < w.rows.known) {
+      before =
+          reinterpret_cast<const float*>(w.s.slot + args.slot_offset + args.log_decay_offset)[value_head * kRows + r];
+    } else if (r < w.rows.end) {
+      const int64_t t = w.s.row_begin + 64 * w.rows.chunk + r - w.s.position;
+      const float x = args.a[t * args.a_stride + value_head] + args.dt_bias[value_head];
+      softplus = x > 20.0F ? x : log1pf(expf(x));
+      beta = device::sigmoid(args.b[t * args.b_stride + value_head]);
+    }
+    m.beta[j][r] = beta;
+    m.softplus[j][r] = softplus;
+    m.log_decay[j][r] = before;
+  }
+  __syncthreads();
+  if (thread() < args.ratio) {
+    const int j = thread();
+    const float decay = args.decay[w.key_head * args.ratio + j];
+    float total = w.rows.known == 0 ? 0.0F : m.log_decay[j][w.rows.known - 1];
+#pragma unroll 8
+    for (int r = w.rows.known; r < w.rows.end; ++r) {
+      total = fmaf(decay, m.softplus[j][r], total);
+      m.log_decay[j][r] = total;
+    }
+  }
+  __syncthreads();
+}
+
+WEIR_DEVICE float tap_sum(const float4* weights, const float4* window, int component) {
+  const auto part = [component](const float4& x) {
+    return component == 0 ? x.x : component == 1 ? x.y : component == 2 ? x.z : x.w;
+  };
+  float sum = 0;
+#pragma unroll
+  for (int tap = 0; tap < kTaps; ++tap) sum = fmaf(part(weights[tap]), part(window[tap]), sum);
+  return sum / (1.0F + __expf(-sum));
+}
+
+// A row of q or k, four channels a lane: to norm 1, half precision. Rows before `known` are the ring's, already there.
+WEIR_DEVICE void store_unit(const Block& w, uint16_t* tile, int r, float4 x) {
+  const float sum = device::warp_sum(fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x))));
+  const float scale = r < w.rows.end ? 1.0F / sqrtf(sum + kL2Eps) : 0.0F;
+  if (r < w.rows.known) return;
+  const uint2 halves = {device::f16x2(x.x * scale, x.y * scale), device::f16x2(x.z * scale, x.w * scale)};
+  *reinterpret_cast<uint2*>(tile + r * kGdnKeyStride + 4 * device::lane()) = halves;
+}
+
+// Eight rows of beta v from row `first`: a lane's four columns are two lanes' columns of the matrix units' layout, its
+// eight rows the rows of four lanes.
+WEIR_DEVICE void store_values(const GpuGdnPackedArgs& args, const Block& w, int j, int first, const uint32_t (*v)[4]) {
+  uint8_t* tile = gdn_value_tile(args, w.at, w.key_head * args.ratio + j);
+  const int lane = device::lane();
+  auto* to = reinterpret_cast<uint4*>(tile + lane / 4 * kGdnValueGroupBytes + first / 8 * 256 + lane % 4 * 64);
+#pragma unroll
+  for (int pair = 0; pair < 2; ++pair) {
+#pragma unroll
+    for (int t = 0; t < 4; t += 2) {
+      to[pair * 2 + t / 2] = {v[t][2 * pair], v[t][2 * pair + 1], v[t + 1][2 * pair], v[t + 1][2 * pair + 1]};
+    }
+  }
+}
+
+// Convolution and SiLU of part `part` (q, k, then the value heads) for the rows from `first`.
+WEIR_DEVICE void convolve(const GpuGdnPackedArgs& args, Shared& m, const Block& w, int part, int first) {
+  int channel = 4 * device::lane();
+  if (part < 2) {
+    channel += (part * args.key_heads + w.key_head) * kDim;
+  } else {
+    channel += (2 * args.key_heads + w.key_head * args.ratio + part - 2) * kDim;
+  }
+  float4 weights[kTaps];
+#pragma unroll
+  for (int tap = 0; tap < kTaps; ++tap) {
+    weights[tap] = *reinterpret_cast<const float4*>(args.conv + static_cast<int64_t>(tap) * args.channels + channel);
+  }
+  const int token = 64 * w.rows.chunk + first;
+  float4 x[kTaps - 1 + kBatch];
+#pragma unroll
+  for (int i = 0; i < kTaps - 1; ++i) x[i] = raw_input(args, w, token + i - (kTaps - 1), channel);
+#pragma unroll 1
+  for (int done = 0; done < kTaskRows; done += kBatch) {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) x[kTaps - 1 + i] = raw_input(args, w, token + done + i, channel);
+    if (part < 2) {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const float4 out = {tap_sum(weights, x + i, 0), tap_sum(weights, x + i, 1), tap_sum(weights, x + i, 2),
+                            tap_sum(weights, x + i, 3)};
+        store_unit(w, part == 0 ? m.q : m.k, first + done + i, out);
+      }
+    } else {
+      uint32_t v[4][4];  // pairs of rows, columns
+      const float* beta = m.beta[part - 2] + first + done;
+#pragma unroll
+      for (int i = 0; i < kBatch; i += 2) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          v[i / 2][c] =
+              device::f16x2(beta[i] * tap_sum(weights, x + i, c), beta[i + 1] * tap_sum(weights, x + i + 1, c));
+        }
+      }
+      store_values(args, w, part - 2, first + done, v);
+    }
+#pragma unroll
+    for (int i = 0; i < kTaps - 1; ++i) x[i] = x[kBatch + i];
+  }
+}
+
+// The ring's keys, as far as this chunk has them.
+WEIR_DEVICE void load_known(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
+  const auto* keys = reinterpret_cast<const float4*>(w.s.slot + args.slot_offset + args.keys_offset) +
+                     static_cast<int64_t>(w.key_head) * (kRows * kDim / 4);
+  for (int n = thread(); n < w.rows.known * (kDim / 4); n += kThreads) {
+    const float4 x = keys[n];
+    const uint2 halves = {device::f16x2(x.x, x.y), device::f16x2(x.z, x.w)};
+    const int at = n / (kDim / 4) * kGdnKeyStride + n % (kDim / 4) * 4;
+    *reinterpret_cast<uint2*>(m.k + at) = halves;
+    *reinterpret_cast<uint2*>(m.q + at) = {0, 0};
+  }
+}
+
+// Products of the warp's 16 rows (of k: warps 0-3, of q: 4-7) with the keys of the rows up to its own group.
+WEIR_DEVICE void row_products(const Shared& m, float (*sums)[4]) {
+  const int group = device::warp() % 4;
+  const int lane = device::lane();
+  const uint16_t* rows = device::warp() < 4 ? m.k : m.q;
+  const uint32_t a_address =
+      device::shared_address(rows + (16 * group + lane / 8 % 2 * 8 + lane % 8) * kGdnKeyStride + lane / 16 * 8);
+  const uint32_t b_address =
+      device::shared_address(m.k + (lane / 16 * 8 + lane % 8) * kGdnKeyStride + lane / 8 % 2 * 8);
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    for (int i = 0; i < 4; ++i) sums[n][i] = 0;
+  }
+#pragma unroll
+  for (int step = 0; step < kDim / 16; ++step) {
+    uint32_t a[4];
+    device::load_matrices(a, a_address + step * 32);
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      if (pair > group) continue;
+      uint32_t b[4];
+      device::load_matrices(b, b_address + pair * (16 * kGdnKeyStride * 2) + step * 32);
+      device::mma_f16(sums[2 * pair], a, b[0], b[1]);
+      device::mma_f16(sums[2 * pair + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+// The coefficients of one value head from the warp's products.
+WEIR_DEVICE void make_coefficients(Shared& m, const Block& w, int j, const float (*sums)[4]) {
+  const int group = device::warp() % 4;
+  const bool of_k = device::warp() < 4;
+  const int lane = device::lane();
+  const float* total = m.log_decay[j];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int in_group = lane / 4 + 8 * half;
+    const int i = 16 * group + in_group;
+    const bool there = i >= w.rows.known && i < w.rows.end;
+    const float here = total[i];
+    const float factor = of_k ? -m.beta[j][i] : 1.0F;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      if (n / 2 > group) continue;
+      float value[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int other = 8 * n + lane % 4 * 2 + e;
+        const bool counts = there && (of_k ? other < i : other <= i);
+        value[e] = counts ? factor * __expf(here - total[other]) * sums[n][2 * half + e] : 0.0F;
+      }
+      const int at = i * kGdnPairStride + 8 * n + lane % 4 * 2;
+      *reinterpret_cast<uint32_t*>((of_k ? m.head.kk : m.head.qk) + at) = device::f16x2(value[0], value[1]);
+      if (of_k && n / 2 == group) {
+        const int pair = n % 2 * 4 + lane % 4;  // of columns of the diagonal's square
+        const int to = ((group * 8 + pair) * 4 + in_group % 8 / 2) * 8 + half * 4 + in_group % 2 * 2;
+        *reinterpret_cast<float2*>(m.head.table + to) = {value[0], value[1]};
+      }
+    }
+  }
+  if (thread() < kRows) {
+    const int i = thread();
+    const bool there = i < w.rows.end;
+    const float fade = there ? __expf(total[i]) : 0.0F;
+    m.head.fade[i] = fade;
+    m.head.beta_fade[i] = m.beta[j][i] * fade;
+    m.head.to_end[i] = w.rows.end == kRows ? __expf(total[kRows - 1] - total[i]) : 0.0F;
+    m.head.log_decay[i] = total[i];
+  }
+}
+
+WEIR_DEVICE void copy_out(uint8_t* to, const void* from, int bytes) {
+  for (int n = thread(); n < bytes / 16; n += kThreads) {
+    reinterpret_cast<uint4*>(to)[n] = reinterpret_cast<const uint4*>(from)[n];
+  }
+}
+
+}  // namespace
+
+WEIR_KERNEL_BOUNDED(weir_gdn_chunk_products, GpuGdnPackedArgs, kThreads, 3) {
+  extern __shared__ __align__(128) uint8_t gdn_shared[];
+  Shared& m = *reinterpret_cast<Shared*>(gdn_shared);
+  Block w;
+  w.at = static_cast<int>(blockIdx.x);
+  w.key_head = static_cast<int>(blockIdx.y);
+  int number = args.chunk_begin + w.at;
+  int sequence = 0;
+  for (; sequence < args.sequence_count; ++sequence) {
+    const int chunks = gdn_chunks_of(args.sequences[sequence]);
+    if (number < chunks) break;
+    number -= chunks;
+  }
+  device::wait_for_previous();
+  device::start_next();
+  if (sequence == args.sequence_count) return;
+  w.s = args.sequences[sequence];
+  w.rows = gdn_chunk_rows(w.s, number);
+  w.inputs = reinterpret_cast<const float*>(w.s.slot + args.slot_offset + args.inputs_offset);
+
+  make_gates(args, m, w);
+  load_known(args, m, w);
+  const int tasks = (2 + args.ratio) * (kRows / kTaskRows);
+  for (int task = device::warp(); task < tasks; task += kWarps) {
+    convolve(args, m, w, task / (kRows / kTaskRows), task % (kRows / kTaskRows) * kTaskRows);
+  }
+  __syncthreads();
+  copy_out(gdn_key_tile(args, w.at, w.key_head), m.k, 2 * kGdnKeyTileBytes);
+  float sums[8][4];
+  row_products(m, sums);
+  for (int j = 0; j < args.ratio; ++j) {
+    make_coefficients(m, w, j, sums);
+    __syncthreads();
+    copy_out(gdn_head_tile(args, w.at, w.key_head * args.ratio + j), &m.head, kGdnHeadTileBytes);
+    __syncthreads();
+  }
+}
+
+}  // namespace weir

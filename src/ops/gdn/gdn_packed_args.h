@@ -1,0 +1,71 @@
+// The mixer of ops/gdn/gdn.h for heads of 128 keys and 128 values, on slots whose parts have the sizes of slot.h and
+// their own order inside: state [nv][4][128 keys][32 values], keys [nk][64][128], update [nv][4][64][32], log decay
+// [nv][64], inputs [16][C]. Only gdn_rows and gdn_chunks read and write such slots.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/gdn/gpu_args.h"
+
+namespace weir {
+
+inline constexpr int kGdnHeadDim = 128;
+inline constexpr int kGdnTileColumns = 32;  // of the state's tiles in a slot
+
+// What the first kernel of gdn_chunks leaves for the second, a 64-row chunk at a time; rows are padded by 16 bytes so
+// that eight of them lie in different banks. Half precision, but for the table and the vectors.
+//   of a key head: k, then q (without its 1 / sqrt(128)), [64][136] each, of norm 1;
+//   of a value head: [64][72] of -beta_i e^(G_i - G_j) k_i . k_j, then of e^(G_i - G_j) q_i . k_j; the table [4 groups
+//     of 16 rows][8 pairs of columns][4 lanes][8] of the first one's diagonal, float32; e^G_i, beta_i e^G_i,
+//     e^(G_63 - G_i) and G_i, 64 float32 each;
+//   of a value head: beta v, [8 groups of 16 columns][8 groups of 8 rows][lane][4], as the matrix units hold a result.
+inline constexpr int kGdnKeyStride = kGdnHeadDim + 8;
+inline constexpr int kGdnKeyTileBytes = 64 * kGdnKeyStride * 2;
+inline constexpr int kGdnPairStride = 64 + 8;
+inline constexpr int kGdnPairTileBytes = 64 * kGdnPairStride * 2;
+inline constexpr int kGdnTableBytes = 4 * 8 * 4 * 8 * 4;
+inline constexpr int kGdnHeadTileBytes = 2 * kGdnPairTileBytes + kGdnTableBytes + 4 * 64 * 4;
+inline constexpr int kGdnValueGroupBytes = 8 * 32 * 4 * 2;
+inline constexpr int kGdnValueTileBytes = 8 * kGdnValueGroupBytes;
+
+struct GpuGdnPackedArgs {
+  const GpuGdnSequence* sequences = nullptr;
+  const float* u = nullptr;
+  const float* z = nullptr;
+  const float* b = nullptr;
+  const float* a = nullptr;
+  uint16_t* y = nullptr;           // bf16
+  const float* conv = nullptr;     // [4][C]
+  const float* decay = nullptr;    // [nv]
+  const float* dt_bias = nullptr;  // [nv]
+  const float* norm = nullptr;     // [128]
+  uint8_t* scratch = nullptr;      // of gdn_chunks
+  int64_t u_stride = 0;
+  int64_t z_stride = 0;
+  int64_t b_stride = 0;
+  int64_t a_stride = 0;
+  int64_t y_stride = 0;
+  int64_t slot_offset = 0;
+  int64_t state_offset = 0;
+  int64_t keys_offset = 0;
+  int64_t update_offset = 0;
+  int64_t log_decay_offset = 0;
+  int64_t inputs_offset = 0;
+  int32_t sequence_count = 0;
+  int32_t key_heads = 0;
+  int32_t ratio = 0;  // value heads of a key head
+  int32_t channels = 0;
+  int32_t cluster = 0;  // of gdn_rows
+  float eps = 1e-6F;
+  // Of gdn_chunks: the chunks of all sequences, one after the other, that this launch computes.
+  int32_t chunk_begin = 0;
+  int32_t chunk_end = 0;
+};
+
+// Chunks that rows [position, position + count) of a slot at `base` go through: the one that holds what came before is
+// among them even where all its rows are there already, because its end moves the state.
+constexpr int32_t gdn_chunk_count(int32_t position, int32_t count, int32_t base) {
+  return count == 0 ? 0 : (position + count - 1) / 64 - base / 64 + 1;
+}
+
+}  // namespace weir
