@@ -63,14 +63,20 @@ class GpuTest : public ::testing::Test {
   OnDevice<T> zeros(size_t count) {
     return OnDevice<T>(gpu(), count);
   }
-  // Microseconds of one call of `f` on the device, the mean over `repeats` after one that is not counted.
+  // Microseconds of one call of `f` on the device: the mean over `repeats` recorded in a graph, after one replay that is
+  // not counted.
   template <class Function>
   double micros(int repeats, const Function& f) {
-    f();
+    stream_.begin_graph();
+    for (int i = 0; i < repeats; ++i) f();
+    auto graph = stream_.end_graph();
+    EXPECT_TRUE(graph.ok()) << (graph.ok() ? "" : graph.error().text());
+    if (!graph.ok()) return 0;
+    stream_.replay(*graph);
     device::Event begin = device_->event();
     device::Event end = device_->event();
     stream_.record(&begin);
-    for (int i = 0; i < repeats; ++i) f();
+    stream_.replay(*graph);
     stream_.record(&end);
     EXPECT_TRUE(stream_.wait().ok());
     return end.micros_since(begin) / repeats;

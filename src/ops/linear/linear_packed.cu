@@ -20,23 +20,23 @@ struct Stage {
 
 template <class Function>
 WEIR_DEVICE void for_each_stage(const GpuPackedLinearArgs& args, const Function& f) {
-  const int64_t share = gridDim.x / args.groups;
-  const int64_t index = blockIdx.x / args.groups;
-  const int64_t low = args.total_bytes * index / share;
-  const int64_t high = args.total_bytes * (index + 1) / share;
-  int64_t base = 0;
+  const unsigned share = gridDim.x / static_cast<unsigned>(args.groups);
+  const unsigned index = blockIdx.x / static_cast<unsigned>(args.groups);
+  const unsigned low = args.total_cost * index / share;
+  const unsigned high = args.total_cost * (index + 1) / share;
+  unsigned base = 0;
   for (int o = 0; o < args.count; ++o) {
     const GpuPacked& w = args.outputs[o].weight;
     const int tile_bytes = packed_tile_bytes(w.format);
-    const int64_t strip_bytes = int64_t{w.tiles} * tile_bytes;
-    const auto first_behind = [&](int64_t byte) {
-      const int64_t strip = (byte - base + strip_bytes - 1) / strip_bytes;
-      return static_cast<int>(byte <= base ? 0 : (strip < w.strips ? strip : w.strips));
+    const unsigned cost = packed_strip_cost(w);
+    const auto first_behind = [&](unsigned at) {
+      const unsigned strip = at <= base ? 0 : (at - base + cost - 1) / cost;
+      return static_cast<int>(min(strip, static_cast<unsigned>(w.strips)));
     };
     const int end = first_behind(high);
     const int all = (w.tiles + 1) / 2;
     const int fit = args.slot_bytes / (2 * tile_bytes);
-    const int per = fit < kPackedWarps ? fit : kPackedWarps;
+    const int per = fit < args.units ? fit : args.units;
     const int together = all <= per ? per / all : 1;
     for (int strip = first_behind(low); strip < end; strip += together) {
       const int count = end - strip < together ? end - strip : together;
@@ -45,11 +45,11 @@ WEIR_DEVICE void for_each_stage(const GpuPackedLinearArgs& args, const Function&
         f(Stage{o, strip, count, block, blocks, block + blocks == all});
       }
     }
-    base += strip_bytes * w.strips;
+    base += cost * static_cast<unsigned>(w.strips);
   }
 }
 
-WEIR_DEVICE void bring_weights(const GpuPackedLinearArgs& args, const Ring& ring) {
+WEIR_DEVICE void bring_weights(const GpuPackedLinearArgs& args, const Pipe& pipe) {
   if (device::lane() != 0) return;
   RingPlace at;
   for_each_stage(args, [&](const Stage& s) {
@@ -57,15 +57,16 @@ WEIR_DEVICE void bring_weights(const GpuPackedLinearArgs& args, const Ring& ring
     const int tile_bytes = packed_tile_bytes(w.format);
     const int tiles = s.count > 1 ? s.count * w.tiles : min(2 * s.blocks, w.tiles - 2 * s.block);
     const auto bytes = static_cast<uint32_t>(tiles * tile_bytes);
-    ring.wait_free(at);
-    const ScaleRange range(w, s.strip, s.count, s.block, s.blocks);
-    device::barrier_expect(&ring.filled[at.slot], bytes + (w.scales != nullptr ? range.bytes() : 0));
-    device::bulk_copy(ring.slot(at), w.data + (static_cast<int64_t>(s.strip) * w.tiles + 2 * s.block) * tile_bytes,
-                      bytes, &ring.filled[at.slot]);
+    pipe.weights.wait_free(at);
+    device::Barrier* filled = &pipe.weights.filled[at.slot];
+    const ScaleRange range((w.tiles + 1) / 2, s.strip, s.count, s.block, s.blocks);
+    device::barrier_expect(filled, bytes + (w.scales != nullptr ? range.bytes() : 0));
+    device::bulk_copy(pipe.slot(at), w.data + (static_cast<int64_t>(s.strip) * w.tiles + 2 * s.block) * tile_bytes,
+                      bytes, filled);
     if (w.scales != nullptr) {
-      device::bulk_copy(ring.scale_slot(at), w.scales + range.first, range.bytes(), &ring.filled[at.slot]);
+      device::bulk_copy(pipe.scale_slot(at), w.scales + range.first, range.bytes(), filled);
     }
-    at.advance(ring.slots);
+    at.advance(pipe.slots);
   });
 }
 
@@ -84,13 +85,13 @@ WEIR_DEVICE void take_rows(const GpuPackedLinearArgs& args, Rows rows, const Col
   };
   if (args.norm == nullptr) {
     const int chunks = args.k / 8;
-    for (int i = thread; i < rows.count * chunks; i += kPackedComputing) {
+    for (int i = thread; i < rows.count * chunks; i += kPackedMultiplying) {
       const int r = i / chunks;
       const int c = i % chunks;
       reinterpret_cast<uint4*>(columns.data + static_cast<int64_t>(r) * columns.row_bytes)[c] =
           reinterpret_cast<const uint4*>(args.x_bf16 + source(r))[c];
     }
-    device::threads_barrier(1, kPackedComputing);
+    device::threads_barrier(1, kPackedMultiplying);
     return;
   }
   const int eighth = args.k / kPackedWarps / 4;  // in groups of four floats
@@ -104,7 +105,7 @@ WEIR_DEVICE void take_rows(const GpuPackedLinearArgs& args, Rows rows, const Col
     sum = device::warp_sum(sum);
     if (device::lane() == 0) squares[r * kPackedWarps + warp] = sum;
   }
-  device::threads_barrier(1, kPackedComputing);
+  device::threads_barrier(1, kPackedMultiplying);
   const bool writes = blockIdx.x < static_cast<unsigned>(args.groups);
   for (int r = 0; r < rows.count; ++r) {
     float sum = 0;
@@ -124,11 +125,49 @@ WEIR_DEVICE void take_rows(const GpuPackedLinearArgs& args, Rows rows, const Col
       if (writes && args.normed_out != nullptr) reinterpret_cast<float4*>(args.normed_out + out)[i] = y;
     }
   }
-  device::threads_barrier(1, kPackedComputing);
+  device::threads_barrier(1, kPackedMultiplying);
+}
+
+// The warps that multiply: take the rows, then stage by stage.
+template <int kTiles8>
+WEIR_DEVICE void multiply(const GpuPackedLinearArgs& args, const Pipe& pipe, Rows rows, const Columns& columns,
+                          float* squares) {
+  columns.zero_row(static_cast<int>(threadIdx.x), kPackedMultiplying);
+  device::wait_for_previous();
+  device::start_next();
+  take_rows(args, rows, columns, squares);
+  uint32_t mine[kTiles8];
+#pragma unroll
+  for (int c = 0; c < kTiles8; ++c) mine[c] = columns.address(8 * c + device::lane() % 8);
+  RingPlace at;
+  RingPlace to;
+  for_each_stage(args, [&](const Stage& s) {
+    const GpuPacked& w = args.outputs[s.output].weight;
+    const int all = (w.tiles + 1) / 2;
+    const int tile_bytes = packed_tile_bytes(w.format);
+    const uint8_t* slot = pipe.slot(at);
+    const float* slot_scales = pipe.scale_slot(at);
+    const int first_scale = ScaleRange(all, s.strip, s.count, s.block, s.blocks).first;
+    const auto strip_of = [&](int u) { return s.count == 1 ? 0 : u / s.blocks; };
+    const auto part = [&](int u, const uint8_t** weights, uint32_t (&addresses)[kTiles8], const float** scales) {
+      const int strip = strip_of(u);
+      const int block = s.block + u - strip * s.blocks;
+      *weights = slot + (strip * w.tiles + (block - s.block) * 2) * tile_bytes;
+      *scales = w.scales == nullptr ? nullptr : slot_scales + ((s.strip + strip) * all + block) * 2 - first_scale;
+#pragma unroll
+      for (int c = 0; c < kTiles8; ++c) addresses[c] = mine[c] + static_cast<uint32_t>(block * kBlockK * 2);
+    };
+    const auto tiles_of = [&](int u) { return min(2, w.tiles - 2 * (s.block + u - strip_of(u) * s.blocks)); };
+    with_packed_format(w.format, [&]<int kFormat>() {
+      multiply_stage<kFormat, kTiles8>(pipe, at, to, s.count * s.blocks, rows.count, part, tiles_of);
+    });
+    at.advance(pipe.slots);
+    to.advance(pipe.sum_slots);
+  });
 }
 
 // `up` is the finished sum eight rows further down the strip.
-WEIR_DEVICE void finish(const GpuPackedOutput& out, int strip, int row, int r, float sum, float up) {
+WEIR_DEVICE void finish(const GpuPackedOutput& out, int strip, int row, int r, float sum, float up, float before) {
   if (out.kind == kPackedSwiglu) {
     const int n = strip * (kStripRows / 2) + row;
     if (row >= kStripRows / 2 || n >= out.weight.n / 2) return;
@@ -137,8 +176,61 @@ WEIR_DEVICE void finish(const GpuPackedOutput& out, int strip, int row, int r, f
   }
   const int n = strip * kStripRows + row;
   if (n >= out.weight.n) return;
-  float* y = static_cast<float*>(out.y) + r * out.y_stride + n;
-  *y = out.kind == kPackedAdd ? *y + sum : sum;
+  static_cast<float*>(out.y)[r * out.y_stride + n] = out.kind == kPackedAdd ? before + sum : sum;
+}
+
+// The warps that join: thread i holds row i % 16 of the strip of input rows i / 16, i / 16 + 4, ...
+template <int kTiles8>
+WEIR_DEVICE void join(const GpuPackedLinearArgs& args, const Pipe& pipe, Rows rows) {
+  constexpr int kApart = kPackedJoiners / kStripRows;
+  constexpr int kEach = 8 * kTiles8 / kApart;
+  device::wait_for_previous();
+  const int thread = static_cast<int>(threadIdx.x) - (kPackedThreads - kPackedJoiners);
+  const int row = thread % kStripRows;
+  const int column = thread / kStripRows;
+  float totals[kEach];
+  float before[kEach];
+  RingPlace to;
+  for_each_stage(args, [&](const Stage& s) {
+    const GpuPackedOutput& out = args.outputs[s.output];
+    const GpuPacked& w = out.weight;
+    const auto place = [&](int strip, int r) {
+      return static_cast<float*>(out.y) + (rows.first + r) * out.y_stride + (s.strip + strip) * kStripRows + row;
+    };
+    if (s.block == 0) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int r = column + i * kApart;
+        totals[i] = 0;
+        before[i] = 0;
+        if (out.kind == kPackedAdd && r < rows.count && s.strip * kStripRows + row < w.n) before[i] = *place(0, r);
+      }
+    }
+    pipe.joined.wait_filled(to);
+    const float* sums = pipe.sum_slot(to) + row;
+    const float* scales = pipe.sum_scales(to) + row / 8;
+    for (int strip = 0; strip < s.count; ++strip) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        if (thread / device::kWarp * 2 + i * kApart >= rows.count) continue;  // the same for a whole warp
+        const int r = column + i * kApart;
+        const int unit = strip * s.blocks;
+        float total = join_blocks(s.block == 0 ? 0.0F : totals[i],
+                                  sums + (unit * rows.count + min(r, rows.count - 1)) * kStripRows,
+                                  rows.count * kStripRows, scales + 2 * unit, s.blocks);
+        totals[i] = total;
+        if (!s.last) continue;
+        if (w.row_scales != nullptr) total *= w.row_scales[(s.strip + strip) * kStripRows + row];
+        const float up = __shfl_down_sync(device::kAllLanes, total, kStripRows / 2);
+        if (r >= rows.count) continue;
+        const bool here = (s.strip + strip) * kStripRows + row < w.n;
+        if (strip > 0 && out.kind == kPackedAdd && here) before[i] = *place(strip, r);
+        finish(out, s.strip + strip, row, rows.first + r, total, up, before[i]);
+      }
+    }
+    RingBarriers::arrive(&pipe.joined.free[to.slot]);
+    to.advance(pipe.sum_slots);
+  });
 }
 
 template <int kTiles8>
@@ -148,78 +240,18 @@ WEIR_DEVICE void linear_packed(const GpuPackedLinearArgs& args) {
   Rows rows;
   rows.first = static_cast<int>(blockIdx.x) % args.groups * kRows;
   rows.count = min(kRows, args.rows - rows.first);
-  Ring ring;
-  ring.slots = args.slots;
-  ring.slot_bytes = args.slot_bytes;
-  ring.data = shared;
-  ring.scales = ring.data + static_cast<int64_t>(args.slots) * args.slot_bytes;
+  Pipe pipe;
   Columns columns;
-  columns.data = ring.scales + args.slots * kScaleSlotBytes;
   columns.row_bytes = packed_row_bytes(args.k);
   columns.rows = rows.count;
-  float* partials = reinterpret_cast<float*>(columns.data + static_cast<int64_t>(rows.count + 1) * columns.row_bytes);
-  const int partial_floats = kPackedWarps * rows.count * kStripRows;
-  float* squares = partials + 2 * partial_floats;
-  ring.filled = reinterpret_cast<device::Barrier*>(squares + kRows * kPackedWarps);
-  ring.free = ring.filled + args.slots;
-  ring.init();
-  if (device::warp() == kPackedWarps) return bring_weights(args, ring);
-
-  const int thread = static_cast<int>(threadIdx.x);
-  columns.zero_row(thread, kPackedComputing);
-  device::wait_for_previous();
-  device::start_next();
-  take_rows(args, rows, columns, squares);
-  uint32_t addresses[kTiles8];
-#pragma unroll
-  for (int c = 0; c < kTiles8; ++c) addresses[c] = columns.address(8 * c + device::lane() % 8);
-
-  RingPlace at;
-  float carried = 0;
-  int buffer = 0;
-  for_each_stage(args, [&](const Stage& s) {
-    const GpuPackedOutput& out = args.outputs[s.output];
-    const GpuPacked& w = out.weight;
-    const int all = (w.tiles + 1) / 2;
-    float* mine = partials + buffer * partial_floats;
-    buffer ^= 1;
-    ring.wait_filled(at);
-    if (device::warp() < s.count * s.blocks) {
-      const int strip = device::warp() / s.blocks;
-      const int block = device::warp() % s.blocks;
-      const int unit = 2 * packed_tile_bytes(w.format);
-      const uint8_t* weights = ring.slot(at) + strip * w.tiles * (unit / 2) + block * unit;
-      const int tiles = min(2, w.tiles - 2 * (s.block + block));
-      uint32_t here[kTiles8];
-#pragma unroll
-      for (int c = 0; c < kTiles8; ++c) here[c] = addresses[c] + static_cast<uint32_t>((s.block + block) * kBlockK * 2);
-      float d[kTiles8][4];
-      with_packed_format(w.format, [&]<int kFormat>() { block_product<kFormat, kTiles8>(weights, tiles, here, d); });
-      keep_partials<kTiles8>(mine, rows.count, d);
-    }
-    device::threads_barrier(1, kPackedComputing);
-    const ScaleRange range(w, s.strip, s.count, s.block, s.blocks);
-    const float* scales = ring.scale_slot(at);
-    const int values = s.count * rows.count * kStripRows;
-    for (int first = device::warp() * device::kWarp; first < values; first += kPackedComputing) {
-      const int i = min(first + device::lane(), values - 1);
-      const int row = i % kStripRows;
-      const int r = i / kStripRows % rows.count;
-      const int strip = i / kStripRows / rows.count;
-      float sum = s.block == 0 ? 0.0F : carried;
-      const int64_t scale_at = ((static_cast<int64_t>(s.strip) + strip) * all + s.block) * 2 + row / 8 - range.first;
-      for (int b = 0; b < s.blocks; ++b) {
-        const float part = mine[((strip * s.blocks + b) * rows.count + r) * kStripRows + row];
-        sum = w.scales != nullptr ? fmaf(part, scales[scale_at + 2 * b], sum) : sum + part;
-      }
-      carried = sum;
-      if (s.last && w.row_scales != nullptr) sum *= w.row_scales[(s.strip + strip) * kStripRows + row];
-      const float up = __shfl_down_sync(device::kAllLanes, sum, kStripRows / 2);
-      if (s.last && first + device::lane() < values) finish(out, s.strip + strip, row, rows.first + r, sum, up);
-    }
-    ring.release(at);
-    at.advance(ring.slots);
-  });
+  columns.data = shared;
+  uint8_t* behind = columns.data + static_cast<int64_t>(rows.count + 1) * columns.row_bytes;
+  float* squares = reinterpret_cast<float*>(
+      pipe.lay_out(behind, args.slots, args.slot_bytes, args.units, rows.count, args.sum_slots));
+  pipe.init();
+  if (device::warp() < kPackedWarps) return multiply<kTiles8>(args, pipe, rows, columns, squares);
+  if (device::warp() == kPackedBringer) return bring_weights(args, pipe);
+  join<kTiles8>(args, pipe, rows);
 }
 
 }  // namespace

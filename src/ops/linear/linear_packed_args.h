@@ -22,6 +22,11 @@ struct GpuPackedOutput {
   int32_t reserved = 0;
 };
 
+// What shares out strips among blocks: their bytes in units of which 132 times a matrix of 4 GiB can be counted.
+constexpr uint32_t packed_strip_cost(const GpuPacked& w) {
+  return static_cast<uint32_t>(w.tiles) * static_cast<uint32_t>(packed_tile_bytes(w.format)) / 256U;
+}
+
 // Up to four matrices of one K over the same rows. Rows are float32 rows that are normed first, y = (1 + w) * (x /
 // sqrt(mean(x^2) + eps)), where `norm` is given, else bf16 rows as they are.
 struct GpuPackedLinearArgs {
@@ -33,13 +38,15 @@ struct GpuPackedLinearArgs {
   uint16_t* x_out = nullptr;         // the rows as the products take them, [rows][K]; may be null
   float* normed_out = nullptr;       // the same in float32, for who reads them later; may be null
   int64_t x_stride = 0;
-  int64_t total_bytes = 0;  // of all outputs' strips; filled in by linear_packed()
+  uint32_t total_cost = 0;  // of all outputs' strips; filled in by linear_packed()
   int32_t rows = 0;
   int32_t count = 0;
   int32_t k = 0;
-  int32_t slot_bytes = 0;  // of a stage; filled in, as the next two
+  int32_t slot_bytes = 0;  // of a stage; filled in, as the next four
   int32_t slots = 0;
-  int32_t groups = 0;  // of rows
+  int32_t units = 0;      // blocks of K of a stage, at most
+  int32_t sum_slots = 0;  // stages whose sums may wait to be joined
+  int32_t groups = 0;     // of rows
   float eps = 1e-6F;
 };
 

@@ -8,30 +8,62 @@
 namespace weir {
 namespace {
 
-constexpr int kWarps = 8;  // that compute, of packed_ring.h
-constexpr int kThreads = 32 * (kWarps + 1);
-constexpr int kScaleSlotBytes = 96;  // of packed_ring.h
+constexpr int kWarps = 8;           // that compute, of packed_ring.h
+constexpr int kUnits = 2 * kWarps;  // blocks of K of a stage at most
+constexpr int kThreads = 32 * (kWarps + 1 + 2);
+constexpr int kScaleSlotBytes = 160;  // of packed_ring.h
 constexpr int64_t kFloat = sizeof(float);
 constexpr int kSlotsMax = 12;
 constexpr int64_t kReservedShared = 1024;  // that the system takes of a block's shared memory
 constexpr int64_t kTwoRowTilesK = 4096;    // up to here 16 rows fit beside a ring
 
-// Bytes of shared memory beside the ring.
-int64_t fixed_bytes(int64_t rows, int64_t k, int64_t row_limit) {
-  return (rows + 1) * (2 * k + 16) + 2 * kWarps * rows * kStripRows * kFloat + row_limit * kWarps * kFloat +
-         2 * kSlotsMax * static_cast<int64_t>(sizeof(uint64_t));
+// Stages whose sums wait to be joined: more where they are small.
+int32_t sum_slots(int64_t rows) {
+  return rows <= 2 ? 4 : 2;
 }
 
-// A stage holds eight blocks of K where that is at most 16 KiB, so that several are under way.
-int32_t stage_bytes(const GpuPackedLinearArgs& args) {
+// Bytes of shared memory beside the ring.
+int64_t fixed_bytes(int64_t rows, int64_t k, int64_t row_limit, int64_t units) {
+  return (rows + 1) * (2 * k + 16) + sum_slots(rows) * units * (rows * kStripRows + 2) * kFloat +
+         row_limit * kWarps * kFloat + 2 * (kSlotsMax + sum_slots(rows)) * static_cast<int64_t>(sizeof(uint64_t));
+}
+
+// Bytes of a stage of `units` blocks of K of FP8, or as many bytes of other formats.
+int32_t stage_bytes(const GpuPackedLinearArgs& args, int32_t units) {
   int32_t largest = 0;
-  bool only_bf16 = true;
   for (int32_t i = 0; i < args.count; ++i) {
-    const int32_t format = args.outputs[i].weight.format;
-    only_bf16 = only_bf16 && format == kGpuBf16;
-    largest = std::max(largest, kWarps * 2 * packed_tile_bytes(format));
+    largest = std::max(largest, units * 2 * packed_tile_bytes(args.outputs[i].weight.format));
   }
-  return only_bf16 ? largest : std::min(largest, kWarps * 2 * packed_tile_bytes(kGpuFp8Block));
+  return std::min(largest, units * 2 * packed_tile_bytes(kGpuFp8Block));
+}
+
+struct RingSize {
+  int32_t units = 0;
+  int32_t slot_bytes = 0;
+  int32_t slots = 0;
+  int64_t fixed = 0;
+};
+
+// The largest stages of which three fit while another block runs beside this one, as the next kernel's does before this
+// one has ended; where none fit, the multiprocessor belongs to one block.
+RingSize ring_size(const GpuPackedLinearArgs& args, const device::DeviceInfo& info, int64_t rows, int64_t row_limit) {
+  const auto of = [&](int32_t units, int64_t shared_bytes) {
+    RingSize size;
+    size.units = units;
+    size.slot_bytes = stage_bytes(args, units);
+    size.fixed = fixed_bytes(rows, args.k, row_limit, units);
+    size.slots = static_cast<int32_t>(
+        std::clamp<int64_t>((shared_bytes - size.fixed) / (size.slot_bytes + kScaleSlotBytes), 0, kSlotsMax));
+    return size;
+  };
+  const int64_t half = (info.shared_bytes_max + kReservedShared) / 2 - kReservedShared;
+  for (const int64_t shared_bytes : {half, info.shared_bytes_max}) {
+    for (const int32_t units : {kUnits, kWarps}) {
+      const RingSize size = of(units, shared_bytes);
+      if (size.slots >= 3) return size;
+    }
+  }
+  check_failed(__FILE__, __LINE__, "slots >= 3", "no room for a ring beside the rows");
 }
 
 }  // namespace
@@ -75,29 +107,26 @@ void linear_packed(Gpu& gpu, GpuPackedLinearArgs args) {
              args.count, args.k);
   if (args.rows == 0) return;
   int64_t strips = 0;
-  args.total_bytes = 0;
+  args.total_cost = 0;
   for (int32_t i = 0; i < args.count; ++i) {
     const GpuPacked& weight = args.outputs[i].weight;
     WEIR_CHECK(weight.k == args.k && weight.strips > 0, "a matrix of {} x {} beside K {}", weight.n, weight.k, args.k);
-    args.total_bytes += packed_data_bytes(weight);
+    args.total_cost += packed_strip_cost(weight) * static_cast<uint32_t>(weight.strips);
     strips += weight.strips;
   }
   const device::DeviceInfo& info = gpu.device->info();
   const int64_t row_limit = args.rows > 8 && args.k <= kTwoRowTilesK ? 16 : 8;
   const int64_t rows = std::min<int64_t>(args.rows, row_limit);
   args.groups = static_cast<int32_t>((args.rows + row_limit - 1) / row_limit);
-  args.slot_bytes = stage_bytes(args);
-  const int64_t fixed = fixed_bytes(rows, args.k, row_limit);
-  const int64_t slot = args.slot_bytes + kScaleSlotBytes;
-  // Two blocks of a multiprocessor: the next kernel's begins while this one's ends. At least three stages.
-  int64_t room = (info.shared_bytes_max + kReservedShared) / 2 - kReservedShared - fixed;
-  if (room < 3 * slot) room = info.shared_bytes_max - fixed;
-  args.slots = static_cast<int32_t>(std::min<int64_t>(room / slot, kSlotsMax));
-  WEIR_CHECK(args.slots >= 2, "no room for a ring beside {} rows of {}", rows, args.k);
+  const RingSize ring = ring_size(args, info, rows, row_limit);
+  args.slot_bytes = ring.slot_bytes;
+  args.slots = ring.slots;
+  args.units = ring.units;
+  args.sum_slots = sum_slots(rows);
   device::Grid grid;
   grid.x = std::min<int64_t>(info.multiprocessors, strips) * args.groups;
   grid.threads = kThreads;
-  grid.shared_bytes = round_up(fixed + args.slots * slot, 16);
+  grid.shared_bytes = round_up(ring.fixed + ring.slots * (ring.slot_bytes + kScaleSlotBytes), 16);
   grid.overlap = true;
   gpu.launch(row_limit == 16 ? "weir_linear_packed_16" : "weir_linear_packed_8", grid, args);
 }

@@ -8,9 +8,10 @@
 //   MXFP4 (544 bytes): [lane][j][4 bytes]: nibble i of the lower (upper) half is the lower (upper) element of a[i];
 //     then [g][4 bytes]: E8M0 scales of row g, k 0 and 32, then of row g + 8.
 //
-// Numeric contract of all products with packed weights, whatever the number of rows: activations are rounded to bf16;
-// FP8 and MXFP4 become bf16, exactly (MXFP4 with its scale); K is cut into blocks of 128; a block is one chain of
-// bf16 products on the tensor cores, 16 k a step, ascending, float32 sums from zero; the sums of blocks are joined in
+// Numeric contract of all products with packed weights, whatever the number of rows: activations and weights are taken
+// in the operand type of the weights' format, f16 for FP8, bf16 for BF16 and MXFP4. Activations are rounded to it, to
+// nearest (f16: beyond +-65,504 they stay there); weights are exact in it (MXFP4 with its scale). K is cut into blocks
+// of 128; a block is one chain of products on the tensor cores, 16 k a step, ascending, float32 sums from zero; the sums of blocks are joined in
 // ascending order, total = fma(sum, scale of the block, total) from zero (scale 1 where the format has none).
 #pragma once
 
@@ -30,6 +31,14 @@ constexpr int32_t packed_tile_bytes(int32_t format) {
   if (format == kGpuFp8Block || format == kGpuFp8Row) return 1024;
   if (format == kGpuMxfp4) return 544;
   return 0;
+}
+
+// 16-bit types of activations.
+enum : int32_t { kOperandBf16, kOperandF16 };
+
+// The type that products with weights of this format take activations in.
+constexpr int32_t operand_type(int32_t format) {
+  return format == kGpuFp8Block || format == kGpuFp8Row ? kOperandF16 : kOperandBf16;
 }
 
 struct GpuPacked {

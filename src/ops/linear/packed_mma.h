@@ -84,30 +84,46 @@ struct PackedTile<kGpuMxfp4> {
   }
 };
 
-// d[tile of 8 columns][4] = the products of one block of K (1 or 2 tiles of weights at `weights`, in shared memory).
-// `columns[c]`: the shared address of this lane's part of B at the block's first k: row l % 8 of column tile c, k 8 (l
-// / 8), so that load_matrices() brings 32 k.
-template <int kFormat, int kTiles8>
-WEIR_DEVICE void block_product(const uint8_t* weights, int tiles, const uint32_t (&columns)[kTiles8],
-                               float (&d)[kTiles8][4]) {
+// d[unit][tile of 8 columns][4] = the products of kUnits blocks of K, kTiles tiles each, of weights in shared memory.
+// `columns[unit][c]`: the shared address of this lane's part of B at the block's first k: row l % 8 of column tile c, k
+// 8 (l / 8), so that load_matrices() brings 32 k. Units are independent chains, side by side.
+template <int kFormat, int kUnits, int kTiles8, int kTiles>
+WEIR_DEVICE void block_products(const uint8_t* const (&weights)[kUnits], const uint32_t (&columns)[kUnits][kTiles8],
+                                float (&d)[kUnits][kTiles8][4]) {
 #pragma unroll
-  for (int c = 0; c < kTiles8; ++c) {
+  for (int u = 0; u < kUnits; ++u) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) d[c][i] = 0;
+    for (int c = 0; c < kTiles8; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) d[u][c][i] = 0;
+    }
   }
 #pragma unroll
-  for (int tile = 0; tile < kBlockK / kTileK; ++tile) {
-    if (tile >= tiles) break;
-    uint32_t a[4][4];
-    PackedTile<kFormat>::load(weights + tile * PackedTile<kFormat>::kBytes, a);
+  for (int tile = 0; tile < kTiles; ++tile) {
+    uint32_t a[kUnits][4][4];
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) {
+      PackedTile<kFormat>::load(weights[u] + tile * PackedTile<kFormat>::kBytes, a[u]);
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      uint32_t b[kUnits][kTiles8][4];
 #pragma unroll
-      for (int c = 0; c < kTiles8; ++c) {
-        uint32_t b[4];
-        device::load_matrices(b, columns[c] + static_cast<uint32_t>(tile * kTileK + half * 32) * 2U);
-        device::mma_bf16(d[c], a[2 * half], b[0], b[1]);
-        device::mma_bf16(d[c], a[2 * half + 1], b[2], b[3]);
+      for (int u = 0; u < kUnits; ++u) {
+#pragma unroll
+        for (int c = 0; c < kTiles8; ++c) {
+          device::load_matrices(b[u][c], columns[u][c] + static_cast<uint32_t>(tile * kTileK + half * 32) * 2U);
+        }
+      }
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+#pragma unroll
+        for (int u = 0; u < kUnits; ++u) {
+#pragma unroll
+          for (int c = 0; c < kTiles8; ++c) {
+            device::mma_bf16(d[u][c], a[u][2 * half + step], b[u][c][2 * step], b[u][c][2 * step + 1]);
+          }
+        }
       }
     }
   }

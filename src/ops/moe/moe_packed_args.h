@@ -30,8 +30,10 @@ struct GpuExpertsArgs {
   int32_t d = 0;
   int32_t f = 0;
   int32_t format = kGpuFp8Block;  // of all experts
-  int32_t slot_bytes = 0;         // of a stage's weights; filled in, as `slots`
+  int32_t slot_bytes = 0;         // of a stage's weights; filled in, as the next three
   int32_t slots = 0;
+  int32_t units = 0;      // blocks of K of a stage, at most
+  int32_t sum_slots = 0;  // stages whose sums may wait to be joined
 };
 
 }  // namespace weir
