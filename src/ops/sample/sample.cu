@@ -1,110 +1,23 @@
-// Bound by the read of the logits from the second-level cache, and by latency: each pass over a row ends with a
-// barrier. A row without top_k, top_p and min_p is cut among all blocks of its grid row; each finds its best id (by
-// logit, or by logit plus noise), and the last to arrive gives the row's token: a maximum, so no order shows. A row
-// with filters is kept in the shared memory of one cluster of eight blocks, an eighth each. What top_k and top_p keep
-// is a prefix of the ids in descending order of logits, ties by id; its end is found by histograms of ever finer bins,
-// counts or 40-bit probabilities, summed over the cluster by reading each other's shared memory: integers, so no order
-// shows. A cluster barrier stands between a histogram's sums and its reading; two histograms take turns. Every float
-// operation that the CPU's sampler has is here too, never fused with another.
+// Bound by the read of the logits from the second-level cache, and by latency: each pass over a row ends with a barrier.
+// A row without top_k, top_p and min_p is cut among all blocks of its grid row; each finds its best id (by logit, or by
+// logit plus noise), and the last to arrive gives the row's token: a maximum, so no order shows. A row with filters is
+// kept in the shared memory of one cluster of eight blocks, an eighth each. What top_k and top_p keep is a prefix of
+// the ids in descending order of logits, ties by id; its end is found by histograms of ever finer bins, counts or
+// 40-bit probabilities, summed over the cluster by reading each other's shared memory: integers, so no order shows. A
+// cluster barrier stands between a histogram's sums and its reading; two histograms take turns. The threads' own
+// maxima say early how far down a short prefix can reach: the ids above are listed, and later passes are over the lists
+// alone. Every float operation of the CPU's sampler is here too, never fused with another.
 #include "device/async.h"
 #include "device/kernel.h"
 #include "ops/sample/noise.h"
-#include "ops/sample/sample_shape.h"
+#include "ops/sample/sample_row.h"
 
 namespace weir {
 namespace {
 
-using Ranked = unsigned long long;  // order_key of a logit or score, then ~id: the larger is the better, 0 is none
-
-constexpr float kInfinity = __builtin_huge_valf();
-constexpr int kAhead = 4;  // groups of ids that a thread has under way
-
-WEIR_DEVICE int thread() {
-  return static_cast<int>(threadIdx.x);
-}
 WEIR_DEVICE void cluster_sync() {
   __syncwarp();
   device::cluster_barrier();
-}
-
-// Integers in the order of floats; the two zeros are equal.
-WEIR_DEVICE uint32_t order_key(float x) {
-  const uint32_t bits = x == 0.0F ? 0U : __float_as_uint(x);
-  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
-}
-WEIR_DEVICE float key_value(uint32_t key) {
-  return __uint_as_float((key & 0x80000000U) != 0 ? key & 0x7fffffffU : ~key);
-}
-WEIR_DEVICE Ranked ranked(float x, int id) {
-  return static_cast<Ranked>(order_key(x)) << 32 | static_cast<uint32_t>(~id);
-}
-WEIR_DEVICE int id_of(Ranked r) {
-  return static_cast<int>(~static_cast<uint32_t>(r));
-}
-WEIR_DEVICE float value_of(Ranked r) {
-  return r == 0 ? -kInfinity : key_value(static_cast<uint32_t>(r >> 32));
-}
-WEIR_DEVICE Ranked larger(Ranked a, Ranked b) {
-  return a > b ? a : b;
-}
-
-WEIR_DEVICE bool not_finite(float x) {
-  return (__float_as_uint(x) & 0x7f800000U) == 0x7f800000U;
-}
-WEIR_DEVICE bool not_finite(float4 x) {
-  return not_finite(x.x) || not_finite(x.y) || not_finite(x.z) || not_finite(x.w);
-}
-
-// The block's share of a row: groups [begin, end), ids [low, high).
-struct Part {
-  int begin;
-  int end;
-  int low;
-  int high;
-};
-
-WEIR_DEVICE Part part_of(int width, int block, int blocks) {
-  const int groups = (width + 3) / 4;
-  const int each = sample_groups(width, blocks);
-  Part part;
-  part.begin = min(block * each, groups);
-  part.end = min(part.begin + each, groups);
-  part.low = min(4 * part.begin, width);
-  part.high = min(4 * part.end, width);
-  return part;
-}
-
-// Logits 4 group .. 4 group + 3; zeros behind the row.
-WEIR_DEVICE float4 load_group(const GpuSampleArgs& args, int group) {
-  const float* logits = args.logits + static_cast<int64_t>(blockIdx.y) * args.logits_stride + 4 * group;
-  const int left = args.width - 4 * group;
-  if (args.aligned != 0 && left >= 4) return __ldcg(reinterpret_cast<const float4*>(logits));
-  float4 out = {0.0F, 0.0F, 0.0F, 0.0F};
-  if (left > 0) out.x = __ldcg(logits);
-  if (left > 1) out.y = __ldcg(logits + 1);
-  if (left > 2) out.z = __ldcg(logits + 2);
-  if (left > 3) out.w = __ldcg(logits + 3);
-  return out;
-}
-
-// The largest of the block's values, in every thread.
-WEIR_DEVICE Ranked block_max(SampleShared& shared, Ranked value) {
-  for (int distance = device::kWarp / 2; distance > 0; distance /= 2) {
-    value = larger(value, __shfl_xor_sync(device::kAllLanes, value, distance));
-  }
-  __syncthreads();
-  if (device::lane() == 0) shared.warp_value[device::warp()] = value;
-  __syncthreads();
-  Ranked out = 0;
-  for (int i = 0; i < kSampleWarps; ++i) out = larger(out, shared.warp_value[i]);
-  return out;
-}
-
-WEIR_DEVICE void finish(const GpuSampleArgs& args, const GpuSampleRow& row, Ranked best, bool broken) {
-  // Nothing is left where every id is masked: the first is as good as any.
-  const int token = best == 0 ? 0 : id_of(best);
-  args.tokens[blockIdx.y] = broken ? -1 : token;
-  args.next_tokens[row.row] = token;
 }
 
 // The best score so far; `bound` is that of the whole warp, or less.
@@ -166,52 +79,6 @@ WEIR_DEVICE Ranked scan_part(const GpuSampleArgs& args, const GpuSampleRow& row,
   return best.own;
 }
 
-// Brings the part's logits to shared memory with the row's lists applied, in the CPU's order. Returns whether a logit
-// that this thread read is not finite.
-WEIR_DEVICE bool stage(const GpuSampleArgs& args, const GpuSampleRow& row, const Part& part, SampleShared& shared,
-                       float* values) {
-  bool broken = false;
-  const int biases = min(row.bias_count, kGpuBiasMax);
-  const int banned = min(row.banned_count, kGpuBannedMax);
-  for (int group = part.begin + thread(); group < part.end; group += kSampleThreads) {
-    const float4 x = load_group(args, group);
-    broken |= not_finite(x);
-    reinterpret_cast<float4*>(values)[group - part.begin] = x;
-  }
-  for (int i = thread(); i < biases; i += kSampleThreads) {
-    shared.bias_token[i] = row.bias[i].token;
-    shared.bias_value[i] = row.bias[i].bias;
-  }
-  for (int i = thread(); i < banned; i += kSampleThreads) shared.banned[i] = row.banned[i];
-  __syncthreads();
-  const int high = min(part.high, args.vocabulary);
-  for (int i = thread(); i < biases; i += kSampleThreads) {
-    const int token = shared.bias_token[i];
-    if (token < part.low || token >= high) continue;
-    // An id may be named more than once: who names it first adds all of them in order.
-    bool first = true;
-    for (int j = 0; j < i; ++j) first &= shared.bias_token[j] != token;
-    if (!first) continue;
-    float x = values[token - part.low];
-    for (int j = i; j < biases; ++j) {
-      if (shared.bias_token[j] == token) x = __fadd_rn(x, shared.bias_value[j]);
-    }
-    values[token - part.low] = x;
-  }
-  __syncthreads();
-  for (int i = thread(); i < banned; i += kSampleThreads) {
-    const int token = shared.banned[i];
-    if (token >= part.low && token < high) values[token - part.low] = -kInfinity;
-  }
-  if (row.mask != nullptr) {
-    for (int id = part.low + thread(); id < high; id += kSampleThreads) {
-      if ((row.mask[id / 32] >> (id % 32) & 1U) == 0) values[id - part.low] = -kInfinity;
-    }
-  }
-  __syncthreads();
-  return broken;
-}
-
 // A row whose every id may be taken: all blocks of the grid row.
 WEIR_DEVICE void sample_plain(const GpuSampleArgs& args, const GpuSampleRow& row, SampleShared& shared, float* values) {
   const Part part = part_of(args.width, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
@@ -243,7 +110,8 @@ WEIR_DEVICE void sample_plain(const GpuSampleArgs& args, const GpuSampleRow& row
   finish(args, row, best, broken);
 }
 
-// A cluster's filtering of a row. Kept are the ids whose key is above `key`, and those with this key up to `last_id`.
+// A cluster's filtering of a row. Kept are the ids whose key is above `key`, and those with this key up to `last_id`;
+// none of them is in a near_bin behind `last_bin`.
 struct Filter {
   const GpuSampleRow& row;
   SampleShared& shared;
@@ -253,11 +121,25 @@ struct Filter {
   float top = 0.0F;
   uint32_t key = 0;
   int last_id = 0x7fffffff;
+  int last_bin = kSampleBins - 1;
+  int listed = -1;         // the block's ids up to last_bin are listed: so many; -1: they are not
+  Ranked total = 0;        // probability of all ids
+  bool has_total = false;  // else what is summed next is all there is
   int pass = 0;
 
   WEIR_DEVICE bool keeps(float x, int id) const {
+    if (key == 0) return x > -kInfinity;
     const uint32_t k = order_key(x);
     return x > -kInfinity && (k > key || (k == key && id <= last_id));
+  }
+  // Calls body(value, id) for the block's ids, at least for those kept.
+  template <class Body>
+  WEIR_DEVICE void each(Body body) const {
+    if (listed >= 0) {
+      for (int i = thread(); i < listed; i += kSampleThreads) body(shared.list_value[i], shared.list_id[i]);
+      return;
+    }
+    for (int i = thread(); i < part.high - part.low; i += kSampleThreads) body(values[i], part.low + i);
   }
 };
 
@@ -267,41 +149,6 @@ WEIR_DEVICE uint32_t read_other(int rank, const void* p) {
 WEIR_DEVICE Ranked read_other_pair(int rank, const Ranked* p) {
   const auto* words = reinterpret_cast<const uint32_t*>(p);
   return static_cast<Ranked>(read_other(rank, words + 1)) << 32 | read_other(rank, words);
-}
-
-// Sums the kept ids of the whole row into bins that `digit` names (-1: none): how many they are, or their
-// probabilities. Returns the bin of this thread's number.
-template <bool kWeighted, class Digit>
-WEIR_DEVICE Ranked sum_bins(Filter* f, Digit digit) {
-  SampleHistogram& histogram = f->shared.histogram[f->pass++ & 1];
-  for (int p = 0; p < (kWeighted ? kSamplePieces : 1); ++p) histogram.words[p][thread()] = 0;
-  __syncthreads();
-  const int count = f->part.high - f->part.low;
-  for (int i = thread(); i < count; i += kSampleThreads) {
-    const float x = f->values[i];
-    const int id = f->part.low + i;
-    if (!f->keeps(x, id)) continue;
-    const int bin = digit(x, id);
-    if (bin < 0) continue;
-    if (kWeighted) {
-      const auto weight = static_cast<Ranked>(fixed_probability(x, f->top));
-      if (weight == 0) continue;
-      for (int p = 0; p < kSamplePieces; ++p) {
-        const auto piece = static_cast<uint32_t>(weight >> (14 * p)) & 0x3fffU;
-        if (piece != 0) atomicAdd(&histogram.words[p][bin], piece);
-      }
-    } else {
-      atomicAdd(&histogram.words[0][bin], 1U);
-    }
-  }
-  cluster_sync();
-  Ranked sum = 0;
-  for (int rank = 0; rank < kSampleCluster; ++rank) {
-    for (int p = 0; p < (kWeighted ? kSamplePieces : 1); ++p) {
-      sum += static_cast<Ranked>(read_other(rank, &histogram.words[p][thread()])) << (14 * p);
-    }
-  }
-  return sum;
 }
 
 // Bins in order: this thread's, all up to and with it, all.
@@ -325,6 +172,52 @@ WEIR_DEVICE Running run_up(SampleShared& shared, Ranked value) {
     out.total += shared.warp_value[i];
   }
   return out;
+}
+
+// A histogram over the whole row: how many ids, or their probabilities. An empty one:
+template <bool kWeighted>
+WEIR_DEVICE SampleHistogram& begin_bins(Filter* f) {
+  SampleHistogram& histogram = f->shared.histogram[f->pass++ & 1];
+  for (int p = 0; p < (kWeighted ? kSamplePieces : 1); ++p) histogram.words[p][thread()] = 0;
+  __syncthreads();
+  return histogram;
+}
+template <bool kWeighted>
+WEIR_DEVICE void add_to_bin(SampleHistogram* histogram, int bin, Ranked weight) {
+  if constexpr (kWeighted) {
+    for (int p = 0; p < kSamplePieces; ++p) {
+      const auto piece = static_cast<uint32_t>(weight >> (14 * p)) & 0x3fffU;
+      if (piece != 0) atomicAdd(&histogram->words[p][bin], piece);
+    }
+  } else {
+    atomicAdd(&histogram->words[0][bin], 1U);
+  }
+}
+// Of the bin of this thread's number.
+template <bool kWeighted>
+WEIR_DEVICE Running end_bins(Filter* f, const SampleHistogram& histogram) {
+  cluster_sync();
+  Ranked sum = 0;
+  for (int rank = 0; rank < kSampleCluster; ++rank) {
+    for (int p = 0; p < (kWeighted ? kSamplePieces : 1); ++p) {
+      sum += static_cast<Ranked>(read_other(rank, &histogram.words[p][thread()])) << (14 * p);
+    }
+  }
+  return run_up(f->shared, sum);
+}
+
+// The kept ids in bins that `digit` names (-1: none).
+template <bool kWeighted, class Digit>
+WEIR_DEVICE Running sum_bins(Filter* f, Digit digit) {
+  SampleHistogram& histogram = begin_bins<kWeighted>(f);
+  f->each([&](float x, int id) {
+    if (!f->keeps(x, id)) return;
+    const int bin = digit(x, id);
+    if (bin < 0) return;
+    const Ranked weight = kWeighted ? static_cast<Ranked>(fixed_probability(x, f->top)) : 1;
+    if (weight != 0) add_to_bin<kWeighted>(&histogram, bin, weight);
+  });
+  return end_bins<kWeighted>(f, histogram);
 }
 
 // When a prefix is long enough: this many ids, or this much probability, in the CPU's arithmetic.
@@ -375,17 +268,54 @@ WEIR_DEVICE uint32_t near_bin_low(float top, int bin) {
   return order_key(__double2float_rd(static_cast<double>(top) - (bin + 1) / 16.0 * (1.0 + 1e-6)));
 }
 
+// Lists the block's kept ids up to last_bin, if they fit.
+WEIR_DEVICE void list_ids(Filter* f) {
+  // near_bin(x) <= last_bin, without the conversion.
+  const float reach = f->last_bin == kSampleBins - 1 ? kInfinity : static_cast<float>(f->last_bin + 1) / 16.0F;
+  __syncthreads();
+  if (thread() == 0) f->shared.listed = 0;
+  __syncthreads();
+  const int count = f->part.high - f->part.low;
+  for (int base = 0; base < count; base += kSampleThreads) {
+    const int i = base + thread();
+    const float x = i < count ? f->values[i] : -kInfinity;
+    const bool near = x == f->top || __fsub_rn(f->top, x) < reach;
+    const bool takes = near && f->keeps(x, f->part.low + i);
+    const unsigned takers = __ballot_sync(device::kAllLanes, takes);
+    if (takers == 0) continue;
+    int place = 0;
+    if (device::lane() == 0) place = atomicAdd(&f->shared.listed, __popc(takers));
+    place = __shfl_sync(device::kAllLanes, place, 0) + __popc(takers & ((1U << device::lane()) - 1U));
+    if (takes && place < kSampleListed) {
+      f->shared.list_value[place] = x;
+      f->shared.list_id[place] = f->part.low + i;
+    }
+  }
+  __syncthreads();
+  f->listed = f->shared.listed <= kSampleListed ? f->shared.listed : -1;
+}
+
+// Finds a near_bin up to which there are at least `count` ids and lists them. `largest` is the largest value that this
+// thread has seen: the count-th largest of these is not above the count-th largest of all.
+WEIR_DEVICE void preselect(Filter* f, float largest, Ranked count) {
+  SampleHistogram& histogram = begin_bins<false>(f);
+  if (largest > -kInfinity) add_to_bin<false>(&histogram, near_bin(f->top, largest), 1);
+  const Running bins = end_bins<false>(f, histogram);
+  if (bins.total < count) return;
+  f->last_bin = cross(f->shared, bins, 0, {false, count, 0.0}).bin;
+  list_ids(f);
+}
+
 // The id of the `count`-th of the kept ids with this key, in ascending order.
 WEIR_DEVICE int id_in_order(Filter* f, uint32_t key, Ranked count) {
   const Goal goal{false, count, 0.0};
   const int shift = bin_shift(static_cast<uint32_t>(f->width - 1));
-  Running bins =
-      run_up(f->shared, sum_bins<false>(f, [&](float x, int id) { return order_key(x) == key ? id >> shift : -1; }));
+  Running bins = sum_bins<false>(f, [&](float x, int id) { return order_key(x) == key ? id >> shift : -1; });
   const Crossing coarse = cross(f->shared, bins, 0, goal);
   if (shift == 0) return coarse.bin;
-  bins = run_up(f->shared, sum_bins<false>(f, [&](float x, int id) {
-                  return order_key(x) == key && id >> shift == coarse.bin ? id & ((1 << shift) - 1) : -1;
-                }));
+  bins = sum_bins<false>(f, [&](float x, int id) {
+    return order_key(x) == key && id >> shift == coarse.bin ? id & ((1 << shift) - 1) : -1;
+  });
   return (coarse.bin << shift) + cross(f->shared, bins, coarse.above, goal).bin;
 }
 
@@ -404,30 +334,46 @@ WEIR_DEVICE Ranked ties_needed(const Goal& goal, Ranked base, Ranked weight, Ran
   return low;
 }
 
+template <bool kWeighted>
+WEIR_DEVICE Running run_near(Filter* f) {
+  return sum_bins<kWeighted>(f, [&](float x, int) {
+    const int bin = near_bin(f->top, x);
+    return bin <= f->last_bin ? bin : -1;
+  });
+}
+
 // Shortens what is kept to its first top_k ids, or to the shortest prefix with top_p of its probability. False: nothing
 // is kept.
 template <bool kWeighted>
 WEIR_DEVICE bool cut(Filter* f) {
-  Running bins = run_up(f->shared, sum_bins<kWeighted>(f, [&](float x, int) { return near_bin(f->top, x); }));
+  Running bins = run_near<kWeighted>(f);
   Goal goal{kWeighted, static_cast<Ranked>(f->row.top_k), 0.0};
   if (kWeighted) {
-    if (bins.total == 0) return false;
-    goal.wanted = static_cast<double>(f->row.top_p) * static_cast<double>(static_cast<long long>(bins.total));
-  } else if (bins.total <= goal.count) {
+    const Ranked total = f->has_total ? f->total : bins.total;
+    if (total == 0) return false;
+    goal.wanted = static_cast<double>(f->row.top_p) * static_cast<double>(static_cast<long long>(total));
+    if (!goal.reached(bins.total)) {
+      f->listed = -1;
+      f->last_bin = kSampleBins - 1;
+      bins = run_near<kWeighted>(f);
+    }
+  } else if (f->last_bin == kSampleBins - 1 && bins.total <= goal.count) {
     return true;
   }
   Crossing at = cross(f->shared, bins, 0, goal);
+  f->last_bin = at.bin;
+  if (f->listed < 0) list_ids(f);
   Ranked base = at.above;
   const int near = at.bin;
   uint32_t high = near_bin_high(f->top, near);
   uint32_t low = near_bin_low(f->top, near);
   for (int shift = 1; shift != 0;) {
     shift = bin_shift(high - low);
-    bins = run_up(f->shared, sum_bins<kWeighted>(f, [&](float x, int) {
-                    const uint32_t key = order_key(x);
-                    const bool inside = near_bin(f->top, x) == near && key >= low && key <= high;
-                    return inside ? static_cast<int>((high - key) >> shift) : -1;
-                  }));
+    bins = sum_bins<kWeighted>(f, [&](float x, int) {
+      const uint32_t key = order_key(x);
+      const bool inside = near_bin(f->top, x) == near && key >= low && key <= high;
+      return inside ? static_cast<int>((high - key) >> shift) : -1;
+    });
     at = cross(f->shared, bins, base, goal);
     base += at.above;
     high -= static_cast<uint32_t>(at.bin) << shift;
@@ -442,13 +388,38 @@ WEIR_DEVICE bool cut(Filter* f) {
   return true;
 }
 
-// The largest over the cluster's blocks of what each has in `own`.
-WEIR_DEVICE Ranked cluster_max(SampleShared& shared, const Ranked* own) {
+// What each of the cluster's blocks has in `own`, after a cluster barrier, joined.
+template <class Join>
+WEIR_DEVICE Ranked over_cluster(SampleShared& shared, const Ranked* own, Join join) {
   if (thread() < kSampleCluster) shared.others[thread()] = read_other_pair(thread(), own);
   __syncthreads();
-  Ranked out = 0;
-  for (int rank = 0; rank < kSampleCluster; ++rank) out = larger(out, shared.others[rank]);
+  Ranked out = shared.others[0];
+  for (int rank = 1; rank < kSampleCluster; ++rank) out = join(out, shared.others[rank]);
   return out;
+}
+
+WEIR_DEVICE Ranked total_probability(const Filter& f) {
+  Ranked sum = 0;
+  f.each([&](float x, int) { sum += static_cast<Ranked>(fixed_probability(x, f.top)); });
+  sum = run_up(f.shared, sum).total;
+  if (thread() == 0) f.shared.total = sum;
+  cluster_sync();
+  return over_cluster(f.shared, &f.shared.total, [](Ranked a, Ranked b) { return a + b; });
+}
+
+// Applies top_k and top_p. `largest` is the largest value that this thread has seen. False: nothing is kept.
+WEIR_DEVICE bool cut_row(Filter* f, float largest) {
+  constexpr Ranked kPreselected = 1024;  // ids that hold most of the probability of a usual row
+  const bool probability = f->row.top_p < 1.0F;
+  if (f->row.top_k > 0) {
+    if (f->row.top_k <= 4 * kSampleListed) preselect(f, largest, static_cast<Ranked>(f->row.top_k));
+    if (!cut<false>(f)) return false;
+  } else if (probability) {
+    f->total = total_probability(*f);
+    f->has_total = true;
+    preselect(f, largest, kPreselected);
+  }
+  return !probability || cut<true>(f);
 }
 
 // A row with filters: one cluster.
@@ -464,32 +435,30 @@ WEIR_DEVICE void sample_filtered(const GpuSampleArgs& args, const GpuSampleRow& 
     values[i] = x;
     if (real) own = larger(own, ranked(x, part.low + i));
   }
+  const float largest = value_of(own);
   own = block_max(shared, own);
   if (thread() == 0) {
     shared.top = own;
     shared.broken = broken ? 1U : 0U;
   }
   cluster_sync();
-  const Ranked top = cluster_max(shared, &shared.top);
+  const Ranked top = over_cluster(shared, &shared.top, larger);
 
   Filter f{row, shared, values, part, args.width};
   f.top = value_of(top);
-  bool some = f.top > -kInfinity;
-  if (some && row.top_k > 0) some = cut<false>(&f);
-  if (some && row.top_p < 1.0F) some = cut<true>(&f);
   own = 0;
-  for (int i = thread(); some && i < part.high - part.low; i += kSampleThreads) {
-    const float x = values[i];
-    const int id = part.low + i;
-    if (!f.keeps(x, id)) continue;
-    if (row.min_p > 0.0F && portable_exp(__fsub_rn(x, f.top)) < row.min_p) continue;
-    own = larger(own, ranked(__fadd_rn(x, gumbel_noise(row.seed, row.position, id)), id));
+  if (f.top > -kInfinity && cut_row(&f, largest)) {
+    f.each([&](float x, int id) {
+      if (!f.keeps(x, id)) return;
+      if (row.min_p > 0.0F && portable_exp(__fsub_rn(x, f.top)) < row.min_p) return;
+      own = larger(own, ranked(__fadd_rn(x, gumbel_noise(row.seed, row.position, id)), id));
+    });
   }
   own = block_max(shared, own);
   if (thread() == 0) shared.best = own;
   cluster_sync();
   if (rank == 0) {
-    const Ranked best = cluster_max(shared, &shared.best);
+    const Ranked best = over_cluster(shared, &shared.best, larger);
     if (thread() == 0) {
       uint32_t any_broken = 0;
       for (int other = 0; other < kSampleCluster; ++other) any_broken |= read_other(other, &shared.broken);

@@ -13,6 +13,6 @@ namespace weir {
 // top_k, top_p or min_p are read once too, by eight blocks each, which keep them in shared memory.
 void sample(Gpu gpu, GpuSampleArgs args, int64_t rows);
 
-inline constexpr int64_t kGpuSampleWidthMax = 400'000;
+inline constexpr int64_t kGpuSampleWidthMax = 380'000;
 
 }  // namespace weir

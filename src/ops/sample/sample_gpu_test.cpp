@@ -79,7 +79,7 @@ Case draw_case(std::mt19937_64* random, int32_t width, int32_t vocabulary) {
   p.temperature = pick(random, {0.0F, 1e-40F, 1e-35F, 1e-20F, 0.01F, 0.3F, 0.7F, 1.0F, 1.0F, 1.5F, 10.0F});
   p.top_p = pick(random, {1.0F, 1.0F, 0.99999F, 0.999F, 0.95F, 0.9F, 0.5F, 0.01F, 1e-6F});
   p.min_p = pick(random, {0.0F, 0.0F, 0.0F, 1e-4F, 0.05F, 0.5F, 1.0F});
-  p.top_k = pick(random, {0, 0, 1, 5, 40, 200, 1000, 20'000, 400'000});
+  p.top_k = pick(random, {0, 0, 1, 5, 40, 200, 1000, 20'000, 380'000});
   p.seed = (*random)();
   out.position = static_cast<int64_t>(any(300'000));
   out.output_count = static_cast<int64_t>(any(5));
