@@ -7,6 +7,7 @@ namespace weir {
 WEIR_KERNEL(weir_embed, GpuEmbedArgs) {
   const int64_t t = blockIdx.x;
   int32_t id = args.ids[t];
+  if (id < 0 && args.next_tokens != nullptr) id = args.next_tokens[-1 - id];
   if (id < 0 || id >= args.table.n) {
     if (threadIdx.x == 0) atomicMax(args.fault, static_cast<int32_t>(t) + 1);
     id = 0;

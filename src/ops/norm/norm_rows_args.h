@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+namespace weir {
+
+// Row r of x (x_rows[r] where given), normed, (1 + w) * (x / sqrt(mean(x^2) + eps)), in the types that are asked for
+// (null: not). Without `weight` the row as it is. Squares are summed in eighths of the row, the eighths added in
+// ascending order: the bits that linear_packed() gives when it norms.
+struct GpuNormRowsArgs {
+  const float* x = nullptr;
+  const int32_t* x_rows = nullptr;
+  const float* weight = nullptr;
+  uint16_t* bf16 = nullptr;  // [rows][size]
+  uint16_t* f16 = nullptr;   // [rows][size]
+  float* y = nullptr;        // [rows][y_stride]
+  int64_t x_stride = 0;
+  int64_t y_stride = 0;
+  int32_t size = 0;  // a multiple of 32
+  float eps = 1e-6F;
+};
+
+}  // namespace weir
