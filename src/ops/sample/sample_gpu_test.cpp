@@ -269,6 +269,52 @@ TEST_F(GpuSample, AFullVocabularyGivesTheCpusTokens) {
   }
 }
 
+TEST_F(GpuSample, ARecordedCallServesOtherRowsOfOtherParameters) {
+  constexpr int32_t kWidth = 5'003;
+  constexpr size_t kRows = 9;
+  std::mt19937_64 random(9);
+  auto logits = zeros<float>(kRows * kWidth);
+  auto table = zeros<GpuSampleRow>(kRows);
+  auto scratch = zeros<GpuSampleScratch>(kRows);
+  OnDevice<int32_t> tokens(gpu(), kRows, -7);
+  OnDevice<int32_t> next(gpu(), kRows, -7);
+  GpuSampleArgs args;
+  args.logits = logits.data();
+  args.logits_stride = kWidth;
+  args.rows = table.data();
+  args.scratch = scratch.data();
+  args.tokens = tokens.data();
+  args.next_tokens = next.data();
+  args.width = kWidth;
+  args.vocabulary = kWidth;
+  stream_.begin_graph();
+  sample(gpu(), args, kRows);
+  auto graph = stream_.end_graph();
+  ASSERT_TRUE(graph.ok());
+  for (int step = 0; step < 12; ++step) {
+    std::vector<Case> cases;
+    std::vector<float> values;
+    std::vector<GpuSampleRow> rows;
+    for (size_t i = 0; i < kRows; ++i) {
+      Case c = draw_case(&random, kWidth, kWidth);
+      c.sampled = true;
+      values.insert(values.end(), c.logits.begin(), c.logits.end());
+      rows.push_back(row_of(c, static_cast<int32_t>(i)));
+      cases.push_back(std::move(c));
+    }
+    stream_.copy_in(reinterpret_cast<std::byte*>(logits.data()), values.data(),
+                    static_cast<int64_t>(values.size() * sizeof(float)));
+    stream_.copy_in(reinterpret_cast<std::byte*>(table.data()), rows.data(),
+                    static_cast<int64_t>(rows.size() * sizeof(GpuSampleRow)));
+    stream_.replay(*graph);
+    const std::vector<int32_t> got = tokens.read();
+    for (size_t i = 0; i < kRows; ++i) {
+      ASSERT_EQ(got[i], expected(cases[i], kWidth)) << "step " << step << " row " << i << ", " << cases[i].text();
+    }
+  }
+}
+
+// Flat rows: normal logits. Peaked rows: a few ids hold nearly all of the probability, as in text.
 TEST_F(GpuSample, Timing) {
   struct Setting {
     const char* name;
@@ -281,34 +327,35 @@ TEST_F(GpuSample, Timing) {
                               {"top_p", 0.7F, 0, 0.95F},
                               {"top_k", 0.7F, 40, 1.0F},
                               {"top_k and top_p", 0.7F, 20, 0.95F}};
-  for (const int64_t rows : {1, 4, 16, 64}) {
-    std::vector<Case> cases(static_cast<size_t>(rows), plain_case(kWide, 1.0F));
-    std::vector<float> logits;
-    for (const Case& c : cases) logits.insert(logits.end(), c.logits.begin(), c.logits.end());
-    auto on_device = upload(logits);
-    auto scratch = zeros<GpuSampleScratch>(cases.size());
-    auto tokens = zeros<int32_t>(cases.size());
-    auto next = zeros<int32_t>(cases.size());
-    for (const Setting& setting : settings) {
-      std::vector<GpuSampleRow> table;
-      for (size_t i = 0; i < cases.size(); ++i) {
-        cases[i].params.temperature = setting.temperature;
-        cases[i].params.top_k = setting.top_k;
-        cases[i].params.top_p = setting.top_p;
-        table.push_back(row_of(cases[i], static_cast<int32_t>(i)));
+  for (const int64_t rows : {1, 4, 8, 16, 64}) {
+    for (const bool peaked : {false, true}) {
+      Case one = plain_case(kWide, 1.0F);
+      for (size_t i = 0; peaked && i < 20; ++i) one.logits[i * 7'919] = 18.0F - static_cast<float>(i) / 2.0F;
+      std::vector<float> logits;
+      for (int64_t i = 0; i < rows; ++i) logits.insert(logits.end(), one.logits.begin(), one.logits.end());
+      auto on_device = upload(logits);
+      auto scratch = zeros<GpuSampleScratch>(static_cast<size_t>(rows));
+      auto tokens = zeros<int32_t>(static_cast<size_t>(rows));
+      for (const Setting& setting : settings) {
+        one.params.temperature = setting.temperature;
+        one.params.top_k = setting.top_k;
+        one.params.top_p = setting.top_p;
+        std::vector<GpuSampleRow> table;
+        for (int64_t i = 0; i < rows; ++i) table.push_back(row_of(one, static_cast<int32_t>(i)));
+        auto device_table = upload(table);
+        GpuSampleArgs args;
+        args.logits = on_device.data();
+        args.logits_stride = kWide;
+        args.rows = device_table.data();
+        args.scratch = scratch.data();
+        args.tokens = tokens.data();
+        args.next_tokens = tokens.data();
+        args.width = kWide;
+        args.vocabulary = kWide;
+        const double us = micros(20, [&] { sample(gpu(), args, rows); });
+        std::printf("sample %-16s %-6s %2d rows of %d logits: %.1f us\n", setting.name, peaked ? "peaked" : "flat",
+                    static_cast<int>(rows), kWide, us);
       }
-      auto device_table = upload(table);
-      GpuSampleArgs args;
-      args.logits = on_device.data();
-      args.logits_stride = kWide;
-      args.rows = device_table.data();
-      args.scratch = scratch.data();
-      args.tokens = tokens.data();
-      args.next_tokens = next.data();
-      args.width = kWide;
-      args.vocabulary = kWide;
-      const double us = micros(20, [&] { sample(gpu(), args, rows); });
-      std::printf("sample %-16s %2d rows of %d logits: %.1f us\n", setting.name, static_cast<int>(rows), kWide, us);
     }
   }
 }
