@@ -76,12 +76,15 @@ WEIR_KERNEL_BOUNDED(weir_paged_prepare, GpuPagedAttentionArgs, kThreads, 4) {
   __shared__ float4 heads[kWarps][kE / 4];
   const int64_t t = blockIdx.x;
   const GpuRow row = args.rows[t];
-  if (row.position >= 0) turns_of(args, row.position, turns);
+  uint8_t* page = nullptr;
+  if (row.position >= 0) {
+    page = args.pages[row.sequence][row.position / kPagedTokens] + args.page_offset;
+    turns_of(args, row.position, turns);
+  }
   __syncthreads();
   device::wait_for_previous();
   device::start_next();
   if (row.position < 0) return;
-  uint8_t* page = args.pages[row.sequence][row.position / kPagedTokens] + args.page_offset;
   const int chunk = paged_tile_byte(row.position % kPagedTokens, 8 * device::lane());
   float* head = reinterpret_cast<float*>(heads[device::warp()]);
   const int step = static_cast<int>(gridDim.y) * kWarps;

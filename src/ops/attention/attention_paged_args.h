@@ -20,7 +20,7 @@ inline constexpr int32_t kPagedQuarter = kPagedTokens * 128;
 inline constexpr int32_t kPagedTileBytes = 4 * kPagedQuarter;
 
 // A generated row's softmax runs over pages; those of a segment are joined in ascending order, then the segments.
-inline constexpr int32_t kPagedSegmentPages = 4;
+inline constexpr int32_t kPagedSegmentPages = 8;
 inline constexpr int32_t kPagedSegment = kPagedSegmentPages * kPagedTokens;
 // Rows of a tile of prompt rows times the query heads of a key head.
 inline constexpr int32_t kPagedPromptRows = 128;

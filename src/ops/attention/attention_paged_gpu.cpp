@@ -14,19 +14,20 @@ constexpr int64_t kSpreadBelow = 512;
 constexpr int64_t kRowsShared = 76'416;     // three times in 228 KiB
 constexpr int64_t kPromptShared = 196'864;  // 64 KiB of queries, two stages of 64 KiB
 constexpr int64_t kMergeColumns = 64;
+constexpr int64_t kMergeWarps = 8;
 constexpr int64_t kGridMax = 65'535;  // blocks along y and z
 
 void check(const GpuPagedAttentionArgs& args) {
   WEIR_CHECK(args.kv_heads > 0 && args.heads % args.kv_heads == 0 && args.heads / args.kv_heads <= kPagedGroupMax,
              "{} heads over {}", args.heads, args.kv_heads);
   WEIR_CHECK(args.rope_half >= 0 && args.rope_half <= kPagedHeadDim / 2, "rope over {} pairs", args.rope_half);
-  WEIR_CHECK(args.qg_stride % 4 == 0 && args.k_stride % 4 == 0 && args.v_stride % 4 == 0 && args.y_stride % 2 == 0,
+  WEIR_CHECK(args.qg_stride % 4 == 0 && args.k_stride % 4 == 0 && args.v_stride % 4 == 0 && args.y_stride % 4 == 0,
              "rows of {}, {}, {} and {} values", args.qg_stride, args.k_stride, args.v_stride, args.y_stride);
   WEIR_CHECK(args.page_offset % 128 == 0, "a layer {} bytes into a page", args.page_offset);
 }
 
 bool spread(int64_t kv_heads, int64_t count, int64_t segments_max) {
-  return segments_max > 1 && count * kv_heads * segments_max < kSpreadBelow;
+  return count * kv_heads * segments_max < kSpreadBelow;
 }
 
 }  // namespace
@@ -51,7 +52,7 @@ void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t c
   const int64_t slots = segments_max * (pages ? kPagedSegmentPages : 1);
   call.count = static_cast<int32_t>(count);
   call.spread = pages ? 1 : 0;
-  call.slots = segments_max == 1 ? 0 : static_cast<int32_t>(slots);
+  call.slots = slots == 1 ? 0 : static_cast<int32_t>(slots);
   WEIR_CHECK(call.slots == 0 || args.partial != nullptr, "{} segments and nowhere to join them", segments_max);
   device::Grid grid;
   grid.x = slots;
@@ -62,11 +63,17 @@ void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t c
   grid.overlap = true;
   gpu.launch("weir_paged_rows", grid, call);
   if (call.slots == 0) return;
-  grid.x = kPagedHeadDim / kMergeColumns;
-  grid.y = args.heads;
-  grid.threads = 256;
   grid.shared_bytes = 0;
-  gpu.launch("weir_paged_merge", grid, call);
+  if (pages) {
+    grid.x = kPagedHeadDim / kMergeColumns;
+    grid.y = args.heads;
+    grid.threads = 512;
+    return gpu.launch("weir_paged_merge_pages", grid, call);
+  }
+  grid.x = (count * args.heads * 2 + kMergeWarps - 1) / kMergeWarps;
+  grid.y = grid.z = 1;
+  grid.threads = kMergeWarps * 32;
+  gpu.launch("weir_paged_merge_segments", grid, call);
 }
 
 int64_t paged_attention_partial_bytes(int64_t heads, int64_t kv_heads, int64_t count_max, int64_t segments_max) {

@@ -32,6 +32,10 @@ struct Inputs {
   std::vector<float> v;
 };
 
+size_t index_of(int64_t i) {
+  return static_cast<size_t>(i);
+}
+
 float round_to_bf16(double x) {
   return bf16_to_float(float_to_bf16(static_cast<float>(x)));
 }
@@ -42,9 +46,9 @@ class Sequence {
   Sequence(const Shape& shape, int tokens, uint64_t seed, const std::vector<float>& q_norm,
            const std::vector<float>& k_norm)
       : shape_(shape), tokens_(tokens) {
-    in_.qg = normal_values(static_cast<size_t>(tokens * shape.heads * 2 * kE), 1.5F, seed);
-    in_.k = normal_values(static_cast<size_t>(tokens * shape.kv_heads * kE), 1.5F, seed + 1);
-    in_.v = normal_values(static_cast<size_t>(tokens * shape.kv_heads * kE), 1.0F, seed + 2);
+    in_.qg = normal_values(index_of(tokens * shape.heads * 2 * kE), 1.5F, seed);
+    in_.k = normal_values(index_of(tokens * shape.kv_heads * kE), 1.5F, seed + 1);
+    in_.v = normal_values(index_of(tokens * shape.kv_heads * kE), 1.0F, seed + 2);
     for (int t = 0; t < tokens; ++t) {
       for (int h = 0; h < shape.heads; ++h) prepare(&in_.qg[at(t, h, shape.heads) * 2], q_norm, t, &q_);
       for (int h = 0; h < shape.kv_heads; ++h) prepare(&in_.k[at(t, h, shape.kv_heads)], k_norm, t, &k_);
@@ -76,7 +80,7 @@ class Sequence {
       const float* gate = &in_.qg[at(position, h, shape_.heads) * 2 + kE];
       for (int e = 0; e < kE; ++e) {
         double sum = 0;
-        for (int t = 0; t <= position; ++t) sum += weights[static_cast<size_t>(t)] * double{v(t, kv)[e]};
+        for (int t = 0; t <= position; ++t) sum += weights[index_of(t)] * double{v(t, kv)[e]};
         y.push_back(static_cast<float>(sum / total / (1.0 + std::exp(-double{gate[e]}))));
       }
     }
@@ -84,9 +88,7 @@ class Sequence {
   }
 
  private:
-  static size_t at(int t, int h, int heads) {
-    return (static_cast<size_t>(t) * static_cast<size_t>(heads) + static_cast<size_t>(h)) * kE;
-  }
+  static size_t at(int t, int h, int heads) { return (index_of(t) * index_of(heads) + index_of(h)) * kE; }
 
   void prepare(const float* x, const std::vector<float>& weight, int t, std::vector<float>* out) const {
     double sum = 0;
@@ -94,7 +96,7 @@ class Sequence {
     const double scale = 1.0 / std::sqrt(sum / kE + 1e-6);
     std::vector<double> y(kE);
     for (size_t e = 0; e < kE; ++e) y[e] = double{x[e]} * scale * (1.0 + double{weight[e]});
-    const auto half = static_cast<size_t>(shape_.rope_half);
+    const auto half = index_of(shape_.rope_half);
     for (size_t i = 0; i < half; ++i) {
       const double angle = t * std::pow(kTheta, -static_cast<double>(i) / static_cast<double>(half));
       const double a = y[i];
@@ -123,7 +125,7 @@ struct RowsCall {
 class World {
  public:
   World(Gpu gpu, const Shape& shape, const std::vector<int>& tokens, uint64_t seed)
-      : gpu_(gpu), shape_(shape), rope_(shape.rope_half * 2, kTheta, 16384) {
+      : gpu_(gpu), shape_(shape), rope_(shape.rope_half * 2, kTheta, 32768) {
     const auto q_norm = normal_values(kE, 0.2F, 90);
     const auto k_norm = normal_values(kE, 0.2F, 91);
     size_t pages = 0;
@@ -131,7 +133,7 @@ class World {
       sequences_.emplace_back(shape, tokens[i], seed + 10 * i, q_norm, k_norm);
       pages += page_count(tokens[i]);
     }
-    const auto page_bytes = static_cast<size_t>(kOffset + paged_kv_bytes(shape.kv_heads));
+    const auto page_bytes = index_of(kOffset + paged_kv_bytes(shape.kv_heads));
     memory_ = OnDevice<uint8_t>(gpu, pages * page_bytes, 0xff);
     std::vector<size_t> order(pages);
     std::iota(order.begin(), order.end(), size_t{0});
@@ -153,7 +155,7 @@ class World {
     fine_ = OnDevice<RopeTable::Turn>(gpu, {rope_.fine().begin(), rope_.fine().end()});
   }
 
-  const Sequence& sequence(int i) const { return sequences_[static_cast<size_t>(i)]; }
+  const Sequence& sequence(int i) const { return sequences_[index_of(i)]; }
 
   // Puts the rows of a step on the device and prepares them.
   void prepare(const std::vector<Row>& rows) {
@@ -170,7 +172,7 @@ class World {
     k_ = OnDevice<float>(gpu_, in.k);
     v_ = OnDevice<float>(gpu_, in.v);
     rows_ = OnDevice<GpuRow>(gpu_, table);
-    const size_t width = rows.size() * static_cast<size_t>(shape_.heads * kE);
+    const size_t width = rows.size() * index_of(shape_.heads * kE);
     q_ = OnDevice<uint16_t>(gpu_, width, 0x7fff);
     y_ = OnDevice<uint16_t>(gpu_, width, 0x7fff);
     paged_attention_prepare(gpu_, args(), static_cast<int64_t>(rows.size()));
@@ -188,8 +190,7 @@ class World {
     GpuPagedAttentionArgs a = args();
     const auto count = static_cast<int64_t>(rows.size());
     OnDevice<float> partial(
-        gpu_,
-        static_cast<size_t>(paged_attention_partial_bytes(shape_.heads, shape_.kv_heads, count, call.segments_max)) / 4,
+        gpu_, index_of(paged_attention_partial_bytes(shape_.heads, shape_.kv_heads, count, call.segments_max)) / 4,
         NAN);
     a.partial = partial.data();
     a.fresh = call.fresh;
@@ -224,19 +225,19 @@ class World {
   std::vector<uint16_t> queries() const { return q_.read(); }
   // Keys (part 0) or values (1) as they lie in the page.
   std::vector<uint8_t> tile(int sequence, int page, int kv, int part) {
-    const auto list = lists_[static_cast<size_t>(sequence)].read();
+    const auto list = lists_[index_of(sequence)].read();
     std::vector<uint8_t> out(kPagedTileBytes);
-    gpu_.stream->copy_out(out.data(),
-                          reinterpret_cast<const std::byte*>(list[static_cast<size_t>(page)]) + kOffset +
-                              (kv * 2 + part) * kPagedTileBytes,
-                          kPagedTileBytes);
+    gpu_.stream->copy_out(
+        out.data(),
+        reinterpret_cast<const std::byte*>(list[index_of(page)]) + kOffset + (kv * 2 + part) * kPagedTileBytes,
+        kPagedTileBytes);
     EXPECT_TRUE(gpu_.stream->wait().ok());
     return out;
   }
 
   // How far rows are from the definition; says where the first element is that is far off.
   double difference(const std::vector<uint16_t>& y, const std::vector<Row>& rows) const {
-    const auto width = static_cast<size_t>(shape_.heads * kE);
+    const auto width = index_of(shape_.heads * kE);
     std::vector<float> got;
     std::vector<float> expected;
     int told = 0;
@@ -257,7 +258,7 @@ class World {
   }
 
  private:
-  static size_t page_count(int tokens) { return static_cast<size_t>((tokens + kPagedTokens - 1) / kPagedTokens); }
+  static size_t page_count(int tokens) { return index_of((tokens + kPagedTokens - 1) / kPagedTokens); }
   static void append(std::vector<float>* to, const std::vector<float>& from, int row, int width) {
     to->insert(to->end(), from.begin() + row * width, from.begin() + (row + 1) * width);
   }
@@ -319,28 +320,23 @@ TEST_F(PagedAttention, PrepareWritesQueriesAndPagesAsTheLayoutSays) {
     const auto compare = [&](const char* what, const Row& row, int h, int e, uint16_t got, float want) {
       const float value = bf16_to_float(got);
       // One step of bf16: the kernel rounds from float32.
-      if (std::abs(value - want) <= 0.008F * std::abs(want) + 1e-6F) return;
-      if (far++ < 6) {
-        std::printf("  %s, sequence %d, position %d, head %d, column %d: %g, expected %g\n", what, row.sequence,
-                    row.position, h, e, static_cast<double>(value), static_cast<double>(want));
-      }
+      if (std::abs(value - want) <= 0.008F * std::abs(want) + 1e-6F || far++ > 6) return;
+      std::printf("  %s, sequence %d, position %d, head %d, column %d: %g, expected %g\n", what, row.sequence,
+                  row.position, h, e, static_cast<double>(value), static_cast<double>(want));
     };
     for (size_t r = 0; r < rows.size(); ++r) {
       const Sequence& s = world.sequence(rows[r].sequence);
       const int t = rows[r].position;
-      for (int h = 0; h < shape.heads; ++h) {
-        for (int e = 0; e < kE; ++e) {
-          const size_t at =
-              (r * static_cast<size_t>(shape.heads) + static_cast<size_t>(h)) * kE + static_cast<size_t>(e);
-          compare("query", rows[r], h, e, q[at], s.q(t, h)[e]);
-        }
+      const int width = shape.heads * kE;
+      for (int i = 0; i < width; ++i) {
+        compare("query", rows[r], i / kE, i % kE, q[r * index_of(width) + index_of(i)], s.q(t, 0)[i]);
       }
       for (int h = 0; h < shape.kv_heads; ++h) {
         for (int part = 0; part < 2; ++part) {
           const auto tile = world.tile(rows[r].sequence, t / kPagedTokens, h, part);
           for (int e = 0; e < kE; ++e) {
             uint16_t bits = 0;
-            std::memcpy(&bits, &tile[static_cast<size_t>(paged_tile_byte(t % kPagedTokens, e))], 2);
+            std::memcpy(&bits, &tile[index_of(paged_tile_byte(t % kPagedTokens, e))], 2);
             compare(part == 0 ? "key" : "value", rows[r], h, e, bits, (part == 0 ? s.k(t, h) : s.v(t, h))[e]);
           }
         }
@@ -356,17 +352,13 @@ TEST_F(PagedAttention, GeneratedRowsAgreeWithTheDefinition) {
       World world(gpu(), shape, {tokens}, 7);
       world.fill(0, tokens - 1);
       const std::vector<Row> rows = {{0, tokens - 1}};
+      SCOPED_TRACE(::testing::Message() << shape.heads << " over " << shape.kv_heads << ", " << tokens << " tokens");
       const auto spread = world.generated(rows, {6, 0, false});
-      EXPECT_LT(world.difference(spread, rows), kTolerance)
-          << shape.heads << " heads over " << shape.kv_heads << ", " << tokens << " tokens, by pages";
+      EXPECT_LT(world.difference(spread, rows), kTolerance) << "by pages";
       // So many segments that each is one block's.
-      EXPECT_EQ(world.generated(rows, {512, 0, false}), spread)
-          << shape.heads << " heads over " << shape.kv_heads << ", " << tokens << " tokens, by segments";
-      EXPECT_EQ(world.generated(rows, {6, 1, false}), spread) << tokens << " tokens, old pages early";
-      EXPECT_EQ(world.generated(rows, {512, 1, false}), spread) << tokens << " tokens, old pages early, by segments";
-      if (tokens <= kPagedSegment) {
-        EXPECT_EQ(world.generated(rows, {1, 1, false}), spread) << tokens << " tokens, without a merge";
-      }
+      EXPECT_EQ(world.generated(rows, {512, 0, false}), spread) << "by segments";
+      EXPECT_EQ(world.generated(rows, {6, 1, false}), spread) << "old pages early";
+      EXPECT_EQ(world.generated(rows, {512, 1, false}), spread) << "old pages early, by segments";
     }
   }
 }
@@ -388,6 +380,31 @@ TEST_F(PagedAttention, AGeneratedRowsBitsAreThoseItHasAlone) {
   }
   EXPECT_EQ(world.generated(rows, {8, 1, true}), together) << "by a list";
   EXPECT_EQ(world.generated(rows, {256, 1, true}), together) << "by segments";
+}
+
+TEST_F(PagedAttention, ManyGeneratedRowsOfOneSegmentAreFinishedWithoutAMergeAndHaveTheSameBits) {
+  const Shape shape{2, 1, 32};
+  World world(gpu(), shape, {kPagedSegment}, 60);
+  std::vector<Row> rows;
+  for (int i = 0; i < kPagedSegment; ++i) rows.push_back({0, i});
+  const auto at_once = world.generated(rows, {1, 0, false});
+  EXPECT_LT(world.difference(at_once, rows), kTolerance);
+  EXPECT_EQ(world.generated(rows, {2, 0, false}), at_once) << "merged by segments";
+  for (const int position : {0, 64, 200, kPagedSegment - 1}) {
+    EXPECT_EQ(world.generated({{0, position}}, {1, 0, false}), row_of(at_once, index_of(position), shape))
+        << "merged by pages, position " << position;
+  }
+}
+
+TEST_F(PagedAttention, MoreSegmentsThanAMergeHasLanes) {
+  const Shape shape{2, 1, 32};
+  constexpr int kTokens = 40 * kPagedSegment + 70;
+  World world(gpu(), shape, {kTokens}, 70);
+  world.fill(0, kTokens - 1);
+  const std::vector<Row> rows = {{0, kTokens - 1}};
+  const auto pages = world.generated(rows, {64, 1, false});
+  EXPECT_LT(world.difference(pages, rows), kTolerance);
+  EXPECT_EQ(world.generated(rows, {512, 1, false}), pages) << "by segments";
 }
 
 TEST_F(PagedAttention, SeveralGeneratedRowsOfASequenceGiveTheBitsOfOneAfterAnother) {
@@ -482,10 +499,9 @@ class PagedAttentionTime : public PagedAttention {
     list_ = upload(lists);
     const int64_t kv_bytes = int64_t{rows} * shape_.kv_heads * kE * 4;
     qg_ = numbers(int64_t{rows} * shape_.heads * 2 * kE * 4, true);
-    k_ = numbers(kv_bytes, true);
-    v_ = numbers(kv_bytes, true);
-    q_ = zeros<uint16_t>(static_cast<size_t>(rows * shape_.heads * kE));
-    y_ = zeros<uint16_t>(static_cast<size_t>(rows * shape_.heads * kE));
+    for (auto* of : {&k_, &v_}) *of = numbers(kv_bytes, true);
+    q_ = zeros<uint16_t>(index_of(rows * shape_.heads * kE));
+    y_ = zeros<uint16_t>(index_of(rows * shape_.heads * kE));
     norm_ = zeros<float>(kE);
     const RopeTable rope(shape_.rope_half * 2, kTheta, 16384);
     coarse_ = upload(std::vector<RopeTable::Turn>(rope.coarse().begin(), rope.coarse().end()));
@@ -532,15 +548,15 @@ class PagedAttentionTime : public PagedAttention {
 };
 
 TEST_F(PagedAttentionTime, GeneratedRows) {
-  constexpr int64_t kSegmentsMax = 64;
+  constexpr int64_t kSegmentsMax = 32;
   for (const int rows : {1, 2, 4, 8, 32, 64}) {
     const int layers = rows <= 2 ? 8 : 2;
     make(rows, rows, layers);
     std::vector<GpuRow> table;
     for (int i = 0; i < rows; ++i) table.push_back({i, kTokens - 1});
     const auto on_device = upload(table);
-    const auto partial = zeros<float>(
-        static_cast<size_t>(paged_attention_partial_bytes(shape_.heads, shape_.kv_heads, rows, kSegmentsMax)) / 4);
+    const auto partial =
+        zeros<float>(index_of(paged_attention_partial_bytes(shape_.heads, shape_.kv_heads, rows, kSegmentsMax)) / 4);
     args_.rows = on_device.data();
     args_.partial = partial.data();
     args_.fresh = 1;

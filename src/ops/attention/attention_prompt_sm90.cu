@@ -72,19 +72,30 @@ WEIR_DEVICE void multiply_values(float (&d)[128], const uint32_t* a, uint64_t co
 #undef WEIR_D32
 #undef WEIR_D8
 
-// Values as the columns of a product: rows of 64 columns whose groups of 8 tokens are 1,024 bytes apart, quarters
-// further columns.
-WEIR_DEVICE uint64_t values_of(uint32_t address) {
+// Names of operands in shared memory: rows of 128 bytes, groups of 8 rows 1,024 bytes apart; for values, whose rows are
+// tokens, also the distance of the next 64 columns. The lower half, to which 1 is added for 16 bytes further.
+WEIR_DEVICE uint32_t named_rows(const uint8_t* p) {
+  return (device::shared_address(p) & 0x3ffffU) >> 4;
+}
+WEIR_DEVICE uint32_t named_values(const uint8_t* p) {
+  constexpr uint32_t kColumns = uint32_t{kPagedQuarter / 16} << 16;
+  return kColumns | named_rows(p);
+}
+WEIR_DEVICE uint64_t operand(uint32_t name, int bytes) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  constexpr uint64_t kTokens = uint64_t{1024 / 16} << 32;
-  constexpr uint64_t kColumns = uint64_t{kPagedQuarter / 16} << 16;
-  return kSwizzle128 | kTokens | kColumns | ((address & 0x3ffffU) >> 4);
+  constexpr uint64_t kGroups = uint64_t{1024 / 16} << 32;
+  return kSwizzle128 | kGroups | (name + static_cast<uint32_t>(bytes / 16));
 }
 
 WEIR_DEVICE float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// sigmoid(x) to a few units in the last place: what it multiplies is rounded to bf16.
+WEIR_DEVICE float open_part(float x) {
+  return __fdividef(1.0F, 1.0F + exp2_fast(-1.4426950408889634F * x));
 }
 
 struct Tile {
@@ -163,7 +174,7 @@ WEIR_DEVICE void weigh(Softmax& state, float (&s)[32]) {
     largest = fmaxf(largest, __shfl_xor_sync(device::kAllLanes, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(device::kAllLanes, largest, 2));
     const float shift = __fmul_rn(largest, kScale);
-    state.fade[half] = exp2_fast(fmaf(state.largest[half], kScale, -shift));
+    state.fade[half] = exp2_fast(__fmul_rn(state.largest[half], kScale) - shift);
     state.largest[half] = largest;
     float sum = 0;
 #pragma unroll
@@ -184,22 +195,25 @@ WEIR_DEVICE void round_weights(const float (&s)[32], uint32_t (&weights)[16]) {
   for (int i = 0; i < 16; ++i) weights[i] = device::bf16x2(s[2 * i], s[2 * i + 1]);
 }
 
+// `q`: named rows of this warpgroup's queries.
 WEIR_DEVICE void issue_scores(float (&s)[32], uint32_t q, const uint8_t* k) {
-  const uint32_t keys = device::shared_address(k);
+  // Hides that q is the same for each page: the compiler would keep 16 names in registers.
+  asm volatile("" : "+r"(q));
+  const uint32_t keys = named_rows(k);
 #pragma unroll
   for (int step = 0; step < kE / 16; ++step) {
-    const auto within = static_cast<uint32_t>(step % 4 * 32);
-    multiply_keys(s, device::wgmma_columns(q + static_cast<uint32_t>(step / 4 * kQuarterBytes) + within),
-                  device::wgmma_columns(keys + static_cast<uint32_t>(step / 4 * kPagedQuarter) + within), step > 0);
+    const int within = step % 4 * 32;
+    multiply_keys(s, operand(q, step / 4 * kQuarterBytes + within), operand(keys, step / 4 * kPagedQuarter + within),
+                  step > 0);
   }
   device::wgmma_commit();
 }
 
 WEIR_DEVICE void issue_values(float (&out)[128], const uint32_t (&weights)[16], const uint8_t* v) {
-  const uint32_t values = device::shared_address(v);
+  const uint32_t values = named_values(v);
 #pragma unroll
   for (int step = 0; step < kPagedTokens / 16; ++step) {
-    multiply_values(out, weights + 4 * step, values_of(values + static_cast<uint32_t>(step * 16 * 128)));
+    multiply_values(out, weights + 4 * step, operand(values, step * 16 * 128));
   }
   device::wgmma_commit();
 }
@@ -221,9 +235,17 @@ WEIR_DEVICE void release(device::Barrier* barrier) {
   if (device::lane() == 0) device::barrier_arrive(barrier);
 }
 
+// A factor of 1 changes nothing, so rows do not depend on whether their neighbours' sums shrink.
+WEIR_DEVICE void fade(float (&out)[128], const Softmax& state) {
+  const bool same = state.fade[0] == 1.0F && state.fade[1] == 1.0F;
+  if (__all_sync(device::kAllLanes, static_cast<int>(same)) != 0) return;
+#pragma unroll
+  for (int i = 0; i < 128; ++i) out[i] *= state.fade[i % 4 / 2];
+}
+
 WEIR_DEVICE void attend(Shared& shared, const Tile& own, int warpgroup, const Seen& seen, float (&out)[128],
                         Softmax& state) {
-  const uint32_t q = device::shared_address(shared.q) + static_cast<uint32_t>(warpgroup * kGroupRows * 128);
+  const uint32_t q = named_rows(shared.q + warpgroup * kGroupRows * 128);
   float s[32];
   uint32_t weights[16];
 #pragma unroll
@@ -254,8 +276,7 @@ WEIR_DEVICE void attend(Shared& shared, const Tile& own, int warpgroup, const Se
     device::wgmma_wait<0>();
     device::wgmma_settle(out);
     release(&shared.v_free[before]);
-#pragma unroll
-    for (int i = 0; i < 128; ++i) out[i] *= state.fade[i % 4 / 2];
+    fade(out, state);
     round_weights(s, weights);
   }
   const int last = own.pages - 1;
@@ -281,9 +302,8 @@ WEIR_DEVICE void finish(const GpuPagedAttentionArgs& args, const Tile& own, int 
 #pragma unroll
   for (int n = 0; n < 32; ++n) {
     const float2 g = *reinterpret_cast<const float2*>(gate + n * 8);
-    *reinterpret_cast<uint32_t*>(y + n * 8) =
-        device::bf16x2(out[4 * n + 2 * half] * inverse * device::sigmoid(g.x),
-                       out[4 * n + 2 * half + 1] * inverse * device::sigmoid(g.y));
+    *reinterpret_cast<uint32_t*>(y + n * 8) = device::bf16x2(out[4 * n + 2 * half] * inverse * open_part(g.x),
+                                                             out[4 * n + 2 * half + 1] * inverse * open_part(g.y));
   }
 }
 

@@ -1,14 +1,12 @@
 // Attention of generated rows over paged keys and values: bound by reading each page once. A block takes one row, one
-// key head and either a page or a segment of four pages; its 64 KiB of keys and values come by the copy engine, before
+// key head and either a page or a segment of eight pages; its 64 KiB of keys and values come by the copy engine, before
 // the kernels before have ended where the page is older than the step; three blocks run on a multiprocessor. The query
 // heads of the key head are the 16 rows of the matrix products. Scores: each of four warps takes 16 tokens; the largest
 // score, the sum and the bf16 weights meet in shared memory; output: each warp takes 64 columns. Pages of a segment are
-// joined in ascending order, by the block or by the merge with the same operations; the merge weighs segments by the
-// largest score of all, in 16 lanes that take every sixteenth segment and are added in ascending order. So bits depend
-// on position and context alone.
+// joined in ascending order, here or by the merge, so bits depend on position and context alone.
 #include "device/async.h"
 #include "device/mma.h"
-#include "ops/attention/attention_paged_args.h"
+#include "ops/attention/attention_states.h"
 
 namespace weir {
 namespace {
@@ -16,9 +14,6 @@ namespace {
 inline constexpr int kE = kPagedHeadDim;
 inline constexpr int kThreads = 128;
 inline constexpr int kWarps = kThreads / device::kWarp;
-inline constexpr int kMergeThreads = 256;
-inline constexpr int kMergeLanes = 16;
-inline constexpr int kMergeColumns = 64;
 // Scores times 1 / sqrt(E) become exponents of two.
 inline constexpr float kScale = 1.4426950408889634F / 16.0F;
 
@@ -34,52 +29,13 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= 76'416, "what paged_attention_rows asks for");
 
-// Softmax over some tokens.
-struct State {
-  float largest;
-  float total;
-};
-
-// The factors of two states that become one.
-struct Join {
-  float largest;
-  float into;
-  float from;
-};
-WEIR_DEVICE Join join(float into, float from) {
-  const float largest = fmaxf(into, from);
-  return {largest, exp2f(into - largest), exp2f(from - largest)};
-}
-WEIR_DEVICE float joined(const Join& j, float into, float from) {
-  return fmaf(from, j.from, __fmul_rn(into, j.into));
-}
-
 // One lane's part: rows g and g + 8, in each of eight groups of 8 columns two of each row.
 struct Part {
   State row[2];
   float out[8][4];
 };
 
-WEIR_DEVICE float finished(float out, float total, float gate) {
-  return __fmul_rn(out / total, device::sigmoid(gate));
-}
-
-WEIR_DEVICE int pages_of(GpuRow row) {
-  return row.position < 0 ? 0 : row.position / kPagedTokens + 1;
-}
-WEIR_DEVICE int64_t step_row(const GpuPagedAttentionArgs& args, int index) {
-  return args.row_list == nullptr ? args.first_row + index : args.row_list[index];
-}
-// Where the state `slot` of a (row, head) stands: out [E], and apart from those the sums.
-WEIR_DEVICE float* partial_out(const GpuPagedAttentionArgs& args, int index, int head, int slot) {
-  return args.partial + ((int64_t{index} * args.heads + head) * args.slots + slot) * kE;
-}
-WEIR_DEVICE float2* partial_state(const GpuPagedAttentionArgs& args, int index, int head) {
-  auto* states = reinterpret_cast<float2*>(args.partial + int64_t{args.count} * args.heads * args.slots * kE);
-  return states + (int64_t{index} * args.heads + head) * args.slots;
-}
-
-// Copies the visible tokens of a tile; whoever calls is one thread.
+// Copies the visible tokens of a tile; one thread.
 WEIR_DEVICE void bring(uint8_t* to, const uint8_t* from, int tokens, device::Barrier* barrier) {
   device::barrier_expect(barrier, static_cast<uint32_t>(tokens) * kE * 2);
   if (tokens == kPagedTokens) return device::bulk_copy(to, from, kPagedTileBytes, barrier);
@@ -87,6 +43,56 @@ WEIR_DEVICE void bring(uint8_t* to, const uint8_t* from, int tokens, device::Bar
     device::bulk_copy(to + quarter * kPagedQuarter, from + quarter * kPagedQuarter, static_cast<uint32_t>(tokens) * 128,
                       barrier);
   }
+}
+
+// What this block reads: pages [begin, end) of one row and key head.
+struct Pages {
+  const GpuPagedAttentionArgs& args;
+  Shared& shared;
+  int64_t t;  // row of the step
+  GpuRow row;
+  int kv;
+  int group;
+  int begin;
+  int end;
+
+  WEIR_DEVICE Pages(const GpuPagedAttentionArgs& a, Shared& s, int index, int head)
+      : args(a), shared(s), t(step_row(a, index)), row(a.rows[t]), kv(head), group(a.heads / a.kv_heads) {
+    const int step = args.spread != 0 ? 1 : kPagedSegmentPages;
+    begin = static_cast<int>(blockIdx.x) * step;
+    end = min(pages_of(row), begin + step);
+  }
+  // Visible tokens of a page.
+  WEIR_DEVICE int tokens(int page) const { return min(kPagedTokens, row.position + 1 - page * kPagedTokens); }
+  // Whether earlier steps wrote all of it.
+  WEIR_DEVICE bool old(int page) const {
+    return args.fresh > 0 && (page + 1) * kPagedTokens <= row.position + 1 - args.fresh;
+  }
+  WEIR_DEVICE const uint8_t* keys(int page) const {
+    return args.pages[row.sequence][page] + args.page_offset + int64_t{kv} * 2 * kPagedTileBytes;
+  }
+  WEIR_DEVICE void bring_k(int page) const { bring(shared.k, keys(page), tokens(page), &shared.k_here); }
+  WEIR_DEVICE void bring_v(int page) const {
+    bring(shared.v, keys(page) + kPagedTileBytes, tokens(page), &shared.v_here);
+  }
+  WEIR_DEVICE void bring_both(int page) const {
+    bring_k(page);
+    bring_v(page);
+  }
+};
+
+// Queries of the key head's group, zeros behind them.
+WEIR_DEVICE void take_queries(const GpuPagedAttentionArgs& args, Shared& shared, const Pages& pages) {
+  auto* q = reinterpret_cast<uint4*>(shared.q);
+  const uint16_t* from = args.q + (pages.t * args.heads + int64_t{pages.kv} * pages.group) * kE;
+  constexpr int kChunks = kE / 8;
+  for (int i = static_cast<int>(threadIdx.x); i < kPagedGroupMax * kChunks; i += kThreads) {
+    const bool valid = i < pages.group * kChunks;
+    device::copy16(q + (i ^ (i / kChunks % 8)), from + (valid ? i * 8 : 0), valid);
+  }
+  device::copies_commit();
+  device::copies_wait<0>();
+  __syncthreads();
 }
 
 // Values behind the row's own token become zeros: their weights are zeros, what lies there may be anything.
@@ -250,153 +256,62 @@ WEIR_DEVICE void finish_part(const GpuPagedAttentionArgs& args, int64_t t, int h
 WEIR_KERNEL_BOUNDED(weir_paged_rows, GpuPagedAttentionArgs, kThreads, 3) {
   extern __shared__ __align__(128) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int kv = static_cast<int>(blockIdx.y);
   const int index = static_cast<int>(blockIdx.z);
-  const int64_t t = step_row(args, index);
-  const GpuRow row = args.rows[t];
-  const int step = args.spread != 0 ? 1 : kPagedSegmentPages;
-  const int begin = static_cast<int>(blockIdx.x) * step;
-  const int end = min(pages_of(row), begin + step);
-  if (begin >= end) {
+  const Pages pages(args, shared, index, static_cast<int>(blockIdx.y));
+  if (pages.begin >= pages.end) {
     // One block of a row waits, so that this kernel does not end before the ones before it.
     if (blockIdx.x == 0) device::wait_for_previous();
     return;
   }
-  const auto tokens_of = [&](int page) { return min(kPagedTokens, row.position + 1 - page * kPagedTokens); };
-  const auto tile_of = [&](int page) {
-    return args.pages[row.sequence][page] + args.page_offset + int64_t{kv} * 2 * kPagedTileBytes;
-  };
-  const auto bring_k = [&](int page) { bring(shared.k, tile_of(page), tokens_of(page), &shared.k_here); };
-  const auto bring_v = [&](int page) {
-    bring(shared.v, tile_of(page) + kPagedTileBytes, tokens_of(page), &shared.v_here);
-  };
-  const bool early = args.fresh > 0 && (begin + 1) * kPagedTokens <= row.position + 1 - args.fresh;
-  if (thread == 0) {
+  const bool brings = threadIdx.x == 0;
+  const bool early = pages.old(pages.begin);
+  if (brings) {
     device::barrier_init(&shared.k_here, 1);
     device::barrier_init(&shared.v_here, 1);
     device::barrier_init_done();
     device::fence_async();
-    if (early) {
-      bring_k(begin);
-      bring_v(begin);
-    }
+    if (early) pages.bring_both(pages.begin);
   }
-  const int group = args.heads / args.kv_heads;
-  auto* q = reinterpret_cast<uint4*>(shared.q);
-  for (int i = group * 32 + thread; i < kPagedGroupMax * 32; i += kThreads) q[i] = uint4{0, 0, 0, 0};
-  clear_behind(shared.v, tokens_of(begin));
+  clear_behind(shared.v, pages.tokens(pages.begin));
   device::wait_for_previous();
   device::start_next();
-  if (thread == 0 && !early) {
-    bring_k(begin);
-    bring_v(begin);
-  }
-  const uint16_t* queries = args.q + (t * args.heads + int64_t{kv} * group) * kE;
-  for (int i = thread; i < group * 32; i += kThreads) {
-    device::copy16(q + (i ^ (i / 32 % 8)), queries + i * 8);
-  }
-  device::copies_commit();
-  device::copies_wait<0>();
-  __syncthreads();
+  if (brings && !early) pages.bring_both(pages.begin);
+  take_queries(args, shared, pages);
 
   Part total;
-  for (int page = begin; page < end; ++page) {
-    const auto phase = static_cast<uint32_t>((page - begin) % 2);
+  for (int page = pages.begin; page < pages.end; ++page) {
+    const auto phase = static_cast<uint32_t>((page - pages.begin) % 2);
     Part part;
     float s[2][4];
     device::barrier_wait(&shared.k_here, phase);
     scores_of(shared, s);
-    keep_largest(shared, s, tokens_of(page));
+    keep_largest(shared, s, pages.tokens(page));
     __syncthreads();
-    if (thread == 0 && page + 1 < end) bring_k(page + 1);
+    if (brings && page + 1 < pages.end) pages.bring_k(page + 1);
     keep_weights(shared, s, part);
     device::barrier_wait(&shared.v_here, phase);
     __syncthreads();
     weigh_values(shared, part);
-    if (page == begin) {
+    if (page == pages.begin) {
       total = part;
     } else {
       join_parts(total, part);
     }
-    if (page + 1 == end) break;
+    if (page + 1 == pages.end) break;
     __syncthreads();
-    clear_behind(shared.v, tokens_of(page + 1));
-    if (thread == 0) bring_v(page + 1);
+    clear_behind(shared.v, pages.tokens(page + 1));
+    if (brings) pages.bring_v(page + 1);
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int of = half * 8 + device::lane() / 4;
-    if (of >= group) continue;
+    if (of >= pages.group) continue;
     if (args.slots == 0) {
-      finish_part(args, t, kv * group + of, half, total);
+      finish_part(args, pages.t, pages.kv * pages.group + of, half, total);
     } else {
-      keep_part(args, index, kv * group + of, half, total);
+      keep_part(args, index, pages.kv * pages.group + of, half, total);
     }
   }
-}
-
-WEIR_KERNEL_BOUNDED(weir_paged_merge, GpuPagedAttentionArgs, kMergeThreads, 4) {
-  __shared__ float4 outs[kMergeLanes][kMergeColumns / 4];
-  __shared__ float totals[kMergeLanes];
-  __shared__ float warps[kMergeThreads / device::kWarp];
-  const int thread = static_cast<int>(threadIdx.x);
-  const int head = static_cast<int>(blockIdx.y);
-  const int index = static_cast<int>(blockIdx.z);
-  const int first_column = static_cast<int>(blockIdx.x) * kMergeColumns;
-  const int64_t t = step_row(args, index);
-  const int pages = pages_of(args.rows[t]);
-  device::wait_for_previous();
-  device::start_next();
-  if (pages == 0) return;
-  const int per = args.spread != 0 ? kPagedSegmentPages : 1;  // states of a segment
-  const int segments = (pages + kPagedSegmentPages - 1) / kPagedSegmentPages;
-  const int states = args.spread != 0 ? pages : segments;
-  const float2* state = partial_state(args, index, head);
-  float largest = -INFINITY;
-  for (int i = thread; i < states; i += kMergeThreads) largest = fmaxf(largest, state[i].x);
-  largest = device::warp_max(largest);
-  if (device::lane() == 0) warps[device::warp()] = largest;
-  __syncthreads();
-  for (float x : warps) largest = fmaxf(largest, x);
-
-  const int lane = thread / (kMergeColumns / 4);
-  const int column = thread % (kMergeColumns / 4);
-  const auto out_of = [&](int slot) {
-    return reinterpret_cast<const float4*>(partial_out(args, index, head, slot) + first_column)[column];
-  };
-  float4 sum = {0, 0, 0, 0};
-  float total = 0;
-  for (int segment = lane; segment < segments; segment += kMergeLanes) {
-    const int begin = segment * per;
-    const int end = min(states, begin + per);
-    float2 own = state[begin];
-    float4 out = out_of(begin);
-    for (int i = begin + 1; i < end; ++i) {
-      const float2 next = state[i];
-      const float4 more = out_of(i);
-      const Join j = join(own.x, next.x);
-      own = {j.largest, joined(j, own.y, next.y)};
-      out = {joined(j, out.x, more.x), joined(j, out.y, more.y), joined(j, out.z, more.z), joined(j, out.w, more.w)};
-    }
-    const float weight = exp2f(own.x - largest);
-    total = fmaf(own.y, weight, total);
-    sum = {fmaf(out.x, weight, sum.x), fmaf(out.y, weight, sum.y), fmaf(out.z, weight, sum.z),
-           fmaf(out.w, weight, sum.w)};
-  }
-  outs[lane][column] = sum;
-  if (column == 0) totals[lane] = total;
-  __syncthreads();
-  if (thread >= kMergeColumns) return;
-  float all = 0;
-  float out = 0;
-  for (int i = 0; i < kMergeLanes; ++i) {
-    all += totals[i];
-    out += reinterpret_cast<const float*>(outs[i])[thread];
-  }
-  const int64_t at = int64_t{head} * kE + first_column + thread;
-  const float gate = args.qg[t * args.qg_stride + at + int64_t{head + 1} * kE];
-  args.y[t * args.y_stride + at] = device::to_bf16(finished(out, all, gate));
 }
 
 }  // namespace weir
