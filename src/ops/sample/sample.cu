@@ -1,12 +1,12 @@
-// Bound by the read of the logits from the second-level cache, and by latency: each pass over a row ends with a barrier.
-// A row without top_k, top_p and min_p is cut among all blocks of its grid row; each finds its best id (by logit, or by
-// logit plus noise), and the last to arrive gives the row's token: a maximum, so no order shows. A row with filters is
-// kept in the shared memory of one cluster of eight blocks, an eighth each. What top_k and top_p keep is a prefix of
-// the ids in descending order of logits, ties by id; its end is found by histograms of ever finer bins, counts or
-// 40-bit probabilities, summed over the cluster by reading each other's shared memory: integers, so no order shows. A
-// cluster barrier stands between a histogram's sums and its reading; two histograms take turns. The threads' own
-// maxima say early how far down a short prefix can reach: the ids above are listed, and later passes are over the lists
-// alone. Every float operation of the CPU's sampler is here too, never fused with another.
+// Bound by the read of the logits from the second-level cache, and by latency: each pass over a row ends with a
+// barrier. A row without top_k, top_p and min_p is cut among all blocks of its grid row; each finds its best id (by
+// logit, or by logit plus noise), and the last to arrive gives the row's token: a maximum, so no order shows. A row
+// with filters is kept in the shared memory of one cluster of eight blocks, an eighth each. What top_k and top_p keep
+// is a prefix of the ids in descending order of logits, ties by id; its end is found by histograms of ever finer bins,
+// counts or 40-bit probabilities, summed over the cluster by reading each other's shared memory: integers, so no order
+// shows. A cluster barrier stands between a histogram's sums and its reading; two histograms take turns. The threads'
+// own maxima say early how far down a short prefix can reach: the ids above are listed, and later passes are over the
+// lists alone. Every float operation of the CPU's sampler is here too, never fused with another.
 #include "device/async.h"
 #include "device/kernel.h"
 #include "ops/sample/noise.h"
@@ -95,19 +95,15 @@ WEIR_DEVICE void sample_plain(const GpuSampleArgs& args, const GpuSampleRow& row
       return x;
     });
   }
-  broken = __syncthreads_or(broken ? 1 : 0) != 0;
+  if (broken) best = kBroken;
   best = block_max(shared, best);
   if (thread() != 0) return;
   GpuSampleScratch& scratch = args.scratch[blockIdx.y];
   atomicMax(&scratch.best, best);
-  if (broken) atomicOr(&scratch.broken, 1U);
   __threadfence();
-  if (atomicAdd(&scratch.blocks, 1U) + 1 < gridDim.x) return;
+  if (atomicInc(&scratch.blocks, gridDim.x - 1) + 1 < gridDim.x) return;  // the last makes it 0 again
   __threadfence();
-  best = atomicExch(&scratch.best, 0ULL);
-  broken = atomicExch(&scratch.broken, 0U) != 0;
-  atomicExch(&scratch.blocks, 0U);
-  finish(args, row, best, broken);
+  finish(args, row, atomicExch(&scratch.best, 0ULL));
 }
 
 // A cluster's filtering of a row. Kept are the ids whose key is above `key`, and those with this key up to `last_id`;
@@ -462,7 +458,7 @@ WEIR_DEVICE void sample_filtered(const GpuSampleArgs& args, const GpuSampleRow& 
     if (thread() == 0) {
       uint32_t any_broken = 0;
       for (int other = 0; other < kSampleCluster; ++other) any_broken |= read_other(other, &shared.broken);
-      finish(args, row, best == 0 ? top : best, any_broken != 0);
+      finish(args, row, any_broken != 0 ? kBroken : best == 0 ? top : best);
     }
   }
   cluster_sync();  // nobody leaves while its shared memory is read
@@ -474,9 +470,9 @@ WEIR_KERNEL_BOUNDED(sample_kernel, GpuSampleArgs, kSampleThreads, 1) {
   extern __shared__ __align__(16) uint8_t memory[];
   auto& shared = *reinterpret_cast<SampleShared*>(memory);
   auto* values = reinterpret_cast<float*>(memory + kSampleSharedFixed);
+  const GpuSampleRow row = args.rows[blockIdx.y];  // a table of the step
   device::wait_for_previous();
   device::start_next();
-  const GpuSampleRow row = args.rows[blockIdx.y];
   if (row.row < 0) return;
   const bool filtered = row.scale > 0.0F && (row.top_k > 0 || row.top_p < 1.0F || row.min_p > 0.0F);
   if (!filtered) {

@@ -34,16 +34,16 @@ struct GpuSampleRow {
 struct GpuSampleScratch {
   unsigned long long best = 0;
   uint32_t blocks = 0;
-  uint32_t broken = 0;
+  uint32_t reserved = 0;
 };
 
 struct GpuSampleArgs {
   const float* logits = nullptr;  // [R, width], not changed
   int64_t logits_stride = 0;
-  const GpuSampleRow* rows = nullptr;   // [R]
+  const GpuSampleRow* rows = nullptr;   // [R], written before the step's first kernel
   GpuSampleScratch* scratch = nullptr;  // [R]
   int32_t* tokens = nullptr;            // [R] out: the token, or -1 where the row has a NaN or an infinity
-  int32_t* next_tokens = nullptr;       // out: [GpuSampleRow::row]; the token whatever the row's logits are
+  int32_t* next_tokens = nullptr;       // out: [GpuSampleRow::row]; 0 where tokens has -1
   int32_t width = 0;                    // V
   int32_t vocabulary = 0;               // ids at and above are padding: never sampled
   int32_t aligned = 0;                  // logits can be read 16 bytes at a time (the front fills this in)

@@ -8,9 +8,10 @@
 
 namespace weir {
 
-// One launch, whatever the rows' parameters: a recorded call serves every later step of R rows. `rows` may be anything
-// when the call is made; the kernel reads it. Takes V up to kGpuSampleWidthMax. Cost: one read of the logits; rows with
-// top_k, top_p or min_p are read once too, by eight blocks each, which keep them in shared memory.
+// One launch, whatever the rows' parameters: a recorded call serves every later step of R rows. `args.rows` is read
+// by the kernel alone, before it waits for the kernel before it. Takes V up to kGpuSampleWidthMax. Cost: one read of
+// the logits; rows with top_k, top_p or min_p are read once too, by eight blocks each, which keep them in shared
+// memory.
 void sample(Gpu gpu, GpuSampleArgs args, int64_t rows);
 
 inline constexpr int64_t kGpuSampleWidthMax = 380'000;

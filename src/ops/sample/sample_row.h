@@ -88,10 +88,13 @@ WEIR_DEVICE Ranked block_max(SampleShared& shared, Ranked value) {
   return out;
 }
 
-WEIR_DEVICE void finish(const GpuSampleArgs& args, const GpuSampleRow& row, Ranked best, bool broken) {
+// Stands above every rank: a logit of the row is not finite.
+inline constexpr Ranked kBroken = ~Ranked{0};
+
+WEIR_DEVICE void finish(const GpuSampleArgs& args, const GpuSampleRow& row, Ranked best) {
   // Nothing is left where every id is masked: the first is as good as any.
-  const int token = best == 0 ? 0 : id_of(best);
-  args.tokens[blockIdx.y] = broken ? -1 : token;
+  const int token = best == 0 || best == kBroken ? 0 : id_of(best);
+  args.tokens[blockIdx.y] = best == kBroken ? -1 : token;
   args.next_tokens[row.row] = token;
 }
 
