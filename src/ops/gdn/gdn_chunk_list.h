@@ -43,4 +43,15 @@ WEIR_DEVICE uint8_t* gdn_value_tile(const GpuGdnPackedArgs& args, int at, int va
          (at * heads + value_head) * kGdnValueTileBytes;
 }
 
+struct GdnHeadTile {
+  uint4 kk[kGdnKkSquares][device::kWarp];  // square (to, from) at to (to - 1) / 2 + from
+  uint4 qk[kGdnQkSquares][device::kWarp];  // square (to, from) at to (to + 1) / 2 + from
+  float table[kGdnTableBytes / 4];
+  float fade[64];
+  float beta_fade[64];
+  float to_end[64];
+  float log_decay[64];
+};
+static_assert(sizeof(GdnHeadTile) == kGdnHeadTileBytes);
+
 }  // namespace weir

@@ -1,9 +1,9 @@
 // What the rows of a 64-row chunk need that does not depend on the state: convolution, gates, norms, and the products
 // of the rows with each other. Bound by reading the inputs once and writing the scratch. A block per (chunk, key head).
 // The convolution runs down the rows, a warp 128 channels of 32 rows, four channels a lane; the products of 16 rows a
-// warp are those of k (first four warps) and of q with k on the tensor cores in half precision; then each value head's
-// decays are multiplied in, in shared memory, and copied out. Rows that the ring holds take part as keys and log decays
-// and have zero coefficients themselves: the second kernel leaves them as they are.
+// warp are those of k (first four warps) and of q with k on the tensor cores in half precision; each value head's
+// decays are multiplied in where the results lie. Rows that the ring holds take part as keys and log decays and have
+// zero coefficients themselves: the second kernel leaves them as they are.
 #include "device/async.h"
 #include "device/mma.h"
 #include "ops/gdn/gdn_chunk_list.h"
@@ -22,21 +22,9 @@ inline constexpr int kBatch = 8;  // rows that a warp convolves at a time
 inline constexpr int kTaskRows = 32;
 inline constexpr float kL2Eps = 1e-6F;
 
-struct HeadTile {
-  uint16_t kk[kRows * kGdnPairStride];
-  uint16_t qk[kRows * kGdnPairStride];
-  float table[kGdnTableBytes / 4];
-  float fade[kRows];
-  float beta_fade[kRows];
-  float to_end[kRows];
-  float log_decay[kRows];
-};
-static_assert(sizeof(HeadTile) == kGdnHeadTileBytes);
-
 struct Shared {
   uint16_t k[kRows * kGdnKeyStride];
   uint16_t q[kRows * kGdnKeyStride];
-  HeadTile head;
   float beta[kRatioMax][kRows];
   float softplus[kRatioMax][kRows];
   float log_decay[kRatioMax][kRows];
@@ -220,46 +208,52 @@ WEIR_DEVICE void row_products(const Shared& m, float (*sums)[4]) {
   }
 }
 
-// The coefficients of one value head from the warp's products.
-WEIR_DEVICE void make_coefficients(Shared& m, const Block& w, int j, const float (*sums)[4]) {
+// The coefficients of one value head from the warp's products, a square of 16 rows and 16 columns at a time.
+WEIR_DEVICE void make_coefficients(const GpuGdnPackedArgs& args, const Shared& m, const Block& w, int j,
+                                   const float (*sums)[4]) {
+  GdnHeadTile& tile = *reinterpret_cast<GdnHeadTile*>(gdn_head_tile(args, w.at, w.key_head * args.ratio + j));
   const int group = device::warp() % 4;
   const bool of_k = device::warp() < 4;
   const int lane = device::lane();
   const float* total = m.log_decay[j];
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int in_group = lane / 4 + 8 * half;
-    const int i = 16 * group + in_group;
-    const bool there = i >= w.rows.known && i < w.rows.end;
-    const float here = total[i];
-    const float factor = of_k ? -m.beta[j][i] : 1.0F;
+  for (int square = 0; square < 4; ++square) {
+    if (square > group) continue;
+    float value[2][2][2];  // [rows 0-7, 8-15][columns 0-7, 8-15]
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      if (n / 2 > group) continue;
-      float value[2];
+    for (int half = 0; half < 2; ++half) {
+      const int i = 16 * group + 8 * half + lane / 4;
+      const bool there = i >= w.rows.known && i < w.rows.end;
+      const float factor = of_k ? -m.beta[j][i] : 1.0F;
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int other = 8 * n + lane % 4 * 2 + e;
+      for (int e = 0; e < 4; ++e) {
+        const int other = 16 * square + e / 2 * 8 + lane % 4 * 2 + e % 2;
         const bool counts = there && (of_k ? other < i : other <= i);
-        value[e] = counts ? factor * __expf(here - total[other]) * sums[n][2 * half + e] : 0.0F;
-      }
-      const int at = i * kGdnPairStride + 8 * n + lane % 4 * 2;
-      *reinterpret_cast<uint32_t*>((of_k ? m.head.kk : m.head.qk) + at) = device::f16x2(value[0], value[1]);
-      if (of_k && n / 2 == group) {
-        const int pair = n % 2 * 4 + lane % 4;  // of columns of the diagonal's square
-        const int to = ((group * 8 + pair) * 4 + in_group % 8 / 2) * 8 + half * 4 + in_group % 2 * 2;
-        *reinterpret_cast<float2*>(m.head.table + to) = {value[0], value[1]};
+        const float sum = sums[2 * square + e / 2][2 * half + e % 2];
+        value[half][e / 2][e % 2] = counts ? factor * __expf(total[i] - total[other]) * sum : 0.0F;
       }
     }
+    if (of_k && square == group) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const int half = n / 2;
+        const int pair = n % 2 * 4 + lane % 4;  // of columns
+        const int to = ((group * 8 + pair) * 4 + lane / 8) * 8 + half * 4 + lane / 4 % 2 * 2;
+        *reinterpret_cast<float2*>(tile.table + to) = {value[half][n % 2][0], value[half][n % 2][1]};
+      }
+      continue;
+    }
+    uint4* to = of_k ? tile.kk[group * (group - 1) / 2 + square] : tile.qk[group * (group + 1) / 2 + square];
+    to[lane] = {device::f16x2(value[0][0][0], value[0][0][1]), device::f16x2(value[0][1][0], value[0][1][1]),
+                device::f16x2(value[1][0][0], value[1][0][1]), device::f16x2(value[1][1][0], value[1][1][1])};
   }
   if (thread() < kRows) {
     const int i = thread();
-    const bool there = i < w.rows.end;
-    const float fade = there ? __expf(total[i]) : 0.0F;
-    m.head.fade[i] = fade;
-    m.head.beta_fade[i] = m.beta[j][i] * fade;
-    m.head.to_end[i] = w.rows.end == kRows ? __expf(total[kRows - 1] - total[i]) : 0.0F;
-    m.head.log_decay[i] = total[i];
+    const float fade = i < w.rows.end ? __expf(total[i]) : 0.0F;
+    tile.fade[i] = fade;
+    tile.beta_fade[i] = m.beta[j][i] * fade;
+    tile.to_end[i] = w.rows.end == kRows ? __expf(total[kRows - 1] - total[i]) : 0.0F;
+    tile.log_decay[i] = total[i];
   }
 }
 
@@ -267,6 +261,11 @@ WEIR_DEVICE void copy_out(uint8_t* to, const void* from, int bytes) {
   for (int n = thread(); n < bytes / 16; n += kThreads) {
     reinterpret_cast<uint4*>(to)[n] = reinterpret_cast<const uint4*>(from)[n];
   }
+}
+
+// The kernel does not end before the one before it, whose state the next one needs: one thread waits for all.
+WEIR_DEVICE void finish(const GpuGdnPackedArgs& args) {
+  if (args.chunk_begin > 0 && blockIdx.x == 0 && blockIdx.y == 0 && thread() == 0) device::wait_for_previous();
 }
 
 }  // namespace
@@ -284,9 +283,11 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunk_products, GpuGdnPackedArgs, kThreads, 3) {
     if (number < chunks) break;
     number -= chunks;
   }
-  device::wait_for_previous();
+  // The launches behind the first write other scratch than the kernel before them reads, and nothing that they read is
+  // written by any kernel that may still run: they run beside it.
+  if (args.chunk_begin == 0) device::wait_for_previous();
   device::start_next();
-  if (sequence == args.sequence_count) return;
+  if (sequence == args.sequence_count) return finish(args);
   w.s = args.sequences[sequence];
   w.rows = gdn_chunk_rows(w.s, number);
   w.inputs = reinterpret_cast<const float*>(w.s.slot + args.slot_offset + args.inputs_offset);
@@ -301,12 +302,8 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunk_products, GpuGdnPackedArgs, kThreads, 3) {
   copy_out(gdn_key_tile(args, w.at, w.key_head), m.k, 2 * kGdnKeyTileBytes);
   float sums[8][4];
   row_products(m, sums);
-  for (int j = 0; j < args.ratio; ++j) {
-    make_coefficients(m, w, j, sums);
-    __syncthreads();
-    copy_out(gdn_head_tile(args, w.at, w.key_head * args.ratio + j), &m.head, kGdnHeadTileBytes);
-    __syncthreads();
-  }
+  for (int j = 0; j < args.ratio; ++j) make_coefficients(args, m, w, j, sums);
+  finish(args);
 }
 
 }  // namespace weir

@@ -27,13 +27,7 @@ inline constexpr int kInputs = 16;
 struct Stage {
   uint16_t k[kRows * kGdnKeyStride];
   uint16_t q[kRows * kGdnKeyStride];
-  uint16_t kk[kRows * kGdnPairStride];
-  uint16_t qk[kRows * kGdnPairStride];
-  float table[kGdnTableBytes / 4];
-  float fade[kRows];
-  float beta_fade[kRows];
-  float to_end[kRows];
-  float log_decay[kRows];
+  GdnHeadTile head;
   uint2 values[2][8 * device::kWarp];  // of the pairs' columns
 };
 inline constexpr int kStageBytes = 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + 2 * kGdnValueGroupBytes;
@@ -104,7 +98,7 @@ WEIR_DEVICE void load_stage(const GpuGdnPackedArgs& args, Shared& m, const Block
   device::Barrier* full = &m.full[n % kStages];
   device::barrier_expect(full, kStageBytes);
   device::bulk_copy(stage.k, gdn_key_tile(args, w.at + n, w.head / args.ratio), 2 * kGdnKeyTileBytes, full);
-  device::bulk_copy(stage.kk, gdn_head_tile(args, w.at + n, w.head), kGdnHeadTileBytes, full);
+  device::bulk_copy(&stage.head, gdn_head_tile(args, w.at + n, w.head), kGdnHeadTileBytes, full);
   device::bulk_copy(stage.values, gdn_value_tile(args, w.at + n, w.head) + w.quarter * (2 * kGdnValueGroupBytes),
                     2 * kGdnValueGroupBytes, full);
 }
@@ -141,15 +135,14 @@ WEIR_DEVICE void make_operand(const float* first, const float* second, uint32_t*
 }
 
 // The lane's address for right operands whose columns are rows of a tile and whose k runs along them.
-template <int kStride>
 WEIR_DEVICE uint32_t rows_address(const uint16_t* tile) {
   const int lane = device::lane();
-  return device::shared_address(tile + (lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8);
+  return device::shared_address(tile + (lane / 16 * 8 + lane % 8) * kGdnKeyStride + lane / 8 % 2 * 8);
 }
 
 // S^T times 64 rows of k or q.
 WEIR_DEVICE void state_products(const State& state, const uint16_t* tile, Product& out) {
-  const uint32_t address = rows_address<kGdnKeyStride>(tile);
+  const uint32_t address = rows_address(tile);
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     for (int i = 0; i < 4; ++i) out[n][i] = 0;
@@ -170,7 +163,7 @@ WEIR_DEVICE void state_products(const State& state, const uint16_t* tile, Produc
 
 // S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T; `weighted`: the updates with their factors.
 WEIR_DEVICE void fold(State& state, const Stage& stage, const Operand* weighted) {
-  const float fade = stage.fade[kRows - 1];
+  const float fade = stage.head.fade[kRows - 1];
   const int lane = device::lane();
   const uint32_t address =
       device::shared_address(stage.k + (lane / 8 % 2 * 8 + lane % 8) * kGdnKeyStride + lane / 16 * 8);
@@ -191,12 +184,11 @@ WEIR_DEVICE void fold(State& state, const Stage& stage, const Operand* weighted)
   }
 }
 
-// Adds earlier group `from`'s part to the rows of group `to`: `tile` holds the coefficients.
-WEIR_DEVICE void add_group(const uint32_t address, int to, int from, const uint32_t* updates, Product& rows) {
-  uint32_t b[4];
-  device::load_matrices(b, address + to * (16 * kGdnPairStride * 2) + from * 32);
-  device::mma_f16(rows[2 * to], updates, b[0], b[1]);
-  device::mma_f16(rows[2 * to + 1], updates, b[2], b[3]);
+// Adds a group's updates times a square of coefficients to two groups of 8 rows.
+WEIR_DEVICE void add_square(const uint4* square, const uint32_t* updates, float* low, float* high) {
+  const uint4 b = square[device::lane()];
+  device::mma_f16(low, updates, b.x, b.y);
+  device::mma_f16(high, updates, b.z, b.w);
 }
 
 // The group's 16 rows become their updates: two rows at a time, held by the lanes of one place, go to the other places'
@@ -235,7 +227,7 @@ WEIR_DEVICE void make_updates(const Block& w, const Stage& stage, int known, Pro
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     const uint2 values = stage.values[pair_index()][n * device::kWarp + device::lane()];
-    const float2 factor = *reinterpret_cast<const float2*>(stage.beta_fade + 8 * n + 2 * lane_place());
+    const float2 factor = *reinterpret_cast<const float2*>(stage.head.beta_fade + 8 * n + 2 * lane_place());
     rows[n][0] = fmaf(-factor.x, rows[n][0], device::f16_low(values.x));
     rows[n][1] = fmaf(-factor.y, rows[n][1], device::f16_high(values.x));
     rows[n][2] = fmaf(-factor.x, rows[n][2], device::f16_low(values.y));
@@ -255,13 +247,15 @@ WEIR_DEVICE void make_updates(const Block& w, const Stage& stage, int known, Pro
       }
     }
   }
-  const uint32_t address = rows_address<kGdnPairStride>(stage.kk);
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    solve_group(stage.table + group * 256, rows[2 * group], rows[2 * group + 1]);
+    solve_group(stage.head.table + group * 256, rows[2 * group], rows[2 * group + 1]);
     make_operand(rows[2 * group], rows[2 * group + 1], updates[group]);
 #pragma unroll
-    for (int later = group + 1; later < kGroups; ++later) add_group(address, later, group, updates[group], rows);
+    for (int later = group + 1; later < kGroups; ++later) {
+      const uint4* square = stage.head.kk[later * (later - 1) / 2 + group];
+      add_square(square, updates[group], rows[2 * later], rows[2 * later + 1]);
+    }
   }
 }
 
@@ -309,7 +303,7 @@ WEIR_DEVICE void update_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int at = 16 * group + 8 * half + 2 * lane_place();
-        const float2 factor = *reinterpret_cast<const float2*>(stage.to_end + at);
+        const float2 factor = *reinterpret_cast<const float2*>(stage.head.to_end + at);
         for (int i = 0; i < 4; ++i) products[half][i] = rows[2 * group + half][i] * (i % 2 == 0 ? factor.x : factor.y);
       }
       uint32_t* y = weighted[group];
@@ -400,7 +394,7 @@ WEIR_DEVICE void output_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float2 fade = *reinterpret_cast<const float2*>(stage.fade + 8 * i + 2 * lane_place());
+      const float2 fade = *reinterpret_cast<const float2*>(stage.head.fade + 8 * i + 2 * lane_place());
       out[i][0] = fade.x * rows[i][0];
       out[i][1] = fade.y * rows[i][1];
       out[i][2] = fade.x * rows[i][2];
@@ -408,14 +402,15 @@ WEIR_DEVICE void output_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
     }
     device::threads_barrier(1 + pair_index(), 2 * device::kWarp);
     const uint4(*hand)[device::kWarp] = m.updates[n % 2][pair_index()];
-    const uint32_t address = rows_address<kGdnPairStride>(stage.qk);
     Operand weighted[kGroups];
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       const uint4 x = hand[group][device::lane()];
       const Operand updates = {x.x, x.y, x.z, x.w};
 #pragma unroll
-      for (int to = group; to < kGroups; ++to) add_group(address, to, group, updates, out);
+      for (int to = group; to < kGroups; ++to) {
+        add_square(stage.head.qk[to * (to + 1) / 2 + group], updates, out[2 * to], out[2 * to + 1]);
+      }
       const uint4 y = hand[kGroups + group][device::lane()];
       weighted[group][0] = y.x;
       weighted[group][1] = y.y;
@@ -447,9 +442,8 @@ WEIR_DEVICE void keep_ring(const GpuGdnPackedArgs& args, const Block& w) {
   const bool first_of_key = w.head % args.ratio == 0;
   const int thread = static_cast<int>(threadIdx.x);
   if (w.quarter == 0 && thread >= chunk.known && thread < chunk.end) {
-    const uint8_t* tile = gdn_head_tile(args, w.at + last, w.head) + kGdnHeadTileBytes - kRows * sizeof(float);
-    reinterpret_cast<float*>(slot + args.log_decay_offset)[w.head * kRows + thread] =
-        reinterpret_cast<const float*>(tile)[thread];
+    const auto* tile = reinterpret_cast<const GdnHeadTile*>(gdn_head_tile(args, w.at + last, w.head));
+    reinterpret_cast<float*>(slot + args.log_decay_offset)[w.head * kRows + thread] = tile->log_decay[thread];
   }
   if (first_of_key) {
     float* keys = reinterpret_cast<float*>(slot + args.keys_offset) + static_cast<int64_t>(key_head) * kRows * kDim;
@@ -481,7 +475,7 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunks, GpuGdnPackedArgs, kThreads, 1) {
   Block w;
   const bool any = find_block(args, &w);
   State state;
-  if (any) load_state(w, state);
+  if (any && args.chunk_begin == 0) load_state(w, state);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       device::barrier_init(&m.full[i], 1);
@@ -492,7 +486,8 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunks, GpuGdnPackedArgs, kThreads, 1) {
   __syncthreads();
   device::wait_for_previous();
   device::start_next();
-  if (!any) return;  // the whole cluster
+  if (!any) return;                                // the whole cluster
+  if (args.chunk_begin > 0) load_state(w, state);  // the launch before this one may have moved it
   if (threadIdx.x == 0) {
     for (int n = 0; n < min(kStages, w.chunks); ++n) load_stage(args, m, w, n);
   }

@@ -25,7 +25,7 @@ int64_t rows_shared_bytes(int64_t tiles) {
 }
 
 int64_t products_shared_bytes() {
-  return 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + 3 * 4 * 64 * kFloat;
+  return 2 * kGdnKeyTileBytes + 3 * 4 * 64 * kFloat;
 }
 
 int64_t chunks_shared_bytes() {
@@ -34,8 +34,8 @@ int64_t chunks_shared_bytes() {
   return round_up(kStages * kStage + 2 * 2 * 8 * 32 * 16 + (4 + 2) * 64 * kFloat + 2 * kStages * 8, 128);
 }
 
-int64_t chunk_bytes(const GdnShape& shape) {
-  return shape.key_heads * 2 * kGdnKeyTileBytes + shape.value_heads * (kGdnHeadTileBytes + kGdnValueTileBytes);
+int64_t chunk_bytes(int64_t key_heads, int64_t value_heads) {
+  return key_heads * 2 * kGdnKeyTileBytes + value_heads * (kGdnHeadTileBytes + kGdnValueTileBytes);
 }
 
 void check(const GpuGdnPackedArgs& args) {
@@ -87,14 +87,18 @@ void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args) {
 
 int64_t gdn_chunks_scratch_bytes(const GdnShape& shape, int64_t rows, int64_t sequences) {
   // A sequence's first and last chunk need not be full, and the first may hold no new row.
-  return std::min<int64_t>(kGdnLaunchChunks, rows / kGdnChunk + 2 * sequences) * chunk_bytes(shape);
+  return std::min<int64_t>(2 * kGdnLaunchChunks, rows / kGdnChunk + 2 * sequences) *
+         chunk_bytes(shape.key_heads, shape.value_heads);
 }
 
 void gdn_chunks(Gpu& gpu, const GpuGdnPackedArgs& args, int64_t chunks) {
   check(args);
+  const int64_t one_chunk = chunk_bytes(args.key_heads, int64_t{args.key_heads} * args.ratio);
   for (int64_t begin = 0; begin < chunks; begin += kGdnLaunchChunks) {
     GpuGdnPackedArgs launched = args;
     launched.chunk_begin = static_cast<int32_t>(begin);
+    // Two halves take turns: a launch's first kernel fills one while the second of the launch before reads the other.
+    if (begin / kGdnLaunchChunks % 2 == 1) launched.scratch += kGdnLaunchChunks * one_chunk;
     launched.chunk_end = static_cast<int32_t>(std::min<int64_t>(chunks, begin + kGdnLaunchChunks));
     device::Grid grid;
     grid.x = launched.chunk_end - launched.chunk_begin;

@@ -22,12 +22,14 @@ void set_shape(const GdnShape& shape, GpuGdnPackedArgs* args);
 // rows since the base.
 void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args);
 
-// Bytes of args.scratch for any `sequences` sequences of `rows` rows in all; stops growing at kGdnLaunchChunks chunks.
+// Bytes of args.scratch for any `sequences` sequences of `rows` rows in all; stops growing at twice
+// kGdnLaunchChunks chunks.
 int64_t gdn_chunks_scratch_bytes(const GdnShape& shape, int64_t rows, int64_t sequences);
-inline constexpr int32_t kGdnLaunchChunks = 64;  // chunks whose scratch is there at a time
+inline constexpr int32_t kGdnLaunchChunks = 32;
 
 // Any number of rows a sequence. `chunks`: the sum of gdn_chunk_count over the sequences. Two kernels for each
-// kGdnLaunchChunks of them. Reads the sequences' table while the kernel before it runs.
+// kGdnLaunchChunks of them, the first of which runs beside the second of those before. Reads the sequences' table while
+// the kernel before it runs.
 void gdn_chunks(Gpu& gpu, const GpuGdnPackedArgs& args, int64_t chunks);
 
 }  // namespace weir
