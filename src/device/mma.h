@@ -95,4 +95,9 @@ WEIR_DEVICE void load_matrices_transposed(uint32_t* out, uint32_t address) {
                : "memory");
 }
 
+// Two floats rounded to f16 or bf16.
+WEIR_DEVICE uint32_t half_pair(bool f16, float low, float high) {
+  return f16 ? f16x2(low, high) : bf16x2(low, high);
+}
+
 }  // namespace weir::device

@@ -111,7 +111,8 @@ WEIR_KERNEL_BOUNDED(weir_paged_merge_pages, GpuPagedAttentionArgs, kMergeThreads
     all += totals[i];
     y += reinterpret_cast<const float*>(outs[i])[thread];
   }
-  args.y[t * args.y_stride + at] = device::to_bf16(finished(y, all, gate));
+  args.y[t * args.y_stride + at] =
+      static_cast<uint16_t>(device::half_pair(args.y_type != 0, finished(y, all, gate), 0.0F));
 }
 
 WEIR_KERNEL_BOUNDED(weir_paged_merge_segments, GpuPagedAttentionArgs, kMergeWarps* device::kWarp, 4) {
@@ -160,8 +161,8 @@ WEIR_KERNEL_BOUNDED(weir_paged_merge_segments, GpuPagedAttentionArgs, kMergeWarp
   const int64_t at = int64_t{head} * kE + 4 * column;
   const float4 gate = *reinterpret_cast<const float4*>(args.qg + t * args.qg_stride + at + int64_t{head + 1} * kE);
   *reinterpret_cast<uint2*>(args.y + t * args.y_stride + at) = {
-      device::bf16x2(finished(y.x, all, gate.x), finished(y.y, all, gate.y)),
-      device::bf16x2(finished(y.z, all, gate.z), finished(y.w, all, gate.w))};
+      device::half_pair(args.y_type != 0, finished(y.x, all, gate.x), finished(y.y, all, gate.y)),
+      device::half_pair(args.y_type != 0, finished(y.z, all, gate.z), finished(y.w, all, gate.w))};
 }
 
 }  // namespace weir

@@ -57,7 +57,7 @@ struct GpuPagedAttentionArgs {
   const float* k = nullptr;       // [T][K * E]
   const float* v = nullptr;       // [T][K * E]
   uint16_t* q = nullptr;          // [T][H * E], bf16: normed and rotated queries; prepare writes, the others read
-  uint16_t* y = nullptr;          // [T][H * E], bf16
+  uint16_t* y = nullptr;          // [T][H * E], of y_type
   const float* q_norm = nullptr;  // [E], zero-centred
   const float* k_norm = nullptr;
   const double* coarse = nullptr;  // as in GpuAttentionArgs
@@ -78,6 +78,7 @@ struct GpuPagedAttentionArgs {
   int32_t rope_half = 0;
   float eps = 1e-6F;
   int32_t first_row = 0;
+  int32_t y_type = 0;  // 0: bf16, 1: f16 (kOperandBf16, kOperandF16 of ops/linear/packed.h)
   // At most so many tokens of a sequence are new in the step: what is older is read before the kernels before have
   // ended. 0: any number.
   int32_t fresh = 0;

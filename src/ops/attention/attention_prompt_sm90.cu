@@ -302,8 +302,9 @@ WEIR_DEVICE void finish(const GpuPagedAttentionArgs& args, const Tile& own, int 
 #pragma unroll
   for (int n = 0; n < 32; ++n) {
     const float2 g = *reinterpret_cast<const float2*>(gate + n * 8);
-    *reinterpret_cast<uint32_t*>(y + n * 8) = device::bf16x2(out[4 * n + 2 * half] * inverse * open_part(g.x),
-                                                             out[4 * n + 2 * half + 1] * inverse * open_part(g.y));
+    *reinterpret_cast<uint32_t*>(y + n * 8) =
+        device::half_pair(args.y_type != 0, out[4 * n + 2 * half] * inverse * open_part(g.x),
+                          out[4 * n + 2 * half + 1] * inverse * open_part(g.y));
   }
 }
 

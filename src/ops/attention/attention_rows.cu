@@ -246,8 +246,8 @@ WEIR_DEVICE void finish_part(const GpuPagedAttentionArgs& args, int64_t t, int h
   for (int n = 0; n < 8; ++n) {
     const float2 g = *reinterpret_cast<const float2*>(gate + n * 8);
     const float total = part.row[half].total;
-    *reinterpret_cast<uint32_t*>(y + n * 8) =
-        device::bf16x2(finished(part.out[n][2 * half], total, g.x), finished(part.out[n][2 * half + 1], total, g.y));
+    *reinterpret_cast<uint32_t*>(y + n * 8) = device::half_pair(
+        args.y_type != 0, finished(part.out[n][2 * half], total, g.x), finished(part.out[n][2 * half + 1], total, g.y));
   }
 }
 

@@ -94,7 +94,7 @@ WEIR_DEVICE float tap_sum(const float4* weights, const float4* window, int compo
   float sum = 0;
 #pragma unroll
   for (int tap = 0; tap < kTaps; ++tap) sum = fmaf(part(weights[tap]), part(window[tap]), sum);
-  return sum / (1.0F + __expf(-sum));
+  return __fdividef(sum, 1.0F + __expf(-sum));
 }
 
 // A row of q or k, four channels a lane: to norm 1, half precision. Rows before `known` are the ring's, already there.

@@ -341,9 +341,39 @@ WEIR_DEVICE void publish_squares(const Product& out, float* squares) {
   }
 }
 
+// Gates of a chunk's rows, the lane's columns of them.
+struct Gates {
+  float2 z[8][2];
+};
+
+WEIR_DEVICE int64_t first_row(const Block& w, const GdnChunkRows& chunk) {
+  return w.s.row_begin + 64 * chunk.chunk - w.s.position;
+}
+
+// Asks for a chunk's gates to be brought near: each pair half of the rows.
+WEIR_DEVICE void prefetch_gates(const GpuGdnPackedArgs& args, const Block& w, int n) {
+  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
+  const int row = device::kWarp * pair_index() + device::lane();
+  if (row < chunk.known || row >= chunk.end) return;
+  const float* z = args.z + (first_row(w, chunk) + row) * args.z_stride + w.head * kDim + w.quarter * kColumns;
+  device::bulk_prefetch(z, kColumns * sizeof(float));
+}
+
+WEIR_DEVICE void load_gates(const GpuGdnPackedArgs& args, const Block& w, int n, Gates& gates) {
+  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
+  const int column = w.head * kDim + w.quarter * kColumns + 16 * pair_index() + 2 * lane_group();
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int row = i / 2 * 8 + 2 * lane_place() + i % 2;
+    const bool there = row >= chunk.known && row < chunk.end;
+    const float* z = args.z + (first_row(w, chunk) + row) * args.z_stride + column;
+    gates.z[i / 2][i % 2] = there ? *reinterpret_cast<const float2*>(z) : float2{0, 0};
+  }
+}
+
 // The gated norm of the chunk whose outputs the warp still holds, once all blocks have its sums.
 WEIR_DEVICE void finish_rows(const GpuGdnPackedArgs& args, Shared& m, const Block& w, int n, const Product& out,
-                             float2 norm) {
+                             const Gates& gates, float2 norm) {
   const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
   float* scale = m.scale[pair_index()];
 #pragma unroll
@@ -359,19 +389,19 @@ WEIR_DEVICE void finish_rows(const GpuGdnPackedArgs& args, Shared& m, const Bloc
   }
   __syncwarp();
   const int column = w.head * kDim + w.quarter * kColumns + 16 * pair_index() + 2 * lane_group();
-  const int64_t first = w.s.row_begin + 64 * chunk.chunk - w.s.position;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const float2 factor = *reinterpret_cast<const float2*>(scale + 8 * i + 2 * lane_place());
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int row = 8 * i + 2 * lane_place() + e;
-      if (row < chunk.known || row >= chunk.end) continue;
-      const float2 z = *reinterpret_cast<const float2*>(args.z + (first + row) * args.z_stride + column);
+      const float2 z = gates.z[i][e];
       const float by = e == 0 ? factor.x : factor.y;
-      const float x = out[i][e] * by * norm.x * (z.x / (1.0F + __expf(-z.x)));
-      const float y = out[i][2 + e] * by * norm.y * (z.y / (1.0F + __expf(-z.y)));
-      *reinterpret_cast<uint32_t*>(args.y + (first + row) * args.y_stride + column) = device::bf16x2(x, y);
+      const float x = out[i][e] * by * norm.x * __fdividef(z.x, 1.0F + __expf(-z.x));
+      const float y = out[i][2 + e] * by * norm.y * __fdividef(z.y, 1.0F + __expf(-z.y));
+      if (row < chunk.known || row >= chunk.end) continue;
+      *reinterpret_cast<uint32_t*>(args.y + (first_row(w, chunk) + row) * args.y_stride + column) =
+          device::bf16x2(x, y);
     }
   }
   __syncwarp();
@@ -385,12 +415,16 @@ WEIR_DEVICE void output_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
   Product out;
   for (int n = 0; n < w.chunks; ++n) {
     const Stage& stage = m.stages[n % kStages];
+    prefetch_gates(args, w, n);
+    Gates gates;
+    if (n > 0) load_gates(args, w, n - 1, gates);
+    __syncwarp();
     device::barrier_wait(&m.full[n % kStages], static_cast<uint32_t>(n / kStages % 2));
     Product rows;
     state_products(state, stage.q, rows);
     if (n > 0) {
       device::cluster_wait();
-      finish_rows(args, m, w, n - 1, out, norm);
+      finish_rows(args, m, w, n - 1, out, gates, norm);
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -428,8 +462,10 @@ WEIR_DEVICE void output_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
     __syncwarp();
     device::cluster_arrive();
   }
+  Gates gates;
+  load_gates(args, w, w.chunks - 1, gates);
   device::cluster_wait();
-  finish_rows(args, m, w, w.chunks - 1, out, norm);
+  finish_rows(args, m, w, w.chunks - 1, out, gates, norm);
 }
 
 // What the ring keeps beside the updates: log decays, and by the blocks of a key head's first value head its keys; the

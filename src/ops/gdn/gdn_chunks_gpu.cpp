@@ -40,7 +40,7 @@ int64_t chunk_bytes(int64_t key_heads, int64_t value_heads) {
 
 void check(const GpuGdnPackedArgs& args) {
   WEIR_CHECK(args.ratio == 1 || args.ratio == 2 || args.ratio == 4, "{} value heads of a key head", args.ratio);
-  WEIR_CHECK(args.u_stride % 4 == 0 && args.z_stride % 2 == 0 && args.y_stride % 2 == 0 && args.slot_offset % 16 == 0,
+  WEIR_CHECK(args.u_stride % 4 == 0 && args.z_stride % 4 == 0 && args.y_stride % 2 == 0 && args.slot_offset % 16 == 0,
              "strides {} of u, {} of z, {} of y, a slot's offset of {}", args.u_stride, args.z_stride, args.y_stride,
              args.slot_offset);
 }

@@ -39,7 +39,7 @@ struct GpuGdnPackedArgs {
   const float* z = nullptr;
   const float* b = nullptr;
   const float* a = nullptr;
-  uint16_t* y = nullptr;           // bf16
+  uint16_t* y = nullptr;           // of y_type
   const float* conv = nullptr;     // [4][C]
   const float* decay = nullptr;    // [nv]
   const float* dt_bias = nullptr;  // [nv]
@@ -61,6 +61,7 @@ struct GpuGdnPackedArgs {
   int32_t ratio = 0;  // value heads of a key head
   int32_t channels = 0;
   int32_t cluster = 0;  // of gdn_rows
+  int32_t y_type = 0;   // 0: bf16, 1: f16 (kOperandBf16, kOperandF16 of ops/linear/packed.h)
   float eps = 1e-6F;
   // Of gdn_chunks: the chunks of all sequences, one after the other, that this launch computes.
   int32_t chunk_begin = 0;

@@ -301,27 +301,114 @@ WEIR_DEVICE void enter_gates(Shared<kTiles>& m, const RowInputs<kTiles>& in, flo
   }
 }
 
+// What a thread keeps over the rows.
+template <int kTiles>
+struct Thread {
+  bool is_value;  // of the last warp
+  Channel channels[kTiles];
+  float norm[kTiles];
+  float decay;
+  float dt_bias;
+};
+
+template <int kTiles>
+WEIR_DEVICE void open_thread(const GpuGdnPackedArgs& args, const Place& p, const GpuGdnSequence& s,
+                             Thread<kTiles>& own) {
+  own.is_value = device::warp() == kValueWarp;
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int column = (p.tile + tile) * kColumns + device::lane();
+    int index = 2 * args.key_heads * kDim + p.value_head * kDim + column;
+    if (!own.is_value) index = (thread() / kDim * args.key_heads + p.key_head) * kDim + thread() % kDim;
+    open_channel(args, p, s, index, &own.channels[tile]);
+    own.norm[tile] = args.norm[column];
+  }
+  own.decay = args.decay[p.value_head];
+  own.dt_bias = args.dt_bias[p.value_head];
+}
+
+// Convolution and gates of row i of the ring; returns the thread's values.
+template <int kTiles>
+WEIR_DEVICE void enter_row(Shared<kTiles>& m, Thread<kTiles>& own, const RowInputs<kTiles>& in, int i, float* value) {
+  if (own.is_value) {
+    for (int tile = 0; tile < kTiles; ++tile) value[tile] = convolve(&own.channels[tile]);
+    enter_gates(m, in, own.decay, own.dt_bias, i);
+    return;
+  }
+  value[0] = convolve(&own.channels[0]);
+  m.qk[thread()] = value[0];
+  const float sum = device::warp_sum(value[0] * value[0]);
+  if (device::lane() == 0) m.squares[device::warp()] = sum;
+}
+
+// The row's products with the ring and the state, into the parts; returns the factor of the row's key.
+template <int kTiles>
+WEIR_DEVICE float row_products(Shared<kTiles>& m, const Place& p, bool is_value, int i) {
+  const float q_squares = (m.squares[0] + m.squares[1]) + (m.squares[2] + m.squares[3]);
+  const float k_squares = (m.squares[4] + m.squares[5]) + (m.squares[6] + m.squares[7]);
+  const float q_scale = 1.0F / sqrtf(q_squares + kL2Eps) * (1.0F / sqrtf(static_cast<float>(kDim)));
+  const float k_scale = 1.0F / sqrtf(k_squares + kL2Eps);
+  float from_k[kTiles];
+  float from_q[kTiles];
+  if (!is_value) own_products(m, p, i, q_scale, k_scale);
+  __syncwarp();
+  device::cluster_arrive();
+  if (!is_value) {
+    state_products(m, from_k, from_q);
+    for (int tile = 0; tile < kTiles; ++tile) {
+      from_k[tile] *= k_scale;
+      from_q[tile] *= q_scale;
+    }
+  }
+  device::cluster_wait();
+  coefficients(m, p, i);
+  __syncthreads();
+  if (!is_value) ring_products(m, i, from_k, from_q);
+  __syncthreads();
+  return k_scale;
+}
+
+// The row's update, its output, and the sum of the output's squares; the last warp.
+template <int kTiles>
+WEIR_DEVICE void update_row(Shared<kTiles>& m, const Place& p, int i, float b, const float* value, float* out) {
+  const float beta = device::sigmoid(b);
+  float squares = 0;
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const float delta = beta * (value[tile] + add_parts(m.parts_k[tile]));
+    out[tile] = fmaf(m.b[i], delta, add_parts(m.parts_q[tile]));
+    m.update[tile][i][device::lane()] = delta;
+    p.update[(tile * kRing + i) * kColumns + device::lane()] = delta;
+    squares = fmaf(out[tile], out[tile], squares);
+  }
+  squares = device::warp_sum(squares);
+  if (device::lane() == 0) m.norm_squares = squares;
+  __syncwarp();
+}
+
+// The gated norm, once all blocks of the head have their sums; the last warp.
+template <int kTiles>
+WEIR_DEVICE void store_row(const GpuGdnPackedArgs& args, Shared<kTiles>& m, const Place& p, const float* norm,
+                           const RowInputs<kTiles>& in, const float* out, int64_t row) {
+  float sum = 0;
+  for (int block = 0; block < p.blocks; ++block) {
+    sum += device::read_shared_of(static_cast<uint32_t>(p.first + block), &m.norm_squares);
+  }
+  const float scale = 1.0F / sqrtf(sum / static_cast<float>(kDim) + args.eps);
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int column = p.value_head * kDim + (p.tile + tile) * kColumns + device::lane();
+    args.y[row * args.y_stride + column] = device::to_bf16(out[tile] * scale * norm[tile] * device::silu(in.z[tile]));
+  }
+}
+
 template <int kTiles>
 WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
   const GpuGdnSequence s = args.sequences[blockIdx.y];
   if (s.row_count == 0) return;  // the whole cluster
   const Place p = place_of<kTiles>(args, s);
-  const bool is_value = device::warp() == kValueWarp;
   int base = s.base;
   const int ring = s.position - base;
   load_slot(m, p, ring);
-  Channel channels[kTiles];
-  float norm[kTiles];
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const int column = (p.tile + tile) * kColumns + device::lane();
-    int index = 2 * args.key_heads * kDim + p.value_head * kDim + column;
-    if (!is_value)
-      index = thread() < kDim ? p.key_head * kDim + thread() : (args.key_heads - 1 + p.key_head) * kDim + thread();
-    open_channel(args, p, s, index, &channels[tile]);
-    norm[tile] = args.norm[column];
-  }
-  const float decay = args.decay[p.value_head];
-  const float dt_bias = args.dt_bias[p.value_head];
+  Thread<kTiles> own;
+  open_thread(args, p, s, own);
   if (thread() < ring) m.log_decay[thread()] = p.log_decay[thread()];
   __syncthreads();
   device::barrier_wait(&m.loaded, 0);
@@ -332,8 +419,8 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
   device::wait_for_previous();
   device::start_next();
 
-  RowInputs<kTiles> in;
-  read_row(args, p, s.row_begin, channels, &in);
+  RowInputs<kTiles> next;
+  read_row(args, p, s.row_begin, own.channels, &next);
   for (int row = 0; row < s.row_count; ++row) {
     const int position = s.position + row;
     if (position - base == kRing) {
@@ -342,80 +429,26 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
       base = position;
     }
     const int i = position - base;
-    const int64_t t = s.row_begin + row;
-    // Convolution and gates.
+    const RowInputs<kTiles> in = next;
     float value[kTiles];
-    const RowInputs<kTiles> now = in;
-    if (is_value) {
-      for (int tile = 0; tile < kTiles; ++tile) value[tile] = convolve(&channels[tile]);
-      enter_gates(m, now, decay, dt_bias, i);
-    } else {
-      value[0] = convolve(&channels[0]);
-      m.qk[thread()] = value[0];
-      const float sum = device::warp_sum(value[0] * value[0]);
-      if (device::lane() == 0) m.squares[device::warp()] = sum;
-    }
-    if (row + 1 < s.row_count) read_row(args, p, t + 1, channels, &in);
-    __syncthreads();
-    // Products with the keys, shared out over the cluster, and with the state.
-    const float q_scale = 1.0F / sqrtf((m.squares[0] + m.squares[1]) + (m.squares[2] + m.squares[3]) + kL2Eps) *
-                          (1.0F / sqrtf(static_cast<float>(kDim)));
-    const float k_scale = 1.0F / sqrtf((m.squares[4] + m.squares[5]) + (m.squares[6] + m.squares[7]) + kL2Eps);
-    float from_k[kTiles];
-    float from_q[kTiles];
-    if (!is_value) own_products(m, p, i, q_scale, k_scale);
-    __syncwarp();
-    device::cluster_arrive();
-    if (!is_value) {
-      state_products(m, from_k, from_q);
-      for (int tile = 0; tile < kTiles; ++tile) {
-        from_k[tile] *= k_scale;
-        from_q[tile] *= q_scale;
-      }
-    }
-    device::cluster_wait();
-    coefficients(m, p, i);
-    __syncthreads();
-    if (!is_value) ring_products(m, i, from_k, from_q);
-    __syncthreads();
-    // The row's update and output.
     float out[kTiles];
-    if (is_value) {
-      const float beta = device::sigmoid(now.b);
-      float squares = 0;
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const float delta = beta * (value[tile] + add_parts(m.parts_k[tile]));
-        out[tile] = fmaf(m.b[i], delta, add_parts(m.parts_q[tile]));
-        m.update[tile][i][device::lane()] = delta;
-        p.update[(tile * kRing + i) * kColumns + device::lane()] = delta;
-        squares = fmaf(out[tile], out[tile], squares);
-      }
-      squares = device::warp_sum(squares);
-      if (device::lane() == 0) m.norm_squares = squares;
-      __syncwarp();
-    }
+    enter_row(m, own, in, i, value);
+    if (row + 1 < s.row_count) read_row(args, p, int64_t{s.row_begin} + row + 1, own.channels, &next);
+    __syncthreads();
+    const float k_scale = row_products(m, p, own.is_value, i);
+    if (own.is_value) update_row(m, p, i, in.b, value, out);
     device::cluster_arrive();
     // Every block has read what it needs of the slot before the first exchange of the row.
-    if (thread() >= kDim && !is_value && i / p.own == p.rank) {
+    if (thread() >= kDim && !own.is_value && i / p.own == p.rank) {
       const float key = value[0] * k_scale;
       m.keys[i % p.own][thread() - kDim] = key;
       p.keys[i * kDim + thread() - kDim] = key;
     }
-    if (row >= s.row_count - kInputs) keep_input<kTiles>(args, p, position, channels);
-    if (is_value && p.rank == p.first && device::lane() == 0) p.log_decay[i] = m.log_decay[i];
+    if (row >= s.row_count - kInputs) keep_input<kTiles>(args, p, position, own.channels);
+    if (own.is_value && p.rank == p.first && device::lane() == 0) p.log_decay[i] = m.log_decay[i];
+    __syncwarp();
     device::cluster_wait();
-    if (is_value) {
-      float sum = 0;
-      for (int block = 0; block < p.blocks; ++block) {
-        sum += device::read_shared_of(static_cast<uint32_t>(p.first + block), &m.norm_squares);
-      }
-      const float scale = 1.0F / sqrtf(sum / static_cast<float>(kDim) + args.eps);
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const int column = p.value_head * kDim + (p.tile + tile) * kColumns + device::lane();
-        args.y[t * args.y_stride + column] =
-            device::to_bf16(out[tile] * scale * norm[tile] * device::silu(now.z[tile]));
-      }
-    }
+    if (own.is_value) store_row(args, m, p, own.norm, in, out, int64_t{s.row_begin} + row);
   }
   device::cluster_barrier();  // the others have read this block's shared memory
 }
