@@ -401,7 +401,7 @@ WEIR_DEVICE void finish_rows(const GpuGdnPackedArgs& args, Shared& m, const Bloc
       const float y = out[i][2 + e] * by * norm.y * __fdividef(z.y, 1.0F + __expf(-z.y));
       if (row < chunk.known || row >= chunk.end) continue;
       *reinterpret_cast<uint32_t*>(args.y + (first_row(w, chunk) + row) * args.y_stride + column) =
-          device::bf16x2(x, y);
+          device::half_pair(args.y_type != 0, x, y);
     }
   }
   __syncwarp();

@@ -395,7 +395,8 @@ WEIR_DEVICE void store_row(const GpuGdnPackedArgs& args, Shared<kTiles>& m, cons
   const float scale = 1.0F / sqrtf(sum / static_cast<float>(kDim) + args.eps);
   for (int tile = 0; tile < kTiles; ++tile) {
     const int column = p.value_head * kDim + (p.tile + tile) * kColumns + device::lane();
-    args.y[row * args.y_stride + column] = device::to_bf16(out[tile] * scale * norm[tile] * device::silu(in.z[tile]));
+    args.y[row * args.y_stride + column] = static_cast<uint16_t>(
+        device::half_pair(args.y_type != 0, out[tile] * scale * norm[tile] * device::silu(in.z[tile]), 0.0F));
   }
 }
 
