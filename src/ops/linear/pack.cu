@@ -28,12 +28,12 @@ WEIR_DEVICE Source source_of(const GpuPackArgs& args, int row) {
 WEIR_DEVICE uint32_t bf16_pair(const Source& s, int64_t k) {
   return s.row == nullptr ? 0 : *reinterpret_cast<const uint32_t*>(s.row + 2 * k);
 }
-// Codes k and k + 1, k + 8 and k + 9 in the order of a packed word.
+// Codes k, k + 1, k + 8 and k + 9.
 WEIR_DEVICE uint32_t fp8_word(const Source& s, int64_t k) {
   if (s.row == nullptr) return 0;
   const uint32_t low = *reinterpret_cast<const uint16_t*>(s.row + k);
   const uint32_t high = *reinterpret_cast<const uint16_t*>(s.row + k + 8);
-  return (low & 0xffU) | (high & 0xffU) << 8 | (low >> 8) << 16 | (high >> 8) << 24;
+  return low | high << 16;
 }
 // Codes k and k + 1, the first in the lower half, as nibble `place` of both halves of a packed word.
 WEIR_DEVICE uint32_t fp4_pair(const Source& s, int64_t k, int place) {

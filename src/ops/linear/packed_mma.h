@@ -7,8 +7,7 @@
 
 namespace weir {
 
-inline constexpr uint32_t kBf16Two120 = 0x7b807b80U;  // 2^120, twice: what moves e4m3 exponents to bf16's
-inline constexpr uint32_t kBf16Two126 = 0x7e807e80U;  // 2^126: the same for e2m1
+inline constexpr uint32_t kBf16Two126 = 0x7e807e80U;  // 2^126, twice: what moves e2m1 exponents to bf16's
 
 // A lane's registers of the four steps of a tile: a[step][register].
 template <int kFormat>
@@ -30,14 +29,6 @@ struct PackedTile<kGpuBf16> {
   }
 };
 
-// Bytes 0 and 2 (even), or 1 and 3 (odd), of four e4m3 codes as bf16. NaN codes become 480.
-WEIR_DEVICE uint32_t fp8_even(uint32_t codes) {
-  return device::multiply_bf16x2(((codes << 8) & 0x80008000U) | ((codes << 4) & 0x07f007f0U), kBf16Two120);
-}
-WEIR_DEVICE uint32_t fp8_odd(uint32_t codes) {
-  return device::multiply_bf16x2((codes & 0x80008000U) | ((codes >> 4) & 0x07f007f0U), kBf16Two120);
-}
-
 template <>
 struct PackedTile<kGpuFp8Block> {
   static constexpr int kBytes = packed_tile_bytes(kGpuFp8Block);
@@ -49,10 +40,10 @@ struct PackedTile<kGpuFp8Block> {
     const uint32_t highs[4] = {high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      a[j][0] = fp8_even(lows[j]);
-      a[j][1] = fp8_even(highs[j]);
-      a[j][2] = fp8_odd(lows[j]);
-      a[j][3] = fp8_odd(highs[j]);
+      a[j][0] = device::fp8_to_f16x2(static_cast<uint16_t>(lows[j]));
+      a[j][1] = device::fp8_to_f16x2(static_cast<uint16_t>(highs[j]));
+      a[j][2] = device::fp8_to_f16x2(static_cast<uint16_t>(lows[j] >> 16));
+      a[j][3] = device::fp8_to_f16x2(static_cast<uint16_t>(highs[j] >> 16));
     }
   }
 };
@@ -83,6 +74,15 @@ struct PackedTile<kGpuMxfp4> {
     }
   }
 };
+
+template <int kFormat>
+WEIR_DEVICE void packed_mma(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  if constexpr (operand_type(kFormat) == kOperandF16) {
+    device::mma_f16(d, a, b0, b1);
+  } else {
+    device::mma_bf16(d, a, b0, b1);
+  }
+}
 
 // d[unit][tile of 8 columns][4] = the products of kUnits blocks of K, kTiles tiles each, of weights in shared memory.
 // `columns[unit][c]`: the shared address of this lane's part of B at the block's first k: row l % 8 of column tile c, k
@@ -121,7 +121,7 @@ WEIR_DEVICE void block_products(const uint8_t* const (&weights)[kUnits], const u
         for (int u = 0; u < kUnits; ++u) {
 #pragma unroll
           for (int c = 0; c < kTiles8; ++c) {
-            device::mma_bf16(d[u][c], a[u][2 * half + step], b[u][c][2 * step], b[u][c][2 * step + 1]);
+            packed_mma<kFormat>(d[u][c], a[u][2 * half + step], b[u][c][2 * step], b[u][c][2 * step + 1]);
           }
         }
       }
