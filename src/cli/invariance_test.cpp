@@ -58,7 +58,7 @@ std::unique_ptr<Model> load(const std::string& name) {
 // Runs the requests at once under a setting. `preemptions`, if given, receives how many there were.
 std::vector<Outcome> run(Model* model, const std::vector<Request>& requests, const Setting& setting,
                          int64_t* preemptions = nullptr) {
-  const CacheLayout layout = cpu_cache_layout(model->config, false);
+  const CacheLayout layout = cache_layout(model->config, model->cache_sizes(), false);
   RunnerLimits limits;
   limits.rows_max = setting.rows;
   limits.step_tokens_max = setting.budget;
@@ -189,7 +189,7 @@ TEST_P(Invariance, PreemptionDoesNotMatter) {
   EXPECT_GT(preemptions, 5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Invariance, testing::Values("moe-odd", "moe-real", "next", "moe-fp8"),
+INSTANTIATE_TEST_SUITE_P(Models, Invariance, testing::Values("moe-odd", "moe-real", "next", "moe-fp8", "moe-fit"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');

@@ -130,7 +130,10 @@ WeightFormat dummy_format(const Options& options) {
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
                                int32_t vocabulary, int64_t free_bytes) {
   MemoryPlan plan;
-  plan.layout = cpu_cache_layout(config, false);
+  const bool on_gpu = options.device != "cpu";
+  const CacheSizes sizes = on_gpu ? gpu_cache_sizes(config) : cpu_cache_sizes(config);
+  const Program program = make_main_program(config, sizes);
+  plan.layout = cache_layout(config, sizes, false);
   plan.weight_bytes = weight_bytes;
   plan.free_bytes = free_bytes;
   // Commands without the flag run one sequence.
@@ -142,8 +145,8 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                  "every running sequence takes a token of every step: raise the second or lower the first"};
   }
   plan.slot_bytes = plan.layout.state_slot_bytes * rows;
-  plan.work_bytes =
-      work_bytes(config, make_main_program(config, cpu_cache_sizes(config)), options.max_num_batched_tokens);
+  plan.work_bytes = on_gpu ? gpu_work_bytes(config, program, options.max_num_batched_tokens, rows)
+                           : work_bytes(config, program, options.max_num_batched_tokens);
   if (plan.work_bytes > plan.free_bytes - weight_bytes) {
     return Error{ErrorCode::kExhausted,
                  fmt::format("steps of {} tokens need {} of buffers; {} are free beside {} of weights",
@@ -253,7 +256,7 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
   int64_t weight_bytes = 0;
   if (loaded.dummy) {
     WEIR_ASSIGN_OR_RETURN(const ModelWeights shapes, dummy_shapes(loaded.config, dummy_format(options)));
-    weight_bytes = kDummyCopies * shapes.total_bytes;
+    weight_bytes = (options.device == "cpu" ? kDummyCopies : 1) * shapes.total_bytes;
   } else {
     WEIR_ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(loaded.folder.string()));
     weight_bytes = checkpoint->total_bytes();

@@ -39,8 +39,7 @@ ReservedBytes::~ReservedBytes() {
   if (data_ != nullptr) munmap(data_, static_cast<size_t>(size_));
 }
 
-CacheLayout cpu_cache_layout(const ModelConfig& config, bool draft_kv) {
-  const CacheSizes sizes = cpu_cache_sizes(config);
+CacheLayout cache_layout(const ModelConfig& config, const CacheSizes& sizes, bool draft_kv) {
   CacheLayout layout;
   layout.classes.push_back({"kv", config.count_layers(LayerKind::kFull) * sizes.kv_page_bytes, kGridTokens});
   if (draft_kv) layout.classes.push_back({"draft kv", sizes.kv_page_bytes, kGridTokens});

@@ -29,8 +29,8 @@ class ReservedBytes {
   int64_t size_ = 0;
 };
 
-// How the CPU lays out this model's caches. `draft_kv`: with a page class for the draft head.
-CacheLayout cpu_cache_layout(const ModelConfig& config, bool draft_kv);
+// How caches of such layers are laid out. `draft_kv`: with a page class for the draft head.
+CacheLayout cache_layout(const ModelConfig& config, const CacheSizes& sizes, bool draft_kv);
 
 class CpuCaches final : public Caches {
  public:

@@ -21,6 +21,7 @@ struct CpuModel final : Model {
     return fmt::format("CPU, {} threads, {}", cpu->threads(), isa_name(cpu->isa()));
   }
   int64_t weight_bytes() const override { return weights.bytes(); }
+  CacheSizes cache_sizes() const override { return cpu_cache_sizes(config); }
   Result<std::unique_ptr<Caches>> make_caches(const CacheLayout& layout, const std::vector<int32_t>& pages,
                                               int32_t slots) override;
   Result<std::unique_ptr<Executor>> make_executor(const Program& program, Caches* caches,

@@ -16,9 +16,13 @@
 namespace weir {
 namespace {
 
-constexpr double kMeanMax = 1e-4;
-constexpr double kWorstMax = 3e-3;
-constexpr float kGapMin = 0.01F;
+// How far apart two implementations may be: in float32, and where activations are rounded for the tensor cores.
+struct Bounds {
+  double mean = 1e-4;
+  double worst = 3e-3;
+  float gap = 0.01F;
+};
+constexpr Bounds kRounded{1e-2, 0.3, 0.2F};
 
 template <class T>
 std::vector<T> read(const Checkpoint& golden, const std::string& name) {
@@ -38,12 +42,12 @@ struct Difference {
     worst = std::max(worst, difference);
     ++count;
   }
-  void check(const char* what) const {
+  void check(const char* what, const Bounds& bounds) const {
     ASSERT_GT(count, 0) << what;
     std::printf("  %-16s %6ld values: mean %.2e, max %.2e\n", what, static_cast<long>(count),
                 sum / static_cast<double>(count), worst);
-    EXPECT_LE(sum / static_cast<double>(count), kMeanMax) << what;
-    EXPECT_LE(worst, kWorstMax) << what;
+    EXPECT_LE(sum / static_cast<double>(count), bounds.mean) << what;
+    EXPECT_LE(worst, bounds.worst) << what;
   }
 };
 
@@ -63,6 +67,8 @@ class Golden : public testing::TestWithParam<const char*> {
     auto model = make_test_model(*config, *weights, 2048);
     ASSERT_TRUE(model.ok()) << model.error().text();
     model_ = std::move(*model);
+    const auto* gpu = dynamic_cast<const GpuModel*>(model_.get());
+    if (gpu != nullptr && gpu->packed) bounds_ = kRounded;
     auto golden = Checkpoint::open_file(folder + "/golden.safetensors");
     ASSERT_TRUE(golden.ok()) << golden.error().text();
     golden_ = std::move(*golden);
@@ -84,6 +90,7 @@ class Golden : public testing::TestWithParam<const char*> {
   }
 
   std::unique_ptr<Model> model_;
+  Bounds bounds_;
   std::unique_ptr<Checkpoint> golden_;
 };
 
@@ -105,8 +112,8 @@ TEST_P(Golden, LogProbabilitiesAreThoseOfTransformers) {
       }
     });
   }
-  tokens.check("prompt tokens");
-  rows.check("last rows");
+  tokens.check("prompt tokens", bounds_);
+  rows.check("last rows", bounds_);
 }
 
 TEST_P(Golden, GreedyContinuationsAreThoseOfTransformers) {
@@ -121,7 +128,7 @@ TEST_P(Golden, GreedyContinuationsAreThoseOfTransformers) {
     ids.insert(ids.end(), greedy.begin(), greedy.end());
     model->score(ids, length - 1, [&](int64_t i, std::span<const float> logits) {
       const auto step = static_cast<size_t>(i - length + 1);
-      if (step >= greedy.size() || gaps[step] <= kGapMin) return;
+      if (step >= greedy.size() || gaps[step] <= bounds_.gap) return;
       EXPECT_EQ(argmax(logits), greedy[step]) << "step " << step << " behind " << length;
       ++compared;
     });
@@ -148,12 +155,12 @@ TEST_P(Golden, DraftChainsAreThoseOfTheComposition) {
       }
     }
   }
-  rows.check("draft rows");
+  rows.check("draft rows", bounds_);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          testing::Values("moe-odd", "moe-real", "dense-tied", "dense-untied", "next", "moe-fp8",
-                                         "moe-mxfp4"),
+                                         "moe-mxfp4", "moe-fit"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');

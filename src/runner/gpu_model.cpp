@@ -1,10 +1,13 @@
 #include "runner/gpu_model.h"
 
+#include <algorithm>
 #include <utility>
 
-#include "ops/attention/gpu_args.h"
+#include "ops/attention/attention_paged_args.h"
+#include "ops/gdn/gdn_chunks_gpu.h"
 #include "ops/gdn/gdn_gpu.h"
 #include "ops/moe/gpu_args.h"
+#include "ops/moe/moe_prompt_gpu.h"
 #include "runner/cpu_weights.h"
 
 namespace weir {
@@ -24,7 +27,7 @@ Result<GpuRope> upload(const RopeTable& table, device::Device* device, device::S
   return rope;
 }
 
-// Shapes that the kernels do not take are refused before anything is copied.
+// Shapes that the plain kernels do not take are refused before anything is copied.
 Status check_shape(const ModelConfig& config, const device::DeviceInfo& info) {
   const auto refuse = [&](std::string what) {
     return with_remedy(Error{ErrorCode::kUnsupported, std::move(what), {}}, "run this model on the CPU: --device cpu");
@@ -49,19 +52,46 @@ Status check_shape(const ModelConfig& config, const device::DeviceInfo& info) {
 
 }  // namespace
 
+CacheSizes gpu_cache_sizes(const ModelConfig& config) {
+  CacheSizes sizes = cpu_cache_sizes(config);
+  if (packed_takes(config).ok()) sizes.kv_page_bytes = paged_kv_bytes(config.kv_heads);
+  return sizes;
+}
+
+int64_t gpu_work_bytes(const ModelConfig& config, const Program& program, int64_t rows, int64_t sequences) {
+  int64_t bytes = work_bytes(config, program, rows);
+  if (!packed_takes(config).ok()) return bytes;
+  const int64_t slots = config.moe() ? config.experts_per_token + (config.shared_width > 0 ? 1 : 0) : 1;
+  const int64_t width = config.moe() ? config.expert_width : config.dense_width;
+  bytes += moe_prompt_work_bytes(rows, slots, std::max<int64_t>(1, config.experts + 1), config.hidden, width);
+  if (config.count_layers(LayerKind::kLinear) > 0) {
+    bytes += gdn_chunks_scratch_bytes(gdn_shape(config), rows, sequences);
+  }
+  constexpr int64_t kStates = 256 << 20;   // of generated rows' segments
+  constexpr int64_t kLoading = 128 << 20;  // parts on their way
+  constexpr int64_t kGraphs = 256 << 20;   // recorded decode steps, at about a megabyte each
+  return bytes + kStates + kLoading + kGraphs;
+}
+
 Result<std::unique_ptr<GpuModel>> GpuModel::create(std::unique_ptr<device::Device> opened, const ModelConfig& config,
                                                    const ModelWeights& weights, const CpuOptions& host,
                                                    int64_t positions) {
   auto model = std::make_unique<GpuModel>();
-  WEIR_RETURN_IF_ERROR(check_shape(config, opened->info()));
+  model->packed = packed_takes(config).ok();
+  if (!model->packed) WEIR_RETURN_IF_ERROR(check_shape(config, opened->info()));
   model->device = std::move(opened);
   model->config = config;
   model->cpu = std::make_unique<Cpu>(host);
   model->stream = model->device->stream();
-  WEIR_ASSIGN_OR_RETURN(model->weights, GpuWeights::upload(config, weights, model->device.get(), &model->stream));
+  if (model->packed) {
+    WEIR_ASSIGN_OR_RETURN(model->packed_weights,
+                          PackedWeights::upload(config, weights, {model->device.get(), &model->stream}));
+  } else {
+    WEIR_ASSIGN_OR_RETURN(model->weights, GpuWeights::upload(config, weights, model->device.get(), &model->stream));
+  }
   WEIR_ASSIGN_OR_RETURN(model->rope, upload(RopeTable(config.rope_dims, config.rope_theta, positions),
                                             model->device.get(), &model->stream));
-  model->program = make_main_program(config, cpu_cache_sizes(config));
+  model->program = make_main_program(config, gpu_cache_sizes(config));
   return model;
 }
 
@@ -73,8 +103,14 @@ Result<std::unique_ptr<Caches>> GpuModel::make_caches(const CacheLayout& layout,
 
 Result<std::unique_ptr<Executor>> GpuModel::make_executor(const Program& of, Caches* caches,
                                                           const ExecutorLimits& limits) {
-  WEIR_ASSIGN_OR_RETURN(auto executor, GpuExecutor::create(of, config, weights, rope, {device.get(), &stream},
-                                                           static_cast<GpuCaches*>(caches), limits));
+  const Gpu gpu{device.get(), &stream};
+  auto* gpu_caches = static_cast<GpuCaches*>(caches);
+  if (packed) {
+    WEIR_ASSIGN_OR_RETURN(auto executor,
+                          PackedExecutor::create(of, config, packed_weights, rope, gpu, gpu_caches, limits));
+    return std::unique_ptr<Executor>(std::move(executor));
+  }
+  WEIR_ASSIGN_OR_RETURN(auto executor, GpuExecutor::create(of, config, weights, rope, gpu, gpu_caches, limits));
   return std::unique_ptr<Executor>(std::move(executor));
 }
 

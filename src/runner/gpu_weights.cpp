@@ -7,72 +7,13 @@
 #include "base/check.h"
 #include "ops/gdn/gdn_gpu.h"
 #include "runner/cpu_weights.h"
-#include "tensor/weight_scales.h"
+#include "runner/weight_stage.h"
 
 namespace weir {
 namespace {
 
 constexpr int64_t kRowAlign = 16;  // a chunk of ops/linear/dot.h
 constexpr int64_t kMatrixAlign = 256;
-
-int32_t gpu_format(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::kF32:
-      return kGpuF32;
-    case WeightFormat::kBf16:
-      return kGpuBf16;
-    case WeightFormat::kFp8Block:
-      return kGpuFp8Block;
-    case WeightFormat::kFp8Row:
-      return kGpuFp8Row;
-    case WeightFormat::kMxfp4:
-      return kGpuMxfp4;
-  }
-  check_failed(__FILE__, __LINE__, "format", "unknown weight format");
-}
-
-int64_t stored_row_bytes(const WeightMatrix& w) {
-  switch (w.format) {
-    case WeightFormat::kF32:
-      return w.k * 4;
-    case WeightFormat::kBf16:
-      return w.k * 2;
-    case WeightFormat::kFp8Block:
-    case WeightFormat::kFp8Row:
-      return w.k;
-    case WeightFormat::kMxfp4:
-      return w.k / 2;
-  }
-  return 0;
-}
-
-// The scales as the kernels read them, and how far its rows lie apart.
-std::vector<std::byte> device_scales(const WeightMatrix& w, int64_t* stride) {
-  std::vector<float> values;
-  *stride = 0;
-  if (w.format == WeightFormat::kFp8Block) {
-    const int64_t columns = (w.k + kFp8Block - 1) / kFp8Block;
-    *stride = columns;
-    for (int64_t n = 0; n < (w.n + kFp8Block - 1) / kFp8Block; ++n) {
-      for (int64_t k = 0; k < columns; ++k) values.push_back(scale_at(w, n * w.scale_stride + k));
-    }
-  } else if (w.format == WeightFormat::kFp8Row) {
-    *stride = w.scale_stride == 0 ? 0 : 1;
-    const int64_t count = w.scale_stride == 0 ? 1 : w.n;
-    for (int64_t n = 0; n < count; ++n) values.push_back(scale_at(w, n * w.scale_stride));
-  } else if (w.format == WeightFormat::kMxfp4) {
-    const int64_t columns = w.k / kMxfp4Group;
-    *stride = columns;
-    std::vector<std::byte> bytes(static_cast<size_t>(w.n * columns));
-    for (int64_t n = 0; n < w.n; ++n) {
-      std::memcpy(bytes.data() + n * columns, w.scales + n * w.scale_stride, static_cast<size_t>(columns));
-    }
-    return bytes;
-  }
-  std::vector<std::byte> bytes(values.size() * sizeof(float));
-  if (!bytes.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
-  return bytes;
-}
 
 }  // namespace
 

@@ -117,9 +117,10 @@ inline constexpr int64_t kHeadBlockRows = 64;
 
 // The most that an executor will be asked for in one step.
 struct ExecutorLimits {
-  int64_t rows = 0;       // tokens
-  int64_t sequences = 0;  // with work
-  int64_t positions = 0;  // of a sequence
+  int64_t rows = 0;        // tokens
+  int64_t sequences = 0;   // with work
+  int64_t positions = 0;   // of a sequence
+  int64_t vocabulary = 0;  // ids that may be sampled; 0: all
 };
 
 // Addresses inside are stable: a model lives behind a pointer.
@@ -134,6 +135,8 @@ struct Model {
   virtual std::string device_text() const = 0;
   // Bytes of the weights as held.
   virtual int64_t weight_bytes() const = 0;
+  // One layer's part of a page and of a slot.
+  virtual CacheSizes cache_sizes() const = 0;
   // `pages` per class of `layout`, and `slots` state slots.
   virtual Result<std::unique_ptr<Caches>> make_caches(const CacheLayout& layout, const std::vector<int32_t>& pages,
                                                       int32_t slots) = 0;

@@ -10,7 +10,7 @@ namespace weir {
 Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model* model, const CacheLayout& layout,
                                                          const RunnerLimits& limits, std::function<void()> on_result) {
   WEIR_ASSIGN_OR_RETURN(auto caches, model->make_caches(layout, limits.pages, limits.state_slots));
-  const ExecutorLimits sizes{limits.step_tokens_max, limits.rows_max, limits.sequence_tokens_max};
+  const ExecutorLimits sizes{limits.step_tokens_max, limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
   WEIR_ASSIGN_OR_RETURN(auto executor, model->make_executor(model->program, caches.get(), sizes));
   return std::unique_ptr<ModelRunner>(
       new ModelRunner(model, layout, limits, std::move(caches), std::move(executor), std::move(on_result)));

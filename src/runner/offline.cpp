@@ -10,7 +10,7 @@
 namespace weir {
 
 Result<std::unique_ptr<OfflineModel>> OfflineModel::create(Model* model, int64_t tokens_max, int64_t chunk) {
-  const CacheLayout layout = cpu_cache_layout(model->config, model->has_draft_head());
+  const CacheLayout layout = cache_layout(model->config, model->cache_sizes(), model->has_draft_head());
   const auto page_count = static_cast<int32_t>((tokens_max + kGridTokens - 1) / kGridTokens);
   const std::vector<int32_t> pages(layout.classes.size(), page_count);
   WEIR_ASSIGN_OR_RETURN(auto caches, model->make_caches(layout, pages, 1));
@@ -32,7 +32,7 @@ OfflineModel::OfflineModel(Model* model, std::unique_ptr<Caches> caches, int64_t
 }
 
 Status OfflineModel::make_executors() {
-  const ExecutorLimits limits{chunk_, 1, tokens_max_};
+  const ExecutorLimits limits{chunk_, 1, tokens_max_, 0};
   WEIR_ASSIGN_OR_RETURN(main_, model_->make_executor(model_->program, caches_.get(), limits));
   if (model_->has_draft_head()) {
     draft_program_ = make_draft_program(model_->config);

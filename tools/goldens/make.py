@@ -58,6 +58,10 @@ MODELS = {
                                          "linear_key_head_dim": 32, "linear_value_head_dim": 16, "num_experts": 3,
                                          "num_experts_per_tok": 2, "moe_intermediate_size": 16}, tied=True,
                     nested=True, fused=False, quant="fp8", mtp=True),
+    # The head sizes and multiples of 64 that the GPU's kernels for packed weights take.
+    "moe-fit": dict(family="moe", sizes={**REAL, "hidden_size": 128, "num_experts": 6, "num_experts_per_tok": 2,
+                                         "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64},
+                    tied=False, nested=True, fused=False, quant="fp8", mtp=True),
     "moe-mxfp4": dict(family="moe", sizes={**ODD, **MOE_ODD, "hidden_size": 64, "moe_intermediate_size": 32,
                                            "num_hidden_layers": 4}, tied=False, nested=True, fused=False,
                       quant="mxfp4", mtp=False),

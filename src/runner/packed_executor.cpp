@@ -1,0 +1,376 @@
+#include "runner/packed_executor.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/check.h"
+#include "ops/cpu/aligned.h"
+#include "ops/gdn/gdn_chunks_gpu.h"
+#include "ops/moe/moe_packed_args.h"
+#include "ops/moe/moe_prompt_gpu.h"
+#include "ops/sample/sample_gpu.h"
+#include "runner/cpu_weights.h"
+#include "runner/sample_rows.h"
+
+namespace weir {
+namespace {
+
+constexpr int64_t kFloat = sizeof(float);
+constexpr int64_t kAlign = 256;
+// Rows up to which products are bound by the weights and take their rows' norm with them. Which side a step is on does
+// not change a bit.
+constexpr int64_t kFewRows = 16;
+// For the states of generated rows' segments; more rows or longer contexts are worked off in parts.
+constexpr int64_t kPartialBytes = 256 << 20;
+// Shapes of decode steps that are recorded; others run call by call.
+constexpr size_t kGraphsMax = 256;
+
+int64_t pages_of(int64_t positions) {
+  return (positions + kGridTokens - 1) / kGridTokens;
+}
+
+// Hands out aligned parts of a range; the first pass, without a range, only counts.
+class Parts {
+ public:
+  explicit Parts(std::byte* base) : base_(base) {}
+  template <class T>
+  T* take(int64_t count) {
+    T* part = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ = round_up(used_ + count * static_cast<int64_t>(sizeof(T)), kAlign);
+    return part;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  int64_t used_ = 0;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<PackedExecutor>> PackedExecutor::create(const Program& program, const ModelConfig& config,
+                                                               const PackedWeights& weights, const GpuRope& rope,
+                                                               Gpu gpu, GpuCaches* caches,
+                                                               const ExecutorLimits& limits) {
+  std::unique_ptr<PackedExecutor> executor(new PackedExecutor(program, config, weights, rope, gpu, caches, limits));
+  WEIR_RETURN_IF_ERROR(executor->allocate());
+  return executor;
+}
+
+PackedExecutor::PackedExecutor(const Program& program, const ModelConfig& config, const PackedWeights& weights,
+                               const GpuRope& rope, Gpu gpu, GpuCaches* caches, const ExecutorLimits& limits)
+    : program_(program), config_(config), weights_(weights), rope_(rope), gpu_(gpu), caches_(caches), limits_(limits) {
+  for (const Operation& operation : program.body) {
+    if (const auto* op = std::get_if<AttentionOp>(&operation)) mixed_id_ = op->y.buffer;
+    if (const auto* op = std::get_if<GdnOp>(&operation)) mixed_id_ = op->y.buffer;
+  }
+}
+
+// Bytes of everything behind `base`; with a base, where it is.
+int64_t PackedExecutor::lay_out(std::byte* base) {
+  const int64_t head_rows = std::min(limits_.rows, kHeadBlockRows);
+  Parts parts(base);
+  int64_t widest = config_.hidden;
+  for (size_t i = 0; i < program_.buffers.size(); ++i) {
+    const BufferSpec& spec = program_.buffers[i];
+    if (BufferId::from(i) == mixed_id_) {
+      mixed_ = parts.take<uint16_t>(limits_.rows * spec.width);
+      buffers_[i] = nullptr;
+      continue;
+    }
+    buffers_[i] = parts.take<float>((spec.space == RowSpace::kStep ? limits_.rows : head_rows) * spec.width);
+  }
+  for (const Operation& operation : program_.body) {
+    if (const auto* op = std::get_if<LinearOp>(&operation)) widest = std::max(widest, stride(op->x));
+  }
+  for (uint16_t*& rows : operands_) rows = parts.take<uint16_t>(limits_.rows * widest);
+  int64_t hidden = 0;
+  int64_t router = 0;
+  int64_t slots = 0;
+  int64_t work = 0;
+  for (const Operation& operation : program_.body) {
+    const auto* op = std::get_if<FeedForwardOp>(&operation);
+    if (op == nullptr) continue;
+    const PackedFeedForward& layer = weights_.feed_forward(op->layer);
+    hidden = std::max<int64_t>(hidden, int64_t{layer.slots()} * layer.width);
+    router = std::max<int64_t>(router, layer.experts + layer.shared);
+    slots = std::max<int64_t>(slots, layer.slots());
+    if (limits_.rows > kFewRows) {
+      work = std::max(work, moe_prompt_work_bytes(limits_.rows, layer.slots(), static_cast<int64_t>(layer.mlps.size()),
+                                                  config_.hidden, layer.width));
+    }
+  }
+  queries_ = parts.take<uint16_t>(limits_.rows * config_.heads * config_.head_dim);
+  hidden_ = parts.take<uint16_t>(std::min<int64_t>(limits_.rows, kPackedMoeRows) * hidden);
+  router_ = parts.take<float>(limits_.rows * router);
+  experts_ = parts.take<int32_t>(limits_.rows * slots);
+  expert_weights_ = parts.take<float>(limits_.rows * slots);
+  moe_work_ = parts.take<std::byte>(work);
+  partial_ = parts.take<float>(kPartialBytes / kFloat);
+  if (config_.count_layers(LayerKind::kLinear) > 0) {
+    gdn_scratch_ = parts.take<uint8_t>(gdn_chunks_scratch_bytes(gdn_shape(config_), limits_.rows, limits_.sequences));
+  }
+  fault_ = parts.take<int32_t>(1);
+  tokens_ = parts.take<int32_t>(kHeadBlockRows);
+  next_tokens_ = parts.take<int32_t>(limits_.sequences);
+  sample_scratch_ = parts.take<GpuSampleScratch>(kHeadBlockRows);
+  tables_ = parts.take<std::byte>(tables_bytes_);
+  return parts.used();
+}
+
+Status PackedExecutor::allocate() {
+  {
+    Parts tables(nullptr);
+    tables.take<int32_t>(limits_.rows);
+    tables.take<GpuRow>(limits_.rows);
+    tables.take<uint8_t*>(limits_.sequences);
+    for (int64_t i = 0; i < limits_.sequences; ++i) tables.take<uint8_t*>(pages_of(limits_.positions));
+    tables.take<int32_t>(limits_.rows);
+    tables.take<GpuSampleRow>(limits_.rows);
+    tables.take<int32_t>(limits_.rows);
+    tables.take<GpuGdnSequence>(limits_.sequences);
+    tables.take<GpuGdnSequence>(limits_.sequences);
+    tables.take<GpuPromptTile>(
+        paged_prompt_tiles_max(limits_.rows, limits_.sequences, config_.heads / config_.kv_heads));
+    tables_bytes_ = tables.used();
+  }
+  buffers_.resize(program_.buffers.size());
+  WEIR_ASSIGN_OR_RETURN(memory_,
+                        gpu_.device->allocate(lay_out(nullptr), "work buffers", "lower --max-num-batched-tokens"));
+  lay_out(memory_.data());
+  for (Flight& flight : flights_) {
+    WEIR_ASSIGN_OR_RETURN(flight.tables, gpu_.device->allocate_pinned(tables_bytes_, "step tables"));
+    WEIR_ASSIGN_OR_RETURN(flight.lists,
+                          gpu_.device->allocate_pinned(sample_lists_bytes(limits_.sequences), "sampling lists"));
+    WEIR_ASSIGN_OR_RETURN(flight.tokens, gpu_.device->allocate_pinned((limits_.rows + 1) * kFloat, "tokens"));
+    flight.done = gpu_.device->event();
+  }
+  const int64_t head_rows = std::min(limits_.rows, kHeadBlockRows);
+  WEIR_ASSIGN_OR_RETURN(
+      logits_, gpu_.device->allocate_pinned(head_rows * (config_.vocabulary + config_.hidden) * kFloat, "logits"));
+  gpu_.stream->zero(memory_.data(), memory_.size());
+  if (!config_.moe()) {
+    // A dense layer's rows all go to its one expert, with weight 1.
+    const std::vector<float> ones(static_cast<size_t>(limits_.rows), 1.0F);
+    gpu_.stream->copy_in(reinterpret_cast<std::byte*>(expert_weights_), ones.data(), limits_.rows * kFloat);
+  }
+  return gpu_.stream->wait();
+}
+
+bool PackedExecutor::samples(const SamplingParams& params) const {
+  return gpu_samples(params) && config_.vocabulary <= kGpuSampleWidthMax;
+}
+
+void PackedExecutor::set_hidden(int64_t first, int64_t count, const float* rows) {
+  const BufferRef hidden{program_.hidden_in, 0};
+  gpu_.stream->copy_in(reinterpret_cast<std::byte*>(data(hidden) + first * stride(hidden)), rows,
+                       count * stride(hidden) * kFloat);
+  const Status status = gpu_.stream->wait();
+  WEIR_CHECK(status.ok(), "{}", status.error().text());
+}
+
+// Everything that the step's kernels look up. Places depend on how many tokens, sequences, sampled rows and segments
+// there are, never on their contents: a graph recorded for one step fits every step of the same shape.
+void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
+  const auto sequences = static_cast<int64_t>(batch.kv.size());
+  const auto sampled = static_cast<int64_t>(batch.sampled.size());
+  WEIR_CHECK(sequences <= limits_.sequences, "{} sequences in a step of {}", sequences, limits_.sequences);
+  step_ = Step{};
+  step_.token_count = static_cast<int64_t>(batch.tokens.size());
+  const auto generated = [&](size_t i) {
+    return !batch.sequences.empty() && batch.sequences[i].role == RowRole::kGenerated;
+  };
+  int64_t longest = 1;
+  int64_t longest_generated = 1;
+  std::vector<PromptRows> prompts;
+  for (size_t i = 0; i < batch.kv.size(); ++i) {
+    const KvSequence& s = batch.kv[i];
+    const int64_t end = s.position + s.row_count;
+    longest = std::max(longest, end);
+    step_.fresh = std::max(step_.fresh, s.row_count);
+    if (generated(i)) {
+      step_.generated_count += s.row_count;
+      longest_generated = std::max(longest_generated, end);
+    } else {
+      prompts.push_back({s.row_begin, s.row_count, static_cast<int64_t>(i), s.position});
+    }
+  }
+  step_.segments = static_cast<int64_t>(
+      std::bit_ceil(static_cast<uint64_t>((longest_generated + kPagedSegment - 1) / kPagedSegment)));
+  const int64_t pages_a_sequence = std::min(
+      static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(pages_of(longest)))), pages_of(limits_.positions));
+
+  Parts host(flight->tables.data());
+  const auto there = [&](const auto* place) {
+    return reinterpret_cast<decltype(place)>(tables_ +
+                                             (reinterpret_cast<const std::byte*>(place) - flight->tables.data()));
+  };
+  auto* ids = host.take<int32_t>(step_.token_count);
+  auto* rows = host.take<GpuRow>(step_.token_count);
+  auto* lists = host.take<uint8_t**>(sequences);
+  auto* chosen = host.take<int32_t>(sampled);
+  auto* sample = host.take<GpuSampleRow>(sampled);
+  auto* list = host.take<int32_t>(step_.generated_count);
+  auto* gdn_generated = host.take<GpuGdnSequence>(sequences);
+  auto* gdn_prompts = host.take<GpuGdnSequence>(sequences);
+  std::copy(batch.tokens.begin(), batch.tokens.end(), ids);
+  std::copy(batch.sampled.begin(), batch.sampled.end(), chosen);
+  for (size_t i = 0; i < batch.kv.size(); ++i) {
+    const KvSequence& s = batch.kv[i];
+    for (int64_t r = 0; r < s.row_count; ++r) {
+      rows[s.row_begin + r] = {static_cast<int32_t>(i), static_cast<int32_t>(s.position + r)};
+      if (generated(i)) *list++ = static_cast<int32_t>(s.row_begin + r);
+    }
+    const int64_t count = pages_of(s.position + s.row_count);
+    WEIR_CHECK(count <= pages_a_sequence, "{} tokens in a step of at most {}", s.position + s.row_count,
+               limits_.positions);
+    auto* pages = host.take<uint8_t*>(pages_a_sequence);
+    for (int64_t p = 0; p < count; ++p) pages[p] = reinterpret_cast<uint8_t*>(s.pages[p]);
+    lists[i] = reinterpret_cast<uint8_t**>(const_cast<uint8_t**>(there(pages)));
+  }
+  list -= step_.generated_count;
+  for (size_t i = 0; i < batch.gdn.size(); ++i) {
+    const GdnSequence& s = batch.gdn[i];
+    if (s.row_count == 0) continue;
+    const int64_t base = caches_->base(s.slot);
+    WEIR_CHECK(s.position >= base && s.position <= base + kGdnChunk, "position {} with a slot at {}", s.position, base);
+    const GpuGdnSequence entry{reinterpret_cast<uint8_t*>(s.slot), static_cast<int32_t>(s.row_begin),
+                               static_cast<int32_t>(s.row_count), static_cast<int32_t>(s.position),
+                               static_cast<int32_t>(base)};
+    if (generated(i)) {
+      gdn_generated[step_.gdn_generated_count++] = entry;
+    } else {
+      gdn_prompts[step_.gdn_prompt_count++] = entry;
+      step_.gdn_chunks += gdn_chunk_count(entry.position, entry.row_count, entry.base);
+    }
+    caches_->advance(s.slot, s.position + s.row_count);
+  }
+  const std::vector<GpuPromptTile> tiles = paged_attention_tiles(prompts, config_.heads / config_.kv_heads);
+  step_.tile_count = static_cast<int64_t>(tiles.size());
+  auto* tile_place = host.take<GpuPromptTile>(step_.tile_count);
+  std::copy(tiles.begin(), tiles.end(), tile_place);
+  WEIR_CHECK(host.used() <= tables_bytes_, "step tables of {} bytes, {} reserved", host.used(), tables_bytes_);
+  if (batch.requests.empty()) {
+    std::fill_n(sample, sampled, GpuSampleRow{});
+  } else {
+    lay_out_samples(batch.requests, sample, flight->lists.data());
+  }
+  tables_used_ = host.used();
+  step_.tokens = there(ids);
+  step_.rows = there(rows);
+  step_.pages = reinterpret_cast<uint8_t* const* const*>(there(lists));
+  step_.sampled = there(chosen);
+  step_.sample = there(sample);
+  step_.generated = there(list);
+  step_.gdn_generated = there(gdn_generated);
+  step_.gdn_prompts = there(gdn_prompts);
+  step_.tiles = there(tile_place);
+}
+
+void PackedExecutor::run_program(const std::vector<Operation>& operations, const Rows& rows) {
+  for (const Operation& operation : operations) {
+    std::visit([&](const auto& op) { execute(op, rows); }, operation);
+  }
+}
+
+void PackedExecutor::run_body() {
+  gpu_.stream->zero(reinterpret_cast<std::byte*>(fault_), sizeof(int32_t));
+  run_program(program_.body, {step_.token_count, nullptr, nullptr});
+}
+
+void PackedExecutor::run_head(int64_t first, int64_t count) {
+  run_program(program_.head, {count, step_.sampled + first, step_.sample + first});
+}
+
+// Decode steps repeat their shape: recorded once, replayed afterwards, with the head and the sampling of their rows.
+bool PackedExecutor::replay(const StepBatch& batch) {
+  const auto sampled = static_cast<int64_t>(batch.sampled.size());
+  const auto sequences = static_cast<int64_t>(batch.kv.size());
+  if (step_.generated_count != step_.token_count || step_.token_count != sequences || sampled != sequences ||
+      sampled > kHeadBlockRows || step_.gdn_generated_count != static_cast<int64_t>(batch.gdn.size())) {
+    return false;
+  }
+  const std::pair<int64_t, int64_t> shape{step_.token_count, step_.segments};
+  if (graphs_.size() >= kGraphsMax && graphs_.count(shape) == 0) return false;
+  device::Graph& graph = graphs_[shape];
+  if (!graph) {
+    gpu_.stream->begin_graph();
+    run_body();
+    run_head(0, sampled);
+    auto recorded = gpu_.stream->end_graph();
+    // Without memory for one more graph the same calls are made one by one.
+    if (!recorded.ok()) return false;
+    graph = std::move(*recorded);
+  }
+  gpu_.stream->replay(graph);
+  return true;
+}
+
+void PackedExecutor::enqueue(const StepBatch& batch) {
+  WEIR_CHECK(flight_count_ < flights_.size(), "{} steps in flight", flight_count_);
+  Flight& flight = flights_[(first_flight_ + flight_count_++) % flights_.size()];
+  const auto tokens = static_cast<int64_t>(batch.tokens.size());
+  WEIR_CHECK(tokens <= limits_.rows, "{} rows in a step of {}", tokens, limits_.rows);
+  flight.empty = tokens == 0;
+  flight.sampled = static_cast<int64_t>(batch.sampled.size());
+  if (flight.empty) return;
+  flight.to_host = batch.requests.empty();
+  for (const SampleRequest& request : batch.requests) flight.to_host |= !request.on_device;
+  fill_tables(batch, &flight);
+  gpu_.stream->copy_in(tables_, flight.tables.data(), tables_used_);
+  const bool whole = replay(batch);
+  if (!whole) run_body();
+  gpu_.stream->copy_out(flight.tokens.data(), reinterpret_cast<const std::byte*>(fault_), sizeof(int32_t));
+  // Rows of which the host wants logits are computed when it asks for them: their step is collected before the next.
+  const int64_t block = std::min(limits_.rows, kHeadBlockRows);
+  for (int64_t first = 0; !flight.to_host && first < flight.sampled; first += block) {
+    const int64_t count = std::min(block, flight.sampled - first);
+    if (!whole) run_head(first, count);
+    gpu_.stream->copy_out(flight.tokens.data() + (1 + first) * kFloat, reinterpret_cast<const std::byte*>(tokens_),
+                          count * kFloat);
+  }
+  gpu_.stream->record(&flight.done);
+}
+
+bool PackedExecutor::ready() {
+  const Flight& flight = flights_[first_flight_];
+  return flight.empty || flight.done.passed();
+}
+
+void PackedExecutor::wait(const Flight& flight) const {
+  const Status status = flight.done.wait();
+  WEIR_CHECK(status.ok(), "{}", status.error().text());
+  const int32_t fault = *reinterpret_cast<const int32_t*>(flight.tokens.data());
+  WEIR_CHECK(fault == 0, "the token id of row {} is outside the vocabulary", fault - 1);
+}
+
+void PackedExecutor::collect(const Consume& consume) {
+  WEIR_CHECK(flight_count_ > 0, "no step in flight");
+  Flight& flight = flights_[first_flight_];
+  first_flight_ = (first_flight_ + 1) % flights_.size();
+  --flight_count_;
+  if (flight.empty) return;
+  wait(flight);
+  auto* tokens = reinterpret_cast<TokenId*>(flight.tokens.data()) + 1;
+  if (!flight.to_host) {
+    if (flight.sampled > 0) consume({0, flight.sampled, nullptr, nullptr, tokens});
+    return;
+  }
+  auto* logits = reinterpret_cast<float*>(logits_.data());
+  const int64_t block = std::min(limits_.rows, kHeadBlockRows);
+  float* normed = logits + block * config_.vocabulary;
+  for (int64_t first = 0; first < flight.sampled; first += block) {
+    const int64_t count = std::min(block, flight.sampled - first);
+    run_head(first, count);
+    gpu_.stream->copy_out(logits, reinterpret_cast<const std::byte*>(data({program_.logits, 0})),
+                          count * config_.vocabulary * kFloat);
+    gpu_.stream->copy_out(normed, reinterpret_cast<const std::byte*>(data({program_.normed, 0})),
+                          count * config_.hidden * kFloat);
+    gpu_.stream->copy_out(tokens, reinterpret_cast<const std::byte*>(tokens_), count * kFloat);
+    gpu_.stream->record(&flight.done);
+    wait(flight);
+    consume({first, count, logits, normed, tokens});
+  }
+}
+
+}  // namespace weir

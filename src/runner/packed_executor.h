@@ -1,0 +1,150 @@
+// Runs a program on a GPU by the kernels for packed weights: norms, routing and activations inside the products, the
+// token sampled on the device, decode steps recorded once as graphs, and the next step enqueued while one runs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "ops/attention/attention_paged_gpu.h"
+#include "ops/gdn/gpu_args.h"
+#include "ops/linear/linear_packed_gpu.h"
+#include "ops/sample/sample_args.h"
+#include "runner/gpu_caches.h"
+#include "runner/gpu_executor.h"
+#include "runner/packed_weights.h"
+
+namespace weir {
+
+class PackedExecutor final : public Executor {
+ public:
+  // Borrows all but the limits. Everything that steps of these limits need is allocated here.
+  static Result<std::unique_ptr<PackedExecutor>> create(const Program& program, const ModelConfig& config,
+                                                        const PackedWeights& weights, const GpuRope& rope, Gpu gpu,
+                                                        GpuCaches* caches, const ExecutorLimits& limits);
+
+  void set_hidden(int64_t first, int64_t count, const float* rows) override;
+  int32_t steps_ahead() const override { return kFlights; }
+  bool samples(const SamplingParams& params) const override;
+  void enqueue(const StepBatch& batch) override;
+  bool ready() override;
+  void collect(const Consume& consume) override;
+  int64_t buffer_bytes() const override { return memory_.size(); }
+
+ private:
+  static constexpr int32_t kFlights = 2;
+
+  // Where the step's tables stand in device memory, and how much of each there is.
+  struct Step {
+    const int32_t* tokens = nullptr;
+    const GpuRow* rows = nullptr;
+    uint8_t* const* const* pages = nullptr;
+    const int32_t* sampled = nullptr;
+    const GpuSampleRow* sample = nullptr;
+    const int32_t* generated = nullptr;  // rows of generated tokens
+    const GpuGdnSequence* gdn_generated = nullptr;
+    const GpuGdnSequence* gdn_prompts = nullptr;
+    const GpuPromptTile* tiles = nullptr;
+    int64_t token_count = 0;
+    int64_t generated_count = 0;
+    int64_t gdn_generated_count = 0;
+    int64_t gdn_prompt_count = 0;
+    int64_t gdn_chunks = 0;
+    int64_t tile_count = 0;
+    int64_t segments = 1;  // of the longest generated row, a power of two
+    int64_t fresh = 1;     // the most tokens of a sequence
+  };
+  // A step between enqueue() and collect().
+  struct Flight {
+    device::PinnedBytes tables;
+    device::PinnedBytes lists;   // of the sampled rows
+    device::PinnedBytes tokens;  // the fault, then [T]
+    device::Event done;
+    int64_t sampled = 0;
+    bool empty = false;
+    bool to_host = false;  // some of its rows are the host's to sample
+  };
+  // A norm whose only reader is the operation behind it.
+  struct PendingNorm {
+    bool there = false;
+    BufferRef x;
+    const float* weight = nullptr;
+  };
+  struct Rows {
+    int64_t count = 0;
+    const int32_t* chosen = nullptr;       // the head's rows, null in the body
+    const GpuSampleRow* sample = nullptr;  // how they are sampled
+  };
+
+  PackedExecutor(const Program& program, const ModelConfig& config, const PackedWeights& weights, const GpuRope& rope,
+                 Gpu gpu, GpuCaches* caches, const ExecutorLimits& limits);
+  Status allocate();
+  int64_t lay_out(std::byte* base);
+  void fill_tables(const StepBatch& batch, Flight* flight);
+  void run_body();
+  void run_head(int64_t first, int64_t count);
+  bool replay(const StepBatch& batch);
+  void run_program(const std::vector<Operation>& operations, const Rows& rows);
+
+  void execute(const EmbedOp& op, const Rows& rows);
+  void execute(const NormOp& op, const Rows& rows);
+  void execute(const LinearOp& op, const Rows& rows);
+  void execute(const AttentionOp& op, const Rows& rows);
+  void execute(const GdnOp& op, const Rows& rows);
+  void execute(const FeedForwardOp& op, const Rows& rows);
+  void norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y);
+  void few_rows(const LinearOp& op, const Rows& rows);
+  void many_rows(const LinearOp& op, const Rows& rows);
+  void few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
+  void few_rows_dense(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
+  void many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
+  int32_t mixed_type(Slot slot, int32_t layer) const;
+  void sample_rows(const Rows& rows);
+  // The 16-bit rows that a buffer's readers take: its own, or those of the last norm.
+  uint16_t* operands(int32_t type) { return operands_[static_cast<size_t>(type)]; }
+
+  float* data(BufferRef ref) const { return buffers_[ref.buffer.index()] + ref.column; }
+  int64_t stride(BufferRef ref) const { return program_.buffer(ref.buffer).width; }
+  void wait(const Flight& flight) const;
+
+  const Program& program_;
+  const ModelConfig& config_;
+  const PackedWeights& weights_;
+  const GpuRope& rope_;
+  Gpu gpu_;
+  GpuCaches* caches_;
+  const ExecutorLimits limits_;
+
+  device::Bytes memory_;
+  std::vector<float*> buffers_;
+  std::array<uint16_t*, 2> operands_{};  // [T][the widest input], bf16 and f16
+  uint16_t* mixed_ = nullptr;            // [T][the widest mixer output]
+  BufferId mixed_id_;
+  uint16_t* queries_ = nullptr;
+  uint16_t* hidden_ = nullptr;  // [64][slots][F]
+  float* router_ = nullptr;
+  int32_t* experts_ = nullptr;
+  float* expert_weights_ = nullptr;
+  std::byte* moe_work_ = nullptr;
+  float* partial_ = nullptr;
+  uint8_t* gdn_scratch_ = nullptr;
+  int32_t* fault_ = nullptr;
+  int32_t* tokens_ = nullptr;       // of a block of sampled rows
+  int32_t* next_tokens_ = nullptr;  // of each row of the batch table
+  GpuSampleScratch* sample_scratch_ = nullptr;
+  std::byte* tables_ = nullptr;
+  device::PinnedBytes logits_;  // of a block, and its normed rows
+  std::array<Flight, kFlights> flights_;
+  size_t first_flight_ = 0;
+  size_t flight_count_ = 0;
+  Step step_;
+  int64_t tables_bytes_ = 0;
+  int64_t tables_used_ = 0;
+  PendingNorm norm_;
+  std::map<std::pair<int64_t, int64_t>, device::Graph> graphs_;  // by rows and segments
+};
+
+}  // namespace weir

@@ -1,0 +1,328 @@
+// The operations of a program as launches. Few rows take their norm with the product; many rows are normed first.
+#include <algorithm>
+
+#include "base/check.h"
+#include "ops/embed/embed_gpu.h"
+#include "ops/gdn/gdn_chunks_gpu.h"
+#include "ops/linear/linear_prompt_gpu.h"
+#include "ops/moe/moe_packed_gpu.h"
+#include "ops/moe/moe_prompt_gpu.h"
+#include "ops/moe/routes_gpu.h"
+#include "ops/norm/norm_rows_gpu.h"
+#include "ops/sample/sample_gpu.h"
+#include "runner/packed_executor.h"
+
+namespace weir {
+namespace {
+int32_t operand_type_(int32_t) { return 0; }
+
+// Rows up to which products are bound by the weights and norm their rows themselves. Which side a step is on does not
+// change a bit.
+constexpr int64_t kFewRows = 16;
+// For the states of generated rows' segments; more are worked off in parts.
+constexpr int64_t kPartialBytes = 256 << 20;
+
+}  // namespace
+
+void PackedExecutor::execute(const EmbedOp& op, const Rows& rows) {
+  GpuEmbedArgs args;
+  args.table = weights_.embedding();
+  args.ids = step_.tokens;
+  args.next_tokens = next_tokens_;
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  args.fault = fault_;
+  embed(gpu_, args, rows.count);
+}
+
+// A norm of whole rows is left to the operation that reads it; a part of a wider row is written at once.
+void PackedExecutor::execute(const NormOp& op, const Rows& rows) {
+  norm_ = {true, op.x, weights_.vector(op.weight)};
+  if (stride(op.y) == config_.hidden) return;
+  norm_.there = false;
+  GpuNormRowsArgs args;
+  args.x = data(op.x);
+  args.x_stride = stride(op.x);
+  args.weight = norm_.weight;
+  args.size = static_cast<int32_t>(config_.hidden);
+  args.eps = config_.rms_eps;
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  norm_rows(gpu_, args, rows.count);
+}
+
+// The pending norm's rows in the types that are asked for, and as float32 where y is given.
+void PackedExecutor::norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y) {
+  GpuNormRowsArgs args;
+  args.x = data(norm_.x);
+  args.x_stride = stride(norm_.x);
+  args.x_rows = rows.chosen;
+  args.weight = norm_.weight;
+  args.size = static_cast<int32_t>(config_.hidden);
+  args.eps = config_.rms_eps;
+  args.bf16 = bf16 ? operands(kOperandBf16) : nullptr;
+  args.f16 = f16 ? operands(kOperandF16) : nullptr;
+  args.y = y;
+  args.y_stride = config_.hidden;
+  norm_rows(gpu_, args, rows.count);
+}
+
+void PackedExecutor::execute(const LinearOp& op, const Rows& rows) {
+  if (!norm_.there && op.x.buffer != mixed_id_) {
+    // Rows that lie in a buffer as they are: rounded for the product.
+    GpuNormRowsArgs args;
+    args.x = data(op.x);
+    args.x_stride = stride(op.x);
+    args.size = static_cast<int32_t>(stride(op.x));
+    args.bf16 = operands(kOperandBf16);
+    args.f16 = operands(kOperandF16);
+    norm_rows(gpu_, args, rows.count);
+  }
+  if (rows.count <= kFewRows) {
+    few_rows(op, rows);
+  } else {
+    many_rows(op, rows);
+  }
+  norm_.there = false;
+  if (op.outputs.front().y.buffer == program_.logits) sample_rows(rows);
+}
+
+void PackedExecutor::sample_rows(const Rows& rows) {
+  if (config_.vocabulary > kGpuSampleWidthMax) return;
+  GpuSampleArgs args;
+  args.logits = data({program_.logits, 0});
+  args.logits_stride = config_.vocabulary;
+  args.rows = rows.sample;
+  args.scratch = sample_scratch_;
+  args.tokens = tokens_;
+  args.next_tokens = next_tokens_;
+  args.width = static_cast<int32_t>(config_.vocabulary);
+  args.vocabulary = static_cast<int32_t>(limits_.vocabulary > 0 ? limits_.vocabulary : config_.vocabulary);
+  sample(gpu_, args, rows.count);
+}
+
+void PackedExecutor::few_rows(const LinearOp& op, const Rows& rows) {
+  GpuPackedLinearArgs args;
+  args.rows = static_cast<int32_t>(rows.count);
+  for (const LinearOp::Output& output : op.outputs) {
+    const GpuPacked& weight = weights_.matrix(output.weight);
+    args.k = weight.k;
+    args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? kPackedAdd : kPackedStore, 0};
+  }
+  if (norm_.there) {
+    args.x = data(norm_.x);
+    args.x_stride = stride(norm_.x);
+    args.x_rows = rows.chosen;
+    args.norm = norm_.weight;
+    args.eps = config_.rms_eps;
+    if (rows.chosen != nullptr) args.normed_out = data({program_.normed, 0});
+  } else {
+    const bool mixed = op.x.buffer == mixed_id_;
+    args.x_bf16 = mixed ? mixed_ : operands(kOperandBf16);
+    args.x_stride = args.k;
+  }
+  linear_packed(gpu_, args);
+}
+
+void PackedExecutor::many_rows(const LinearOp& op, const Rows& rows) {
+  GpuPromptArgs args;
+  args.rows = static_cast<int32_t>(rows.count);
+  bool types[2] = {false, false};
+  for (const LinearOp::Output& output : op.outputs) {
+    const GpuPacked& weight = weights_.matrix(output.weight);
+    types[operand_type_(weight.format)] = true;
+    args.x_stride = weight.k;
+    args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? 1 : 0, 0};
+  }
+  if (norm_.there) {
+    norm_to_operands(rows, types[kOperandBf16], types[kOperandF16],
+                     rows.chosen != nullptr ? data({program_.normed, 0}) : nullptr);
+  }
+  const bool mixed = op.x.buffer == mixed_id_;
+  args.x = mixed ? mixed_ : operands(kOperandBf16);
+  linear_prompt(gpu_, args);
+}
+
+// What the mixer's output is multiplied with next decides its type.
+int32_t PackedExecutor::mixed_type(Slot slot, int32_t layer) const {
+  return operand_type_(weights_.matrix({slot, layer}).format);
+}
+
+void PackedExecutor::execute(const AttentionOp& op, const Rows& rows) {
+  GpuPagedAttentionArgs args;
+  args.qg = data(op.qg);
+  args.qg_stride = stride(op.qg);
+  args.k = data(op.k);
+  args.k_stride = stride(op.k);
+  args.v = data(op.v);
+  args.v_stride = stride(op.v);
+  args.q = queries_;
+  args.y = mixed_;
+  args.y_stride = config_.heads * config_.head_dim;
+  args.y_type = mixed_type(Slot::kAttnO, op.layer);
+  args.q_norm = weights_.vector({Slot::kAttnQNorm, op.layer});
+  args.k_norm = weights_.vector({Slot::kAttnKNorm, op.layer});
+  args.coarse = rope_.coarse;
+  args.fine = rope_.fine;
+  args.rows = step_.rows;
+  args.pages = step_.pages;
+  args.partial = partial_;
+  args.tiles = step_.tiles;
+  args.page_offset = op.page_offset;
+  args.heads = static_cast<int32_t>(config_.heads);
+  args.kv_heads = static_cast<int32_t>(config_.kv_heads);
+  args.rope_half = static_cast<int32_t>(config_.rope_dims / 2);
+  args.eps = config_.rms_eps;
+  args.fresh = static_cast<int32_t>(step_.fresh);
+  paged_attention_prepare(gpu_, args, rows.count);
+  int64_t together = std::max<int64_t>(1, step_.generated_count);
+  while (together > 1 &&
+         paged_attention_partial_bytes(args.heads, args.kv_heads, together, step_.segments) > kPartialBytes) {
+    together = (together + 1) / 2;
+  }
+  for (int64_t first = 0; first < step_.generated_count; first += together) {
+    args.row_list = step_.generated + first;
+    paged_attention_rows(gpu_, args, std::min(together, step_.generated_count - first), step_.segments);
+  }
+  if (step_.tile_count > 0) paged_attention_prompt(gpu_, args, step_.tile_count);
+}
+
+void PackedExecutor::execute(const GdnOp& op, const Rows&) {
+  GpuGdnPackedArgs args = weights_.gdn(op.layer);
+  args.u = data(op.u);
+  args.u_stride = stride(op.u);
+  args.z = data(op.z);
+  args.z_stride = stride(op.z);
+  args.b = data(op.b);
+  args.b_stride = stride(op.b);
+  args.a = data(op.a);
+  args.a_stride = stride(op.a);
+  args.y = mixed_;
+  args.y_stride = config_.value_width();
+  args.y_type = mixed_type(Slot::kGdnOut, op.layer);
+  args.scratch = gdn_scratch_;
+  args.slot_offset = op.slot_offset;
+  if (step_.gdn_generated_count > 0) {
+    args.sequences = step_.gdn_generated;
+    args.sequence_count = static_cast<int32_t>(step_.gdn_generated_count);
+    gdn_rows(gpu_, args);
+  }
+  if (step_.gdn_prompt_count > 0) {
+    args.sequences = step_.gdn_prompts;
+    args.sequence_count = static_cast<int32_t>(step_.gdn_prompt_count);
+    gdn_chunks(gpu_, args, step_.gdn_chunks);
+  }
+}
+
+void PackedExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
+  const PackedFeedForward& layer = weights_.feed_forward(op.layer);
+  const bool sparse = layer.router.n > 0;
+  if (sparse && rows.count <= kPackedMoeRows) {
+    few_rows_sparse(op, layer, rows);
+  } else if (!sparse && rows.count <= kFewRows) {
+    few_rows_dense(op, layer, rows);
+  } else {
+    many_rows_experts(op, layer, rows);
+  }
+  norm_.there = false;
+}
+
+// Norm, router and the shared expert's hidden values in one kernel; then the experts.
+void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+  const int32_t type = operand_type_(layer.format);
+  const int64_t logits = layer.experts + layer.shared;
+  GpuPackedLinearArgs front;
+  front.x = data(norm_.x);
+  front.x_stride = stride(norm_.x);
+  front.norm = norm_.weight;
+  front.eps = config_.rms_eps;
+  front.x_out = operands(type);
+  front.k = layer.router.k;
+  front.rows = static_cast<int32_t>(rows.count);
+  front.outputs[front.count++] = {layer.router, router_, logits, kPackedStore, 0};
+  if (layer.shared != 0) {
+    front.outputs[front.count++] = {layer.shared_gate, router_ + layer.experts, logits, kPackedStore, 0};
+    front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + int64_t{layer.top_k} * layer.width,
+                                    int64_t{layer.slots()} * layer.width, kPackedSwiglu, type};
+  }
+  linear_packed(gpu_, front);
+  GpuExpertsArgs args;
+  args.table = layer.table;
+  args.router = router_;
+  args.x = operands(type);
+  args.hidden = hidden_;
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  args.rows = front.rows;
+  args.experts = layer.experts;
+  args.top_k = layer.top_k;
+  args.shared = layer.shared;
+  args.d = layer.router.k;
+  args.f = layer.width;
+  args.format = layer.format;
+  experts_packed(gpu_, args);
+}
+
+void PackedExecutor::few_rows_dense(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+  const GpuPackedMlp& mlp = layer.mlps.front();
+  const int32_t type = operand_type_(mlp.down.format);
+  GpuPackedLinearArgs up;
+  up.x = data(norm_.x);
+  up.x_stride = stride(norm_.x);
+  up.norm = norm_.weight;
+  up.eps = config_.rms_eps;
+  up.k = mlp.gate_up.k;
+  up.rows = static_cast<int32_t>(rows.count);
+  up.outputs[up.count++] = {mlp.gate_up, hidden_, layer.width, kPackedSwiglu, type};
+  linear_packed(gpu_, up);
+  GpuPackedLinearArgs down;
+  down.x_bf16 = hidden_;
+  down.x_stride = layer.width;
+  down.k = mlp.down.k;
+  down.rows = up.rows;
+  down.outputs[down.count++] = {mlp.down, data(op.y), stride(op.y), kPackedAdd, 0};
+  linear_packed(gpu_, down);
+}
+
+void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+  const bool sparse = layer.router.n > 0;
+  const int32_t type = operand_type_(layer.format);
+  const bool router_bf16 = sparse && operand_type_(layer.router.format) == kOperandBf16;
+  norm_to_operands(rows, type == kOperandBf16 || router_bf16, type == kOperandF16 || (sparse && !router_bf16), nullptr);
+  if (sparse) {
+    const int64_t logits = layer.experts + layer.shared;
+    GpuPromptArgs score;
+    score.x = operands(kOperandBf16);
+    score.x_stride = layer.router.k;
+    score.rows = static_cast<int32_t>(rows.count);
+    score.outputs[score.count++] = {layer.router, router_, logits, 0, 0};
+    if (layer.shared != 0) score.outputs[score.count++] = {layer.shared_gate, router_ + layer.experts, logits, 0, 0};
+    linear_prompt(gpu_, score);
+    GpuRoutesArgs choice;
+    choice.router = router_;
+    choice.experts = experts_;
+    choice.weights = expert_weights_;
+    choice.rows = score.rows;
+    choice.experts_total = layer.experts;
+    choice.top_k = layer.top_k;
+    choice.shared = layer.shared;
+    routes(gpu_, choice);
+  }
+  GpuMoePromptArgs args;
+  args.table = layer.table;
+  args.x = operands(type);
+  args.x_stride = config_.hidden;
+  args.experts = experts_;
+  args.weights = expert_weights_;
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  args.rows = static_cast<int32_t>(rows.count);
+  args.slots = layer.slots();
+  args.experts_total = static_cast<int32_t>(layer.mlps.size());
+  args.columns = static_cast<int32_t>(config_.hidden);
+  args.width = layer.width;
+  args.tile_bytes = packed_tile_bytes(layer.format);
+  moe_prompt(gpu_, args, moe_work_);
+}
+
+}  // namespace weir
