@@ -70,6 +70,10 @@ WEIR_DEVICE void copy16(void* to, const void* from, bool valid = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
                : "memory");
 }
+// The same for 4 bytes.
+WEIR_DEVICE void copy4(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
 WEIR_DEVICE void copies_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -92,6 +96,10 @@ WEIR_DEVICE void fence_async() {
 // `threads` of the block, named by `id` (1 to 15), wait for each other.
 WEIR_DEVICE void threads_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+// Counts among those `threads` without waiting.
+WEIR_DEVICE void threads_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // Clusters: blocks that run at the same time beside each other.

@@ -1,8 +1,8 @@
 // For kernel files of Hopper: matrix products of a warpgroup (four warps, aligned), D[64, N] += A[64, 16] B[16, N],
-// bf16 operands and float32 sums. A comes from registers: warp w holds rows 16 w .. 16 w + 15, each lane as in mma.h. B
-// lies in shared memory as N rows of K, 128 bytes (64 k) a row and rows following each other, the 16-byte parts of a
-// row exchanged: part p of row r stands at p ^ (r % 8), counted from a multiple of 1,024 bytes. D: d[4 j + 0, 1] = row
-// g, columns 8 j + 2 t, + 1; d[4 j + 2, 3] = row g + 8.
+// operands of 16 bits (bf16 or f16) and float32 sums. A comes from registers: warp w holds rows 16 w .. 16 w + 15, each
+// lane as in mma.h. B lies in shared memory as N rows of K, 128 bytes (64 k) a row and rows following each other, the
+// 16-byte parts of a row exchanged: part p of row r stands at p ^ (r % 8), counted from a multiple of 1,024 bytes. D:
+// d[4 j + 0, 1] = row g, columns 8 j + 2 t, + 1; d[4 j + 2, 3] = row g + 8.
 #pragma once
 
 #include "device/kernel.h"
@@ -46,52 +46,83 @@ WEIR_DEVICE uint64_t wgmma_columns(uint32_t address) {
   return kSwizzle128 | kGroupBytes | kUnused | ((address & 0x3ffffU) >> 4);
 }
 
-// d = a * columns + (add ? d : 0). The registers of `a` and `d` stay untouched until a wait.
-template <int kColumns>
+// d = a * columns + (add ? d : 0), operands f16 or bf16. The registers of `a` and `d` stay untouched until a wait.
+template <bool kF16, int kColumns>
 WEIR_DEVICE void wgmma(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t columns, bool add);
 
 #define WEIR_D8(i)                                                                                            \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 #define WEIR_D32(i) WEIR_D8(i), WEIR_D8(i + 8), WEIR_D8(i + 16), WEIR_D8(i + 24)
+#define WEIR_A "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(columns), "r"(static_cast<int>(add))
 
-template <>
-WEIR_DEVICE void wgmma<32>(float (&d)[16], const uint32_t (&a)[4], uint64_t columns, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-      "{%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}"
-      : WEIR_D8(0), WEIR_D8(8)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(columns), "r"(static_cast<int>(add)));
-}
+#define WEIR_WGMMA_16(half, type)                                                                       \
+  template <>                                                                                           \
+  WEIR_DEVICE void wgmma<half, 16>(float (&d)[8], const uint32_t (&a)[4], uint64_t columns, bool add) { \
+    asm volatile(                                                                                       \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"                                                    \
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type                                     \
+        " {"                                                                                            \
+        "%0, %1, %2, %3, %4, %5, %6, %7}, "                                                             \
+        "{%8, %9, %10, %11}, %12, p, 1, 1, 0;\n}"                                                       \
+        : WEIR_D8(0)                                                                                    \
+        : WEIR_A);                                                                                      \
+  }
+#define WEIR_WGMMA_32(half, type)                                                                        \
+  template <>                                                                                            \
+  WEIR_DEVICE void wgmma<half, 32>(float (&d)[16], const uint32_t (&a)[4], uint64_t columns, bool add) { \
+    asm volatile(                                                                                        \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"                                                     \
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                                      \
+        " {"                                                                                             \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "                        \
+        "{%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}"                                                      \
+        : WEIR_D8(0), WEIR_D8(8)                                                                         \
+        : WEIR_A);                                                                                       \
+  }
+#define WEIR_WGMMA_64(half, type)                                                                        \
+  template <>                                                                                            \
+  WEIR_DEVICE void wgmma<half, 64>(float (&d)[32], const uint32_t (&a)[4], uint64_t columns, bool add) { \
+    asm volatile(                                                                                        \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                     \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                      \
+        " {"                                                                                             \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                         \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "              \
+        "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"                                                      \
+        : WEIR_D32(0)                                                                                    \
+        : WEIR_A);                                                                                       \
+  }
+#define WEIR_WGMMA_128(half, type)                                                                        \
+  template <>                                                                                             \
+  WEIR_DEVICE void wgmma<half, 128>(float (&d)[64], const uint32_t (&a)[4], uint64_t columns, bool add) { \
+    asm volatile(                                                                                         \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                                      \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                      \
+        " {"                                                                                              \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                          \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                \
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "               \
+        "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"                                                       \
+        : WEIR_D32(0), WEIR_D32(32)                                                                       \
+        : WEIR_A);                                                                                        \
+  }
 
-template <>
-WEIR_DEVICE void wgmma<64>(float (&d)[32], const uint32_t (&a)[4], uint64_t columns, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
-      : WEIR_D32(0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(columns), "r"(static_cast<int>(add)));
-}
+WEIR_WGMMA_16(false, "bf16")
+WEIR_WGMMA_16(true, "f16")
+WEIR_WGMMA_32(false, "bf16")
+WEIR_WGMMA_32(true, "f16")
+WEIR_WGMMA_64(false, "bf16")
+WEIR_WGMMA_64(true, "f16")
+WEIR_WGMMA_128(false, "bf16")
+WEIR_WGMMA_128(true, "f16")
 
-template <>
-WEIR_DEVICE void wgmma<128>(float (&d)[64], const uint32_t (&a)[4], uint64_t columns, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"
-      : WEIR_D32(0), WEIR_D32(32)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(columns), "r"(static_cast<int>(add)));
-}
-
+#undef WEIR_WGMMA_128
+#undef WEIR_WGMMA_64
+#undef WEIR_WGMMA_32
+#undef WEIR_WGMMA_16
+#undef WEIR_A
 #undef WEIR_D32
 #undef WEIR_D8
 

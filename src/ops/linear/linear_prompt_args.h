@@ -7,16 +7,16 @@
 
 namespace weir {
 
-inline constexpr int kPromptStrips = 8;    // of a unit: 128 rows of weights
-inline constexpr int kPromptTokens = 128;  // of a unit, at most
-inline constexpr int kPromptXBytes = kPromptTokens * kTileK * 2;
+inline constexpr int kPromptStrips = 8;                           // of a unit: 128 rows of weights
+inline constexpr int kPromptTokens = 128;                         // of a unit, at most
+inline constexpr int kPromptXBytes = kPromptTokens * kTileK * 2;  // of one of the two tiles of k of a stage
 inline constexpr int kPromptAlign = 1024;  // what the matrix units' order of shared memory repeats by
-inline constexpr int kPromptSlotsMin = 5;
-inline constexpr int kPromptSlotsMax = 8;
+inline constexpr int kPromptSlotsMax = 5;
+inline constexpr int kPromptUnitBytes = 96;  // of a unit's description, at most
 
-// The smallest size of unit that holds so many rows of x.
-constexpr int32_t prompt_unit_size(int64_t rows) {
-  return rows <= 32 ? 32 : (rows <= 64 ? 64 : kPromptTokens);
+// The fewest columns of a matrix product that hold so many rows of x.
+constexpr int32_t prompt_columns(int64_t rows) {
+  return rows <= 16 ? 16 : rows <= 32 ? 32 : rows <= 64 ? 64 : kPromptTokens;
 }
 
 // Stages of shared memory: as many as fit, and what they take.
@@ -27,32 +27,36 @@ struct PromptStages {
 };
 constexpr PromptStages prompt_stages(int32_t tile_bytes) {
   constexpr int32_t kShared = 227 * 1024;
-  constexpr int32_t kRest = kPromptAlign + 2 * 8 * kPromptSlotsMax;  // aligning; barriers
+  // Aligning; barriers; descriptions of units.
+  constexpr int32_t kRest = kPromptAlign + (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;
   PromptStages stages;
-  stages.weight_bytes = kPromptStrips * tile_bytes;
-  const int32_t fit = (kShared - kRest) / (kPromptXBytes + stages.weight_bytes);
+  stages.weight_bytes = 2 * kPromptStrips * tile_bytes;
+  const int32_t fit = (kShared - kRest) / (2 * kPromptXBytes + stages.weight_bytes);
   stages.slots = fit < kPromptSlotsMax ? fit : kPromptSlotsMax;
-  stages.shared_bytes = kRest + int64_t{stages.slots} * (kPromptXBytes + stages.weight_bytes);
+  stages.shared_bytes = kRest + int64_t{stages.slots} * (2 * kPromptXBytes + stages.weight_bytes);
   return stages;
 }
-static_assert(prompt_stages(2048).slots >= kPromptSlotsMin, "the largest format has too few stages");
 
 struct GpuPromptOutput {
   GpuPacked weight;
   float* y = nullptr;
   int64_t y_stride = 0;  // elements
   int32_t add = 0;       // y += x W^T
-  int32_t tile_end = 0;  // the first 128 rows of all outputs behind this one's; filled in, as what follows `count`
+  int32_t tile_end = 0;  // the first unit's rows of all outputs behind this one's; filled in, as what follows `count`
 };
 
-// Up to four matrices of one K over the same rows, y_i = x W_i^T; x: bf16, row by row.
+// Up to four matrices of one K over the same rows, y_i = x W_i^T. x: row by row in the operand types of the matrices'
+// formats, those that occur.
 struct GpuPromptArgs {
   GpuPromptOutput outputs[kGpuLinearGroupMax];
-  const uint16_t* x = nullptr;
+  const uint16_t* x_bf16 = nullptr;
+  const uint16_t* x_f16 = nullptr;
   int64_t x_stride = 0;  // elements, a multiple of 8
   int32_t rows = 0;
   int32_t count = 0;
-  int32_t unit_rows = 0;  // 32, 64 or 128
+  int32_t strips = 0;   // of a unit: 8, or 4, and both warpgroups take the same strips
+  int32_t columns = 0;  // of a unit's products: 16, 32, 64 or 128
+  int32_t unit_rows = 0;
   int32_t row_tiles = 0;
   int32_t token_tiles = 0;
   int32_t slots = 0;

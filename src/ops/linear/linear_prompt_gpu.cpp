@@ -15,22 +15,26 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 
 }  // namespace
 
-int32_t prompt_unit_rows(int64_t rows, int64_t row_tiles, int64_t multiprocessors) {
-  struct Size {
-    int32_t rows;
-    int64_t clocks;  // of a block of K: the matrix units' for 128 rows, below that mostly turning weights into bf16
+PromptShape prompt_shape(int64_t rows, int64_t strips, int64_t multiprocessors) {
+  // Clocks of a stage: the matrix units', 4 a row of x for 8 strips, or bringing its 8 KB of FP8 weights and its rows
+  // at 40 bytes a clock, or what a stage costs at the least.
+  struct Choice {
+    PromptShape shape;
+    int64_t clocks;
   };
-  constexpr Size kSizes[] = {{128, 1100}, {64, 600}, {32, 500}};
-  Size best = kSizes[0];
+  constexpr Choice kChoices[] = {{{8, 128, 128}, 614}, {{8, 64, 64}, 410}, {{8, 32, 32}, 307}, {{8, 16, 16}, 256},
+                                 {{4, 64, 128}, 512},  {{4, 32, 64}, 307}, {{4, 16, 32}, 205}};
+  PromptShape best;
   int64_t best_clocks = 0;
-  for (const Size& size : kSizes) {
-    const int64_t rounds = ceil_div(ceil_div(rows, size.rows) * row_tiles, multiprocessors);
-    if (best_clocks == 0 || rounds * size.clocks < best_clocks) {
-      best = size;
-      best_clocks = rounds * size.clocks;
+  for (const Choice& choice : kChoices) {
+    const int64_t units = ceil_div(rows, choice.shape.rows) * ceil_div(strips, choice.shape.strips);
+    const int64_t clocks = ceil_div(units, multiprocessors) * choice.clocks;
+    if (best_clocks == 0 || clocks < best_clocks) {
+      best = choice.shape;
+      best_clocks = clocks;
     }
   }
-  return best.rows;
+  return best;
 }
 
 device::Grid prompt_grid(const Gpu& gpu, int64_t units, const PromptStages& stages) {
@@ -50,17 +54,26 @@ void linear_prompt(Gpu& gpu, GpuPromptArgs args) {
   WEIR_CHECK(args.x_stride % 8 == 0 && first.k % 8 == 0 && args.x_stride >= first.k, "K {} and rows {} apart", first.k,
              args.x_stride);
   int32_t tile_bytes = 0;
-  args.row_tiles = 0;
+  int64_t strips = 0;
   for (int32_t i = 0; i < args.count; ++i) {
     const GpuPacked& w = args.outputs[i].weight;
     WEIR_CHECK(w.n > 0 && w.n <= w.strips * kStripRows && w.k == first.k && w.tiles == ceil_div(w.k, kTileK) &&
                    packed_tile_bytes(w.format) > 0,
                "a packed matrix of {} x {} in format {} beside K {}", w.n, w.k, w.format, first.k);
+    WEIR_CHECK((operand_type(w.format) == kOperandF16 ? args.x_f16 : args.x_bf16) != nullptr,
+               "no rows for a matrix in format {}", w.format);
     tile_bytes = std::max(tile_bytes, packed_tile_bytes(w.format));
-    args.row_tiles += static_cast<int32_t>(ceil_div(w.strips, kPromptStrips));
+    strips += w.strips;
+  }
+  const PromptShape shape = prompt_shape(args.rows, strips, gpu.device->info().multiprocessors);
+  args.strips = shape.strips;
+  args.columns = shape.columns;
+  args.unit_rows = shape.rows;
+  args.row_tiles = 0;
+  for (int32_t i = 0; i < args.count; ++i) {
+    args.row_tiles += static_cast<int32_t>(ceil_div(args.outputs[i].weight.strips, shape.strips));
     args.outputs[i].tile_end = args.row_tiles;
   }
-  args.unit_rows = prompt_unit_rows(args.rows, args.row_tiles, gpu.device->info().multiprocessors);
   args.token_tiles = static_cast<int32_t>(ceil_div(args.rows, args.unit_rows));
   const PromptStages stages = prompt_stages(tile_bytes);
   args.slots = stages.slots;

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "ops/linear/packed_test_tools.h"
+#include "ops/linear/prompt_test_tools.h"
 
 namespace weir {
 namespace {
@@ -36,8 +37,8 @@ void place_code(uint8_t* tile, int32_t format, int64_t r, int64_t k, const TestM
     byte = static_cast<uint8_t>(byte | code << (i % 2 * 4));
     tile[512 + g * 4 + r / 8 * 2 + k / 32] = w.scales[static_cast<size_t>(row * w.k / 32 + column / 32)];
   } else {
-    // k 2t, 2t + 8, 2t + 1, 2t + 9.
-    tile[((r / 8 * 32 + lane) * 4 + step) * 4 + half * 2 + upper_k] = source[column];
+    // k 2t, 2t + 1, 2t + 8, 2t + 9.
+    tile[((r / 8 * 32 + lane) * 4 + step) * 4 + upper_k * 2 + half] = source[column];
   }
 }
 
@@ -94,8 +95,9 @@ void expect_close(const std::vector<float>& got, const std::vector<float>& expec
   std::printf("  %lld of %zu are wrong\n", static_cast<long long>(wrong), got.size());
 }
 
-std::vector<float> rounded(std::vector<float> x) {
-  return float_values(bf16_values(x));
+// Gives the call the rows in the type that `format` takes.
+void set_rows(GpuPromptArgs* args, const uint16_t* x, int32_t format) {
+  (operand_type(format) == kOperandF16 ? args->x_f16 : args->x_bf16) = x;
 }
 
 class LinearPrompt : public GpuTest {
@@ -119,11 +121,11 @@ class LinearPrompt : public GpuTest {
   }
   std::vector<float> run(const std::vector<float>& x, const GpuPacked& w, const std::vector<float>* onto = nullptr) {
     const auto rows = static_cast<int64_t>(x.size()) / w.k;
-    OnDevice<uint16_t> in = upload(bf16_values(x));
+    OnDevice<uint16_t> in = upload(operand_bits(x, w.format));
     OnDevice<float> y =
         onto != nullptr ? upload(*onto) : OnDevice<float>(gpu(), static_cast<size_t>(rows * w.n), -7.0F);
     GpuPromptArgs args;
-    args.x = in.data();
+    set_rows(&args, in.data(), w.format);
     args.x_stride = w.k;
     args.rows = static_cast<int32_t>(rows);
     args.count = 1;
@@ -178,7 +180,7 @@ TEST_F(LinearPrompt, EqualsTheProductOfWhatIsStored) {
       const TestMatrix w = random_matrix(shape.n, shape.k, format, 7);
       Matrix matrix = put(w);
       for (const int64_t rows : {1, 7, 64, 65, 129, 300}) {
-        const std::vector<float> x = rounded(normal_values(static_cast<size_t>(rows * shape.k), 1, 11));
+        const std::vector<float> x = operand_rounded(normal_values(static_cast<size_t>(rows * shape.k), 1, 11));
         const std::string what = std::string(kFormatNames[format]) + ", " + std::to_string(rows) + " x " +
                                  std::to_string(shape.n) + " x " + std::to_string(shape.k);
         expect_close(run(x, matrix.packed), reference_product(x, w), shape.n, what.c_str());
@@ -192,7 +194,7 @@ TEST_F(LinearPrompt, ARowHasTheSameBitsAmongOthers) {
   for (const int32_t format : kFormats) {
     const TestMatrix w = random_matrix(272, 2112, format, 3);
     Matrix matrix = put(w);
-    const std::vector<float> x = rounded(normal_values(300 * 2112, 1, 5));
+    const std::vector<float> x = operand_rounded(normal_values(300 * 2112, 1, 5));
     const std::vector<float> all = run(x, matrix.packed);
     for (const int64_t first : {0, 1, 64, 127, 128, 250}) {
       for (const int64_t rows : {1, 40, 50}) {
@@ -208,7 +210,7 @@ TEST_F(LinearPrompt, ARowHasTheSameBitsAmongOthers) {
 TEST_F(LinearPrompt, AddsToWhatIsThere) {
   const TestMatrix w = random_matrix(72, 256, kGpuFp8Block, 9);
   Matrix matrix = put(w);
-  const std::vector<float> x = rounded(normal_values(70 * 256, 1, 5));
+  const std::vector<float> x = operand_rounded(normal_values(70 * 256, 1, 5));
   const std::vector<float> before = normal_values(70 * 72, 1, 6);
   std::vector<float> expected = run(x, matrix.packed);
   for (size_t i = 0; i < expected.size(); ++i) expected[i] = before[i] + expected[i];
@@ -223,12 +225,14 @@ TEST_F(LinearPrompt, MultipliesAGroupOfFormats) {
                                 random_matrix(130, kK, kGpuMxfp4, 3), random_matrix(64, kK, kGpuFp8Row, 4)};
   std::vector<Matrix> matrices;
   std::vector<OnDevice<float>> y;
-  const std::vector<float> x = rounded(normal_values(kRows * kStride, 1, 5));
+  const std::vector<float> x = operand_rounded(normal_values(kRows * kStride, 1, 5));
   std::vector<float> dense;
   for (int64_t r = 0; r < kRows; ++r) dense.insert(dense.end(), x.begin() + r * kStride, x.begin() + r * kStride + kK);
-  OnDevice<uint16_t> in = upload(bf16_values(x));
+  OnDevice<uint16_t> in_bf16 = upload(operand_bits(x, kGpuBf16));
+  OnDevice<uint16_t> in_f16 = upload(operand_bits(x, kGpuFp8Block));
   GpuPromptArgs args;
-  args.x = in.data();
+  args.x_bf16 = in_bf16.data();
+  args.x_f16 = in_f16.data();
   args.x_stride = kStride;
   args.rows = kRows;
   args.count = 4;
@@ -246,11 +250,11 @@ TEST_F(LinearPrompt, MultipliesAGroupOfFormats) {
 
 // Prompts and generated rows are computed by different instructions; this says how much that shows.
 TEST_F(LinearPrompt, AgreesWithTheProductOfFewRows) {
-  for (const int32_t format : kFormats) {
+  for (const int32_t format : {kGpuBf16, kGpuMxfp4}) {
     constexpr int64_t kRows = 33;
     const TestMatrix w = random_matrix(256, 2048, format, 3);
     Matrix matrix = put(w);
-    const std::vector<float> x = rounded(normal_values(kRows * 2048, 1, 5));
+    const std::vector<float> x = operand_rounded(normal_values(kRows * 2048, 1, 5));
     const std::vector<float> prompt = run(x, matrix.packed);
     const PackedOnDevice packed = pack_on_device(gpu(), w);
     OnDevice<uint16_t> in = upload(bf16_values(x));
@@ -274,10 +278,23 @@ TEST_F(LinearPrompt, AgreesWithTheProductOfFewRows) {
   }
 }
 
-TEST_F(LinearPrompt, ChoosesTheSizeOfUnits) {
-  EXPECT_EQ(prompt_unit_rows(8192, 96, 132), 128);
-  EXPECT_EQ(prompt_unit_rows(1, 96, 132), 32);
-  EXPECT_EQ(prompt_unit_rows(300, 16, 132), 64);
+TEST_F(LinearPrompt, ChoosesTheShapeOfUnits) {
+  const auto expect = [](int64_t rows, int64_t strips, PromptShape shape) {
+    const PromptShape got = prompt_shape(rows, strips, 132);
+    EXPECT_EQ(got.strips, shape.strips);
+    EXPECT_EQ(got.columns, shape.columns);
+    EXPECT_EQ(got.rows, shape.rows);
+  };
+  expect(8192, 768, {8, 128, 128});
+  expect(64, 768, {8, 64, 64});
+  expect(64, 128, {4, 16, 32});
+  expect(1, 768, {8, 16, 16});
+}
+
+std::vector<uint16_t> repeated(const std::vector<uint16_t>& x, int64_t count) {
+  std::vector<uint16_t> out(static_cast<size_t>(count));
+  for (size_t i = 0; i < out.size(); ++i) out[i] = x[i % x.size()];
+  return out;
 }
 
 TEST_F(LinearPrompt, Timing) {
@@ -293,13 +310,14 @@ TEST_F(LinearPrompt, Timing) {
                              {"in MXFP4", 12288, 2048, kGpuMxfp4}};
   for (const Case& c : kCases) {
     const PackedOnDevice w = pack_on_device(gpu(), random_matrix(c.n, c.k, c.format, 1));
-    for (const int32_t rows : {64, 512, 2048, 8192}) {
-      OnDevice<uint16_t> x = upload(bf16_values(normal_values(static_cast<size_t>(rows * c.k), 1, 5)));
+    for (const int32_t rows : {16, 64, 512, 2048, 8192}) {
+      OnDevice<uint16_t> x =
+          upload(repeated(operand_bits(operand_rounded(normal_values(1 << 18, 1, 5)), c.format), rows * c.k));
       OnDevice<float> y = zeros<float>(static_cast<size_t>(rows * c.n));
       for (const int32_t add : {0, 1}) {
         const double micros_a_call = micros(20, [&] {
           GpuPromptArgs args;
-          args.x = x.data();
+          set_rows(&args, x.data(), c.format);
           args.x_stride = c.k;
           args.rows = rows;
           args.count = 1;

@@ -22,11 +22,12 @@ struct LinearWork {
     unit.index = 0;
     while (row_tile >= args.outputs[unit.index].tile_end) ++unit.index;
     const int before = unit.index > 0 ? args.outputs[unit.index - 1].tile_end : 0;
-    unit.weight = args.outputs[unit.index].weight;
-    unit.strip = (row_tile - before) * kPromptStrips;
+    unit.take(args.outputs[unit.index].weight, (row_tile - before) * args.strips, args.strips);
+    unit.x = operand_type(unit.format) == kOperandF16 ? args.x_f16 : args.x_bf16;
     unit.first = (group * kTokenTilesTogether + rest % together) * args.unit_rows;
     unit.rows = min(args.unit_rows, args.rows - unit.first);
-    unit.size = prompt_unit_size(unit.rows);
+    unit.columns = args.columns;
+    unit.split = args.unit_rows > args.columns ? 1 : 0;
     return unit;
   }
   WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return unit.first + r; }
@@ -37,18 +38,19 @@ struct LinearWork {
   template <int kSize, bool kAdd, bool kAll>
   WEIR_DEVICE static void write(float* y, int64_t stride, int tokens, int h, float scale,
                                 const float (&total)[kSize / 2]) {
+    constexpr int kTogether = kSize / 4 < 8 ? kSize / 4 : 8;
 #pragma unroll
-    for (int first = 0; first < kSize / 4; first += 8) {
-      float old[8] = {};
+    for (int first = 0; first < kSize / 4; first += kTogether) {
+      float old[kTogether] = {};
       if constexpr (kAdd) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
+        for (int i = 0; i < kTogether; ++i) {
           const int token = 8 * ((first + i) / 2) + i % 2;
           if (kAll || token < tokens) old[i] = __ldcs(y + token * stride);
         }
       }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
+      for (int i = 0; i < kTogether; ++i) {
         const int token = 8 * ((first + i) / 2) + i % 2;
         const float sum = total[4 * ((first + i) / 2) + 2 * h + i % 2] * scale;
         if (kAll || token < tokens) __stcs(y + token * stride, kAdd ? old[i] + sum : sum);
@@ -56,22 +58,22 @@ struct LinearWork {
     }
   }
   template <int kSize>
-  WEIR_DEVICE void finish(const PromptUnit& unit, const float (&total)[kSize / 2]) const {
+  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2]) const {
     const GpuPromptOutput& out = args.outputs[unit.index];
-    const int n = (unit.strip + device::warp()) * kStripRows + device::lane() / 4;
+    const int n = part.strip * kStripRows + device::lane() / 4;
     const int t = device::lane() % 4;
-    const float* scales = unit.weight.row_scales;
+    const int rows = unit.rows - part.row;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      if (n + 8 * h >= unit.weight.n) return;
-      const float scale = scales != nullptr ? scales[n + 8 * h] : 1.0F;
-      float* y = out.y + static_cast<int64_t>(unit.first + 2 * t) * out.y_stride + n + 8 * h;
-      const int tokens = unit.rows - 2 * t;
-      if (out.add == 0 && unit.rows == kSize) {
+      if (n + 8 * h >= unit.n) return;
+      const float scale = unit.row_scales != nullptr ? unit.row_scales[n + 8 * h] : 1.0F;
+      float* y = out.y + static_cast<int64_t>(unit.first + part.row + 2 * t) * out.y_stride + n + 8 * h;
+      const int tokens = rows - 2 * t;
+      if (out.add == 0 && rows >= kSize) {
         write<kSize, false, true>(y, out.y_stride, tokens, h, scale, total);
       } else if (out.add == 0) {
         write<kSize, false, false>(y, out.y_stride, tokens, h, scale, total);
-      } else if (unit.rows == kSize) {
+      } else if (rows >= kSize) {
         write<kSize, true, true>(y, out.y_stride, tokens, h, scale, total);
       } else {
         write<kSize, true, false>(y, out.y_stride, tokens, h, scale, total);
@@ -83,7 +85,7 @@ struct LinearWork {
 }  // namespace
 
 WEIR_KERNEL_BOUNDED(weir_linear_prompt, GpuPromptArgs, kPromptThreads, 1) {
-  prompt_products(LinearWork{args}, args.x, args.slots, args.weight_bytes);
+  prompt_products(LinearWork{args}, args.slots, args.weight_bytes);
 }
 
 }  // namespace weir

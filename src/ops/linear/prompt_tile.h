@@ -1,290 +1,173 @@
 // For kernel files of Hopper: tiles of packed weights times rows, float32 sums as ops/linear/packed.h states them.
 //
-// A block works through units, one after the other: 128 rows of a weight matrix (8 strips) times 32, 64 or 128 token
-// rows, all of K. Two warpgroups compute, a warp a strip: weights become registers, tokens are read by the matrix units
-// from shared memory; each holds the sums of the running block of K and the total, so one joins blocks while the other
-// multiplies. A third warpgroup brings both by asynchronous copies, 64 k a stage, and runs ahead over the ends of
-// units. A stage is `filled` when all its threads saw their copies end, and `free` when all eight computing warps have
-// read it.
+// A block works through units, one after the other: 128 rows of a weight matrix (8 strips) times up to 128 rows of x,
+// all of K; or 64 rows (4 strips), and the rows of x are shared out between the warpgroups. Two warpgroups compute, a
+// warp a strip: weights become registers, rows of x are read by the matrix units from shared memory. Each holds the
+// sums of the running block of K and the total. The warpgroups take turns half a block apart, so that one joins its
+// block while the other multiplies. A third warpgroup brings both operands: ops/linear/prompt_ring.h.
 #pragma once
 
-#include "device/async.h"
 #include "device/wgmma.h"
-#include "ops/linear/linear_prompt_args.h"
 #include "ops/linear/packed_mma.h"
+#include "ops/linear/prompt_ring.h"
 
 namespace weir {
 
-inline constexpr int kPromptComputing = 8 * device::kWarp;
-inline constexpr int kPromptBringing = 4 * device::kWarp;
-inline constexpr int kPromptThreads = kPromptComputing + kPromptBringing;
 inline constexpr int kPromptWarpgroup = 4;  // warps
-// A thread that brings rows keeps the places of eight of them; what is left of the registers goes to the sums.
-inline constexpr int kPromptFewRegisters = 56;
-inline constexpr int kPromptManyRegisters = 224;
-// Stages whose copies a thread has under way at once.
-inline constexpr int kPromptAhead = 3;
-static_assert(kPromptAhead + 2 <= kPromptSlotsMin,
-              "a stage is announced when the one kPromptAhead later was asked for");
+// A thread that brings keeps the places of eight rows; what is left of the registers goes to the sums.
+inline constexpr int kPromptFewRegisters = 72;
+inline constexpr int kPromptManyRegisters = 216;
 
-// 128 rows of weights times `size` rows of x.
-struct PromptUnit {
-  GpuPacked weight;
-  int strip;  // the first of eight
-  int first;  // row of the list of rows
-  int rows;   // that are there
-  int size;   // 32, 64 or 128
-  int index;  // of the output or the expert
+// Turns of the two warpgroups: named barriers 1 and 2, each between those who pass and those who take it.
+struct PromptTurns {
+  static constexpr int kFirst = 1;
+  int own;
+  WEIR_DEVICE PromptTurns() : own(device::warp() / kPromptWarpgroup) {
+    if (own == 1) pass();  // the first turn is the other's
+  }
+  WEIR_DEVICE void take() const { device::threads_barrier(kFirst + own, kPromptComputing); }
+  WEIR_DEVICE void pass() const { device::threads_arrive(kFirst + (own ^ 1), kPromptComputing); }
 };
 
-struct PromptPlace {
-  int slot = 0;
-  uint32_t phase = 0;
-  WEIR_DEVICE void advance(int slots) {
-    if (++slot == slots) {
-      slot = 0;
-      phase ^= 1U;
-    }
-  }
-};
-
-struct PromptRing {
-  uint8_t* x;        // [slots][128 rows][64 k] bf16, parts of rows exchanged as device/wgmma.h says
-  uint8_t* weights;  // [slots][8 strips] tiles
-  device::Barrier* filled;
-  device::Barrier* free;
-  int slots;
-  int weight_bytes;
-
-  WEIR_DEVICE PromptRing(uint8_t* shared, int ring_slots, int ring_weight_bytes)
-      : slots(ring_slots), weight_bytes(ring_weight_bytes) {
-    x = shared + (kPromptAlign - device::shared_address(shared) % kPromptAlign) % kPromptAlign;
-    weights = x + slots * kPromptXBytes;
-    filled = reinterpret_cast<device::Barrier*>(weights + slots * weight_bytes);
-    free = filled + slots;
-    if (threadIdx.x == 0) {
-      for (int i = 0; i < slots; ++i) {
-        device::barrier_init(&filled[i], kPromptBringing + 1);
-        device::barrier_init(&free[i], kPromptStrips);
-      }
-      device::barrier_init_done();
-    }
-    __syncthreads();
-  }
-  WEIR_DEVICE uint8_t* x_slot(PromptPlace at) const { return x + at.slot * kPromptXBytes; }
-  WEIR_DEVICE uint8_t* weight_slot(PromptPlace at) const { return weights + at.slot * weight_bytes; }
-  WEIR_DEVICE void wait_filled(PromptPlace at) const { device::barrier_wait(&filled[at.slot], at.phase); }
-  // The first round finds every slot free.
-  WEIR_DEVICE void wait_free(PromptPlace at) const { device::barrier_wait(&free[at.slot], at.phase ^ 1U); }
-  WEIR_DEVICE void release(PromptPlace at) const {
-    __syncwarp();
-    if (device::lane() == 0) device::barrier_arrive(&free[at.slot]);
-  }
-};
-
-// By the first warp that brings: a tile of each of the unit's strips. Counts as one arrival.
-WEIR_DEVICE void bring_weights(const PromptRing& ring, PromptPlace at, const PromptUnit& unit, int tile) {
-  const GpuPacked& w = unit.weight;
-  const int strips = min(kPromptStrips, w.strips - unit.strip);
-  const int bytes = packed_tile_bytes(w.format);
-  if (device::lane() == 0) device::barrier_expect(&ring.filled[at.slot], static_cast<uint32_t>(strips * bytes));
-  __syncwarp();
-  if (device::lane() < strips) {
-    const int64_t from = static_cast<int64_t>(unit.strip + device::lane()) * w.tiles + tile;
-    device::bulk_copy(ring.weight_slot(at) + device::lane() * bytes, w.data + from * bytes,
-                      static_cast<uint32_t>(bytes), &ring.filled[at.slot]);
-  }
-  __syncwarp();
-}
-
-// The rows of x that a thread brings: 16 bytes of each 16th row.
-struct PromptRows {
-  static constexpr int kRows = kPromptTokens / (kPromptBringing / 8);
-  static constexpr uint32_t kNone = 0xffffffffU;
-  const uint16_t* x;
-  uint32_t places[kRows];  // of this thread's rows, in units of 16 bytes
-  int part;                // of the eight of a row
-  int to;                  // byte of the slot
-
-  WEIR_DEVICE explicit PromptRows(const uint16_t* rows) : x(rows) {
-    const int thread = static_cast<int>(threadIdx.x) - kPromptComputing;
-    part = thread % 8;
-    to = thread / 8 * 128 + ((part ^ (thread / 8 % 8)) * 16);
-  }
-  template <class Work>
-  WEIR_DEVICE void choose(const Work& work, const PromptUnit& unit) {
-    const int first = (static_cast<int>(threadIdx.x) - kPromptComputing) / 8;
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const int row = first + i * (kPromptBringing / 8);
-      places[i] = row < unit.rows ? static_cast<uint32_t>(work.row(unit, row) * (work.x_stride() / 8)) : kNone;
-    }
-  }
-  WEIR_DEVICE void copy(uint8_t* slot, const PromptUnit& unit, int tile) const {
-    const int k = tile * kTileK / 8 + part;
-    const bool within = k * 8 < unit.weight.k;
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      if (i * (kPromptBringing / 8) >= unit.size) break;
-      const bool valid = within && places[i] != kNone;
-      device::copy16(slot + to + i * (kPromptBringing / 8) * 128,
-                     x + (valid ? (static_cast<int64_t>(places[i]) + k) * 8 : 0), valid);
-    }
-  }
-};
-
-// Fills the ring for every unit of this block. Weights of the first unit are asked for before the kernel before this
-// one has ended, where `Work::kKnownBefore` says that the units can be known then.
-template <class Work>
-WEIR_DEVICE void bring(const Work& work, const uint16_t* x, const PromptRing& ring) {
-  const bool first_warp = device::warp() == kPromptComputing / device::kWarp;
-  int early = 0;
-  if constexpr (Work::kKnownBefore) {
-    if (static_cast<int>(blockIdx.x) < work.count()) {
-      const PromptUnit unit = work.unit(static_cast<int>(blockIdx.x));
-      early = min(ring.slots, unit.weight.tiles);
-      if (first_warp) {
-        for (int i = 0; i < early; ++i) bring_weights(ring, PromptPlace{i, 0}, unit, i);
-      }
-    }
-  }
-  device::wait_for_previous();
-  device::start_next();
-  PromptRows rows(x);
+// A computing warp's view of the ring.
+struct PromptReader {
+  const PromptRing& ring;
+  const PromptTurns& turns;
   PromptPlace at;
-  PromptPlace announced;
-  int under_way = 0;
-  const auto announce = [&] {
-    device::fence_async();
-    device::barrier_arrive(&ring.filled[announced.slot]);
-    announced.advance(ring.slots);
-    --under_way;
-  };
-  const int count = work.count();
-  for (int i = static_cast<int>(blockIdx.x); i < count; i += static_cast<int>(gridDim.x)) {
-    const PromptUnit unit = work.unit(i);
-    if (unit.strip >= unit.weight.strips) continue;
-    rows.choose(work, unit);
-    for (int tile = 0; tile < unit.weight.tiles; ++tile) {
-      ring.wait_free(at);
-      if (early > 0) {
-        --early;
-      } else if (first_warp) {
-        bring_weights(ring, at, unit, tile);
-      }
-      rows.copy(ring.x_slot(at), unit, tile);
-      device::copies_commit();
-      at.advance(ring.slots);
-      if (++under_way > kPromptAhead) {
-        device::copies_wait<kPromptAhead>();
-        announce();
-      }
-    }
-  }
-  device::copies_wait<0>();
-  while (under_way > 0) announce();
-}
+  int strip = 0;        // of the unit, that this warp takes
+  uint32_t x_byte = 0;  // of a slot: where this warpgroup's columns begin
 
-// The products of one stage with this warp's tile of weights. The first of a block overwrites what stood in `sum`.
-template <int kSize>
-WEIR_DEVICE void multiply_stage(const PromptRing& ring, PromptPlace at, const uint32_t (&a)[4][4], bool first,
-                                float (&sum)[kSize / 2]) {
-  const uint64_t columns = device::wgmma_columns(device::shared_address(ring.x_slot(at)));
+  // The next stage is there, its rows of x ready for the matrix units.
+  WEIR_DEVICE void wait_filled() const {
+    ring.wait_filled(at);
+    device::fence_async();
+  }
+  // This warp's tile, the stage's first or second, as registers.
+  template <int kFormat>
+  WEIR_DEVICE void take_weights(int tile, uint32_t (&a)[4][4]) const {
+    PackedTile<kFormat>::load(ring.weight_slot(at) + (2 * strip + tile) * PackedTile<kFormat>::kBytes, a);
+  }
+};
+
+// The products of one of the stage's tiles of k. The first of a block overwrites what stood in `sum`.
+template <int kFormat, int kSize>
+WEIR_DEVICE void multiply_tile(const PromptReader& reader, int tile, const uint32_t (&a)[4][4],
+                               float (&sum)[kSize / 2]) {
+  constexpr bool kF16 = operand_type(kFormat) == kOperandF16;
+  const uint8_t* x = reader.ring.x_slot(reader.at) + tile * kPromptXBytes;
+  const uint64_t columns = device::wgmma_columns(device::shared_address(x) + reader.x_byte);
   device::wgmma_fence();
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    device::wgmma<kSize>(sum, a[j], columns + static_cast<uint64_t>(2 * j), !first || j > 0);
+    device::wgmma<kF16, kSize>(sum, a[j], columns + static_cast<uint64_t>(2 * j), tile > 0 || j > 0);
   }
   device::wgmma_commit();
 }
 
-template <int kFormat>
-WEIR_DEVICE void take_weights(const PromptRing& ring, PromptPlace at, uint32_t (&a)[4][4]) {
-  ring.wait_filled(at);
-  PackedTile<kFormat>::load(ring.weight_slot(at) + device::warp() * PackedTile<kFormat>::kBytes, a);
-}
-
-// The block's products have ended: its last slot is free, and its sums join the total.
+// The block's products have ended: its slot is free, and its sums join the total.
 template <int kSize>
-WEIR_DEVICE void join_block(const PromptRing& ring, PromptPlace last, float2 scale, float (&sum)[kSize / 2],
+WEIR_DEVICE void join_block(const PromptReader& reader, PromptPlace done, float2 scale, float (&sum)[kSize / 2],
                             float (&total)[kSize / 2]) {
   device::wgmma_wait<0>();
   device::wgmma_settle(sum);
-  ring.release(last);
+  reader.ring.release(done);
 #pragma unroll
   for (int i = 0; i < kSize / 2; ++i) total[i] = fmaf(sum[i], i % 4 < 2 ? scale.x : scale.y, total[i]);
 }
 
-// All of K: total[4 j + 2 h + e] is row g + 8 h of this warp's strip, token 8 j + 2 t + e. While the matrix units work
-// on a stage, the weights of the next become registers.
+// All of K: total[4 j + 2 h + e] is row g + 8 h of this warp's strip, column 8 j + 2 t + e of its warpgroup's. The
+// unit's first stage is there. While the matrix units work on a tile, the weights of the next become registers.
 template <int kFormat, int kSize>
-WEIR_DEVICE void multiply_unit(const PromptRing& ring, PromptPlace& at, const PromptUnit& unit,
-                               float (&total)[kSize / 2]) {
-  const GpuPacked& w = unit.weight;
-  const int blocks = (w.tiles + 1) / 2;
-  const auto* scales = reinterpret_cast<const float2*>(w.scales);
-  if (scales != nullptr) scales += static_cast<int64_t>(min(unit.strip + device::warp(), w.strips - 1)) * blocks;
+WEIR_DEVICE void multiply_unit(PromptReader& reader, const PromptUnit& unit, float (&total)[kSize / 2]) {
+  constexpr bool kTurns = kSize >= 64;  // less is bound by bringing
+  const int blocks = (unit.tiles + 1) / 2;
+  const auto* scales = reinterpret_cast<const float2*>(unit.scales);
+  if (scales != nullptr) scales += min(reader.strip, unit.strips - 1) * blocks;
   const auto scale_of = [&](int block) { return scales != nullptr ? __ldg(scales + block) : float2{1.0F, 1.0F}; };
   float sum[kSize / 2];
 #pragma unroll
   for (int i = 0; i < kSize / 2; ++i) sum[i] = total[i] = 0;
   uint32_t even[4][4];
   uint32_t odd[4][4];
-  take_weights<kFormat>(ring, at, even);
-  for (int block = 0; block < w.tiles / 2; ++block) {
+  reader.take_weights<kFormat>(0, even);
+  for (int block = 0; block < unit.tiles / 2; ++block) {
     const float2 scale = scale_of(block);
-    const PromptPlace first = at;
-    multiply_stage<kSize>(ring, first, even, true, sum);
-    at.advance(ring.slots);
-    const PromptPlace second = at;
-    take_weights<kFormat>(ring, second, odd);
-    multiply_stage<kSize>(ring, second, odd, false, sum);
-    at.advance(ring.slots);
+    const PromptPlace now = reader.at;
+    if constexpr (kTurns) reader.turns.take();
+    multiply_tile<kFormat, kSize>(reader, 0, even, sum);
+    reader.take_weights<kFormat>(1, odd);
+    multiply_tile<kFormat, kSize>(reader, 1, odd, sum);
     device::wgmma_wait<1>();
-    ring.release(first);
-    if (2 * block + 2 < w.tiles) take_weights<kFormat>(ring, at, even);
-    join_block<kSize>(ring, second, scale, sum, total);
+    if constexpr (kTurns) reader.turns.pass();
+    reader.at.advance(reader.ring.slots);
+    if (block + 1 < blocks) {
+      reader.wait_filled();
+      reader.take_weights<kFormat>(0, even);
+    }
+    join_block<kSize>(reader, now, scale, sum, total);
   }
-  if (w.tiles % 2 == 0) return;
+  if (unit.tiles % 2 == 0) return;
   const float2 scale = scale_of(blocks - 1);
-  multiply_stage<kSize>(ring, at, even, true, sum);
-  join_block<kSize>(ring, at, scale, sum, total);
-  at.advance(ring.slots);
+  if constexpr (kTurns) reader.turns.take();
+  multiply_tile<kFormat, kSize>(reader, 0, even, sum);
+  if constexpr (kTurns) reader.turns.pass();
+  join_block<kSize>(reader, reader.at, scale, sum, total);
+  reader.at.advance(reader.ring.slots);
 }
 
+// Where a warp's totals belong: its strip of the matrix, its first row among the unit's.
+struct PromptPart {
+  int strip;
+  int row;
+};
+
 template <int kFormat, int kSize, class Work>
-WEIR_DEVICE void compute_unit(const Work& work, const PromptRing& ring, PromptPlace& at, const PromptUnit& unit) {
+WEIR_DEVICE void compute_unit(const Work& work, PromptReader& reader, const PromptUnit& unit) {
   float total[kSize / 2];
-  multiply_unit<kFormat, kSize>(ring, at, unit, total);
-  if (unit.strip + device::warp() < unit.weight.strips) work.template finish<kSize>(unit, total);
+  multiply_unit<kFormat, kSize>(reader, unit, total);
+  const int warpgroup = device::warp() / kPromptWarpgroup;
+  const PromptPart part{unit.strip + reader.strip, unit.split != 0 ? warpgroup * kSize : 0};
+  if (reader.strip < unit.strips && part.row < unit.rows) work.template finish<kSize>(unit, part, total);
 }
 
 template <class Work>
 WEIR_DEVICE void compute(const Work& work, const PromptRing& ring) {
   device::wait_for_previous();
   device::start_next();
-  PromptPlace at;
-  const int count = work.count();
-  for (int i = static_cast<int>(blockIdx.x); i < count; i += static_cast<int>(gridDim.x)) {
-    const PromptUnit unit = work.unit(i);
-    if (unit.strip >= unit.weight.strips) continue;
-    with_packed_format(unit.weight.format, [&]<int kFormat>() {
-      if (unit.size == 128) return compute_unit<kFormat, 128>(work, ring, at, unit);
-      if (unit.size == 64) return compute_unit<kFormat, 64>(work, ring, at, unit);
-      return compute_unit<kFormat, 32>(work, ring, at, unit);
+  const PromptTurns turns;
+  PromptReader reader{ring, turns};
+  while (true) {
+    reader.wait_filled();
+    const PromptUnit unit = ring.unit(reader.at);
+    if (unit.columns == 0) return;
+    const int warpgroup = device::warp() / kPromptWarpgroup;
+    reader.strip = unit.split != 0 ? device::warp() % kPromptWarpgroup : device::warp();
+    reader.x_byte = unit.split != 0 ? static_cast<uint32_t>(warpgroup * unit.columns * kTileK * 2) : 0;
+    with_packed_format(unit.format, [&]<int kFormat>() {
+      switch (unit.columns) {
+        case 128:
+          return compute_unit<kFormat, 128>(work, reader, unit);
+        case 64:
+          return compute_unit<kFormat, 64>(work, reader, unit);
+        case 32:
+          return compute_unit<kFormat, 32>(work, reader, unit);
+        default:
+          return compute_unit<kFormat, 16>(work, reader, unit);
+      }
     });
   }
 }
 
-// What a kernel of this kind does. Work: kKnownBefore; count(), unit(i): the units, the same for every thread;
-// row(unit, r), x_stride(): which row of x is token row r of the unit; finish<size>(unit, total): by each warp.
+// What a kernel of this kind does. Work: kKnownBefore; count(), unit(i): the units, the same for every thread, passed
+// over where they have no strips; row(unit, r), x_stride(): which row of x is row r of the unit; finish<size>(unit,
+// part, total): by each warp that has rows.
 template <class Work>
-WEIR_DEVICE void prompt_products(const Work& work, const uint16_t* x, int slots, int weight_bytes) {
+WEIR_DEVICE void prompt_products(const Work& work, int slots, int weight_bytes) {
   extern __shared__ __align__(1024) uint8_t shared[];
   const PromptRing ring(shared, slots, weight_bytes);
   if (static_cast<int>(threadIdx.x) >= kPromptComputing) {
     device::fewer_registers<kPromptFewRegisters>();
-    bring(work, x, ring);
+    bring(work, ring);
   } else {
     device::more_registers<kPromptManyRegisters>();
     compute(work, ring);

@@ -8,7 +8,7 @@
 namespace weir {
 
 inline constexpr int32_t kMoePromptSlotsMax = 33;  // experts of a row, the shared one among them
-inline constexpr int32_t kMoePromptChunk = 64;     // rows whose assignments a block counts and places
+inline constexpr int32_t kMoePromptChunk = 64;     // rows whose assignments a block places: the bits of a mask
 inline constexpr int32_t kMoePromptTableMax = 1024;
 
 // Up to kPromptTokens rows of one expert: list positions [first, first + rows).
@@ -20,12 +20,14 @@ struct GpuMoeTile {
 };
 
 // y[rows][columns] (+)= the sum over a row's slots, in ascending order of experts, of weight * down(SiLU(gate x) * up
-// x): total = fma(weight, product, total) from zero. An expert appears at most once in a row.
+// x): total = fma(weight, product, total) from zero. An expert appears at most once in a row; its two matrices are of
+// one operand type, and its hidden values are rounded to it.
 struct GpuMoePromptArgs {
   const GpuPackedMlp* table = nullptr;  // [experts_total], on the device
-  const uint16_t* x = nullptr;          // bf16
-  const int32_t* experts = nullptr;     // [rows][slots]
-  const float* weights = nullptr;       // [rows][slots]
+  const uint16_t* x_bf16 = nullptr;     // the rows in the operand types of the experts' formats, those that occur
+  const uint16_t* x_f16 = nullptr;
+  const int32_t* experts = nullptr;  // [rows][slots]
+  const float* weights = nullptr;    // [rows][slots]
   float* y = nullptr;
   int64_t x_stride = 0;  // elements
   int64_t y_stride = 0;
@@ -45,7 +47,7 @@ struct GpuMoePromptArgs {
   int32_t* positions = nullptr;   // [rows][slots]: where in the list
   GpuMoeTile* tiles = nullptr;    // of the list
   int32_t* tile_count = nullptr;  // 1
-  uint16_t* hidden = nullptr;     // [rows * slots][width], bf16, in the order of the list
+  uint16_t* hidden = nullptr;     // [rows * slots][width], in the order of the list
   float* products = nullptr;      // [rows * slots][columns]
 };
 

@@ -36,7 +36,7 @@ void place(Gpu& gpu, const GpuMoePromptArgs& args) {
   grid.x = ceil_div(args.rows, kMoePromptChunk);
   grid.threads = static_cast<int>(ceil_div(args.experts_total, 32) * 32);  // an expert a thread, whole warps
   grid.overlap = true;
-  gpu.launch("weir_moe_prompt_count", grid, args);
+  if (grid.x > 1) gpu.launch("weir_moe_prompt_count", grid, args);
   gpu.launch("weir_moe_prompt_place", grid, args);
 }
 
@@ -79,7 +79,8 @@ void moe_prompt(Gpu& gpu, GpuMoePromptArgs args, std::byte* work) {
     grid.threads = 256;
     grid.overlap = true;
     gpu.launch("weir_moe_prompt_join", grid, args);
-    args.x += args.rows * args.x_stride;
+    if (args.x_bf16 != nullptr) args.x_bf16 += args.rows * args.x_stride;
+    if (args.x_f16 != nullptr) args.x_f16 += args.rows * args.x_stride;
     args.y += args.rows * args.y_stride;
     args.experts += int64_t{args.rows} * args.slots;
     args.weights += int64_t{args.rows} * args.slots;

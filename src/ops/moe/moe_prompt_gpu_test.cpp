@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "ops/linear/packed_test_tools.h"
+#include "ops/linear/prompt_test_tools.h"
 
 namespace weir {
 namespace {
@@ -91,7 +92,8 @@ class MoePrompt : public GpuTest {
 
   std::vector<float> run(const Experts& m, const std::vector<float>& x, const Routes& routes, int64_t rows,
                          const std::vector<float>* onto = nullptr) {
-    OnDevice<uint16_t> in = upload(bf16_values(x));
+    OnDevice<uint16_t> in_bf16 = upload(operand_bits(x, kGpuBf16));
+    OnDevice<uint16_t> in_f16 = upload(operand_bits(x, kGpuFp8Block));
     OnDevice<int32_t> experts = upload(routes.experts);
     OnDevice<float> weights = upload(routes.weights);
     OnDevice<float> y =
@@ -101,7 +103,8 @@ class MoePrompt : public GpuTest {
         std::byte{0xff});
     GpuMoePromptArgs args;
     args.table = m.table.data();
-    args.x = in.data();
+    args.x_bf16 = in_bf16.data();
+    args.x_f16 = in_f16.data();
     args.experts = experts.data();
     args.weights = weights.data();
     args.y = y.data();
@@ -120,7 +123,7 @@ class MoePrompt : public GpuTest {
     return y.read();
   }
 
-  // In float64, hidden values rounded to bf16.
+  // In float64, hidden values rounded to bf16 where that is their type.
   static std::vector<float> reference(const Experts& m, const std::vector<float>& x, const Routes& routes,
                                       int64_t rows) {
     std::vector<float> y;
@@ -132,7 +135,8 @@ class MoePrompt : public GpuTest {
         std::vector<float> h = reference_product(row, m.gate[e]);
         const std::vector<float> u = reference_product(row, m.up[e]);
         for (size_t i = 0; i < h.size(); ++i) h[i] = h[i] / (1 + std::exp(-h[i])) * u[i];
-        const std::vector<float> out = reference_product(float_values(bf16_values(h)), m.down[e]);
+        if (operand_type(m.down[e].format) == kOperandBf16) h = float_values(bf16_values(h));
+        const std::vector<float> out = reference_product(h, m.down[e]);
         for (size_t i = 0; i < total.size(); ++i) {
           total[i] += static_cast<double>(routes.weights[slot]) * static_cast<double>(out[i]);
         }
@@ -142,10 +146,6 @@ class MoePrompt : public GpuTest {
     return y;
   }
 };
-
-std::vector<float> rounded(std::vector<float> x) {
-  return float_values(bf16_values(x));
-}
 
 // Says which elements are wrong, and stops at a few. A hidden value may be rounded the other way.
 void expect_close(const std::vector<float>& got, const std::vector<float>& expected, int64_t n,
@@ -175,7 +175,7 @@ TEST_F(MoePrompt, EqualsTheExpertsOneByOne) {
     const Experts m = make(shape);
     for (const int64_t rows : {1, 7, 64, 65, 129, 300}) {
       if (rows > 65 && shape.experts > 16) continue;
-      const std::vector<float> x = rounded(normal_values(static_cast<size_t>(rows * shape.d), 1, 5));
+      const std::vector<float> x = operand_rounded(normal_values(static_cast<size_t>(rows * shape.d), 1, 5));
       const Routes routes = random_routes(rows, shape, 6);
       const std::string what = std::to_string(shape.experts) + " experts, D " + std::to_string(shape.d) + ", F " +
                                std::to_string(shape.f) + ", " + std::to_string(rows) + " rows";
@@ -188,7 +188,7 @@ TEST_F(MoePrompt, EqualsTheExpertsOneByOne) {
 TEST_F(MoePrompt, ARowHasTheSameBitsAmongOthers) {
   const Shape shape = {256, 128, 128, 16, 4, kGpuFp8Block, kGpuFp8Block};
   const Experts m = make(shape);
-  const std::vector<float> x = rounded(normal_values(700 * 256, 1, 5));
+  const std::vector<float> x = operand_rounded(normal_values(700 * 256, 1, 5));
   const Routes routes = random_routes(700, shape, 6);
   const std::vector<float> all = run(m, x, routes, 700);
   for (const int64_t first : {0, 64, 127, 500}) {
@@ -206,7 +206,7 @@ TEST_F(MoePrompt, ARowHasTheSameBitsAmongOthers) {
 TEST_F(MoePrompt, AddsToWhatIsThere) {
   const Shape shape = {128, 64, 64, 4, 2, kGpuFp8Block, kGpuFp8Block};
   const Experts m = make(shape);
-  const std::vector<float> x = rounded(normal_values(70 * 128, 1, 5));
+  const std::vector<float> x = operand_rounded(normal_values(70 * 128, 1, 5));
   const Routes routes = random_routes(70, shape, 6);
   const std::vector<float> before = normal_values(70 * 128, 1, 7);
   std::vector<float> expected = run(m, x, routes, 70);
@@ -219,7 +219,7 @@ TEST_F(MoePrompt, ManyRowsTakeTurns) {
   const Shape shape = {64, 64, 64, 4, 2, kGpuFp8Block, kGpuFp8Block};
   const Experts m = make(shape);
   constexpr int64_t kRows = kMoePromptRows + 100;
-  const std::vector<float> x = rounded(normal_values(kRows * 64, 1, 5));
+  const std::vector<float> x = operand_rounded(normal_values(kRows * 64, 1, 5));
   const Routes routes = random_routes(kRows, shape, 6);
   const std::vector<float> all = run(m, x, routes, kRows);
   expect_close(all, reference(m, x, routes, kRows), 64, "many rows");
@@ -248,16 +248,17 @@ TEST_F(MoePrompt, Timing) {
                  static_cast<int64_t>(down.data.size()));
   }
   OnDevice<GpuPackedMlp> table = upload(host);
-  for (const int32_t rows : {64, 512, 2048, 8192}) {
+  for (const int32_t rows : {16, 64, 512, 2048, 8192}) {
     const Routes routes = random_routes(rows, shape, 3, true);
-    OnDevice<uint16_t> x = upload(bf16_values(normal_values(static_cast<size_t>(rows * kD), 1, 5)));
+    OnDevice<uint16_t> x =
+        upload(operand_bits(operand_rounded(normal_values(static_cast<size_t>(rows * kD), 1, 5)), kGpuFp8Block));
     OnDevice<int32_t> experts = upload(routes.experts);
     OnDevice<float> weights = upload(routes.weights);
     OnDevice<float> y = zeros<float>(static_cast<size_t>(rows * kD));
     OnDevice<uint8_t> work = zeros<uint8_t>(static_cast<size_t>(moe_prompt_work_bytes(rows, 9, kExperts + 1, kD, kF)));
     GpuMoePromptArgs args;
     args.table = table.data();
-    args.x = x.data();
+    args.x_f16 = x.data();
     args.experts = experts.data();
     args.weights = weights.data();
     args.y = y.data();

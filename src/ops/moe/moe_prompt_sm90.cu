@@ -1,25 +1,36 @@
-// Mixture of experts over the rows of a prompt: bound by the matrix units. Assignments are counted by chunks of rows
-// and placed by expert (a thread per expert looks through its chunk, so the order is that of rows and needs no
-// atomics); both products work through units of up to 128 rows of one expert (tiles, threads and synchronisation:
-// ops/linear/prompt_tile.h), the first on rows gathered by the list; a last kernel joins each row's products.
+// Mixture of experts over the rows of a prompt: bound by the matrix units, for few rows by reading the chosen experts.
+// Assignments are counted by chunks of 64 rows and placed by expert in the order of rows (an expert's rows of a chunk
+// are the bits of a mask); both products work through units of up to 128 rows of one expert (tiles, threads and
+// synchronisation: ops/linear/prompt_tile.h), the first on rows gathered by the list; a last kernel joins each row's
+// products.
 #include "ops/linear/prompt_tile.h"
 #include "ops/moe/moe_prompt_args.h"
 
 namespace weir {
 namespace {
 
-// The assignments of this block's chunk of rows, in shared memory.
+// For each expert, which rows of this block's chunk chose it, a bit a row; in shared memory.
 struct Chunk {
-  int32_t* experts;
+  uint32_t (*masks)[2];
   int count;
   int first;  // assignment
-  WEIR_DEVICE Chunk(const GpuMoePromptArgs& args, int32_t* shared) : experts(shared) {
+  WEIR_DEVICE Chunk(const GpuMoePromptArgs& args, uint32_t (*shared)[2]) : masks(shared) {
     first = static_cast<int>(blockIdx.x) * kMoePromptChunk * args.slots;
     count = min(kMoePromptChunk * args.slots, args.rows * args.slots - first);
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
-      experts[i] = args.experts[first + i];
+    const int thread = static_cast<int>(threadIdx.x);
+    masks[thread][0] = masks[thread][1] = 0;
+    __syncthreads();
+    for (int i = thread; i < count; i += static_cast<int>(blockDim.x)) {
+      const int row = i / args.slots;
+      atomicOr(&masks[args.experts[first + i]][row / 32], 1U << row % 32);
     }
     __syncthreads();
+  }
+  WEIR_DEVICE int rows_of(int expert) const { return __popc(masks[expert][0]) + __popc(masks[expert][1]); }
+  // Rows of the chunk before `row` that chose the expert.
+  WEIR_DEVICE int rows_before(int expert, int row) const {
+    const uint32_t below = (1U << row % 32) - 1;
+    return row < 32 ? __popc(masks[expert][0] & below) : __popc(masks[expert][0]) + __popc(masks[expert][1] & below);
   }
 };
 
@@ -45,7 +56,8 @@ WEIR_DEVICE void write_tiles(const GpuMoePromptArgs& args, int expert, int first
   if (expert == args.experts_total - 1) *args.tile_count = tile;
 }
 
-// What both products share.
+// What both products share; kDown: the second.
+template <bool kDown>
 struct ExpertWork {
   static constexpr bool kKnownBefore = false;
   const GpuMoePromptArgs& args;
@@ -55,30 +67,30 @@ struct ExpertWork {
     const GpuMoeTile tile = args.tiles[i / args.row_tiles];
     PromptUnit unit;
     unit.index = tile.expert;
-    unit.strip = i % args.row_tiles * kPromptStrips;
+    const GpuPackedMlp& mlp = args.table[tile.expert];
+    unit.take(kDown ? mlp.down : mlp.gate_up, i % args.row_tiles * kPromptStrips, kPromptStrips);
+    const bool f16 = operand_type(unit.format) == kOperandF16;
+    unit.x = kDown ? args.hidden : (f16 ? args.x_f16 : args.x_bf16);
     unit.first = tile.first;
     unit.rows = tile.rows;
-    unit.size = prompt_unit_size(tile.rows);
+    unit.columns = prompt_columns(tile.rows);
+    unit.split = 0;
     return unit;
   }
 };
 
-struct HiddenWork : ExpertWork {
-  WEIR_DEVICE PromptUnit unit(int i) const {
-    PromptUnit unit = ExpertWork::unit(i);
-    unit.weight = args.table[unit.index].gate_up;
-    return unit;
-  }
+struct HiddenWork : ExpertWork<false> {
   WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return args.list[unit.first + r]; }
   WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
 
   // A lane has a hidden value of two tokens; lanes of rows g and g ^ 1 exchange, and each writes two values of one.
   template <int kSize>
-  WEIR_DEVICE void finish(const PromptUnit& unit, const float (&total)[kSize / 2]) const {
-    const int strip = unit.strip + device::warp();
+  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2]) const {
+    const int strip = part.strip;
+    const bool f16 = operand_type(unit.format) == kOperandF16;
     const int g = device::lane() / 4;
     const int odd = g % 2;
-    const float* scales = unit.weight.row_scales;
+    const float* scales = unit.row_scales;
     const float gate_scale = scales != nullptr ? scales[strip * kStripRows + g] : 1.0F;
     const float up_scale = scales != nullptr ? scales[strip * kStripRows + g + 8] : 1.0F;
     const int column = strip * (kStripRows / 2) + g - odd;
@@ -92,31 +104,28 @@ struct HiddenWork : ExpertWork {
         value[e] = device::silu(total[4 * j + e] * gate_scale) * (total[4 * j + 2 + e] * up_scale);
       }
       const float other = __shfl_xor_sync(device::kAllLanes, odd != 0 ? value[0] : value[1], 4);
-      const uint32_t pair = odd != 0 ? device::bf16x2(other, value[1]) : device::bf16x2(value[0], other);
-      if (8 * j + token < unit.rows && column < unit.weight.n / 2) {
+      const float low = odd != 0 ? other : value[0];
+      const float high = odd != 0 ? value[1] : other;
+      const uint32_t pair = f16 ? device::f16x2(low, high) : device::bf16x2(low, high);
+      if (8 * j + token < unit.rows && column < unit.n / 2) {
         *reinterpret_cast<uint32_t*>(hidden + static_cast<int64_t>(8 * j) * args.width) = pair;
       }
     }
   }
 };
 
-struct ProductWork : ExpertWork {
-  WEIR_DEVICE PromptUnit unit(int i) const {
-    PromptUnit unit = ExpertWork::unit(i);
-    unit.weight = args.table[unit.index].down;
-    return unit;
-  }
+struct ProductWork : ExpertWork<true> {
   WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return unit.first + r; }
   WEIR_DEVICE int64_t x_stride() const { return args.width; }
 
   template <int kSize>
-  WEIR_DEVICE void finish(const PromptUnit& unit, const float (&total)[kSize / 2]) const {
-    const int n = (unit.strip + device::warp()) * kStripRows + device::lane() / 4;
+  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2]) const {
+    const int n = part.strip * kStripRows + device::lane() / 4;
     const int t = device::lane() % 4;
-    const float* scales = unit.weight.row_scales;
+    const float* scales = unit.row_scales;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      if (n + 8 * h >= unit.weight.n) return;
+      if (n + 8 * h >= unit.n) return;
       const float scale = scales != nullptr ? scales[n + 8 * h] : 1.0F;
       float* y = args.products + static_cast<int64_t>(unit.first + 2 * t) * args.columns + n + 8 * h;
 #pragma unroll
@@ -135,29 +144,31 @@ struct ProductWork : ExpertWork {
 }  // namespace
 
 WEIR_KERNEL(weir_moe_prompt_count, GpuMoePromptArgs) {
-  __shared__ int32_t experts[kMoePromptChunk * kMoePromptSlotsMax];
+  __shared__ uint32_t masks[kMoePromptTableMax][2];
   device::wait_for_previous();
   device::start_next();
-  const Chunk chunk(args, experts);
+  const Chunk chunk(args, masks);
   const int expert = static_cast<int>(threadIdx.x);
-  int count = 0;
-  for (int i = 0; i < chunk.count; ++i) count += chunk.experts[i] == expert ? 1 : 0;
-  if (expert < args.experts_total) args.counts[static_cast<int>(blockIdx.x) * args.experts_total + expert] = count;
+  if (expert < args.experts_total) {
+    args.counts[static_cast<int>(blockIdx.x) * args.experts_total + expert] = chunk.rows_of(expert);
+  }
 }
 
 WEIR_KERNEL(weir_moe_prompt_place, GpuMoePromptArgs) {
-  __shared__ int32_t experts[kMoePromptChunk * kMoePromptSlotsMax];
+  __shared__ uint32_t masks[kMoePromptTableMax][2];
+  __shared__ int32_t starts[kMoePromptTableMax];  // of each expert's rows of this chunk in the list
   __shared__ int scratch[kMoePromptTableMax / device::kWarp];
   device::wait_for_previous();
   device::start_next();
-  const Chunk chunk(args, experts);
+  const Chunk chunk(args, masks);
   const int expert = static_cast<int>(threadIdx.x);
   const int own = static_cast<int>(blockIdx.x);
   const bool there = expert < args.experts_total;
-  int all = 0;
+  int all = there ? chunk.rows_of(expert) : 0;
   int before = 0;
-  if (there) {
-#pragma unroll 8
+  if (there && gridDim.x > 1) {
+    all = 0;
+#pragma unroll 16
     for (int c = 0; c < static_cast<int>(gridDim.x); ++c) {
       const int count = args.counts[c * args.experts_total + expert];
       all += count;
@@ -169,22 +180,22 @@ WEIR_KERNEL(weir_moe_prompt_place, GpuMoePromptArgs) {
     const int tile = sum_before((all + kPromptTokens - 1) / kPromptTokens, scratch);
     if (there) write_tiles(args, expert, first, all, tile);
   }
-  if (!there) return;
-  int position = first + before;
-  for (int i = 0; i < chunk.count; ++i) {
-    if (chunk.experts[i] != expert) continue;
+  starts[expert] = first + before;
+  __syncthreads();
+  for (int i = expert; i < chunk.count; i += static_cast<int>(blockDim.x)) {
+    const int chosen = args.experts[chunk.first + i];
+    const int position = starts[chosen] + chunk.rows_before(chosen, i / args.slots);
     args.list[position] = (chunk.first + i) / args.slots;
     args.positions[chunk.first + i] = position;
-    ++position;
   }
 }
 
 WEIR_KERNEL_BOUNDED(weir_moe_prompt_hidden, GpuMoePromptArgs, kPromptThreads, 1) {
-  prompt_products(HiddenWork{{args}}, args.x, args.slots_of_ring, args.weight_bytes);
+  prompt_products(HiddenWork{{args}}, args.slots_of_ring, args.weight_bytes);
 }
 
 WEIR_KERNEL_BOUNDED(weir_moe_prompt_products, GpuMoePromptArgs, kPromptThreads, 1) {
-  prompt_products(ProductWork{{args}}, args.hidden, args.slots_of_ring, args.weight_bytes);
+  prompt_products(ProductWork{{args}}, args.slots_of_ring, args.weight_bytes);
 }
 
 // A block a row, four columns a thread and turn.
