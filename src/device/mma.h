@@ -62,11 +62,16 @@ WEIR_DEVICE void mma_f16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Two e4m3 codes, the low byte first, as f16: exact; NaN codes become NaN.
-WEIR_DEVICE uint32_t fp8_to_f16x2(uint16_t codes) {
-  uint32_t out;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(out) : "h"(codes));
-  return out;
+// Four e4m3 codes, the lowest byte first, as two pairs of f16: exact; NaN codes become NaN.
+WEIR_DEVICE void fp8_to_f16x4(uint32_t codes, uint32_t* low, uint32_t* high) {
+  asm("{\n"
+      ".reg .b16 l, h;\n"
+      "mov.b32 {l, h}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, l;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, h;\n"
+      "}\n"
+      : "=r"(*low), "=r"(*high)
+      : "r"(codes));
 }
 
 // A float rounded to tf32 (10 bits of mantissa), to nearest.

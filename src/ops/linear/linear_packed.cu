@@ -1,169 +1,242 @@
 // Few rows times packed weights: bound by reading the weights once. A block takes a contiguous share of all strips, by
-// bytes; one warp keeps a ring of stages filled by the copy engine, from before the rows are known; each of eight warps
-// multiplies one block of K of a stage with all rows on the tensor cores, and 16 threads a row join the blocks in
-// order.
+// bytes; eight warps multiply from rings that the copy engine fills from before the rows are known, two join, as
+// packed_ring.h says.
 #include "ops/linear/linear_packed_args.h"
 #include "ops/linear/packed_ring.h"
 
 namespace weir {
 namespace {
 
-// Blocks [block, block + blocks) of K of strips [strip, strip + count) of an output.
-struct Stage {
-  int output;
-  int strip;
-  int count;
-  int block;
-  int blocks;
-  bool last;  // of these strips
+// The groups of a block: of every output its share of strips, each cut into groups of 16 blocks of K; short strips
+// lie together in a group.
+struct LinearWalk {
+  const GpuPackedLinearArgs& args;
+  unsigned low;
+  unsigned high;
+  unsigned base = 0;  // cost of the outputs before
+  int output = 0;
+  int strip = 0;
+  int end = 0;
+  int group = 0;  // of the strip
+  int blocks = 0;
+  int together = 1;  // strips of a group at most
+  int count = 1;     // strips of this one
+
+  WEIR_DEVICE explicit LinearWalk(const GpuPackedLinearArgs& a) : args(a) {
+    const unsigned share = gridDim.x / static_cast<unsigned>(args.groups);
+    const unsigned index = blockIdx.x / static_cast<unsigned>(args.groups);
+    low = args.total_cost * index / share;
+    high = args.total_cost * (index + 1) / share;
+    find();
+  }
+  WEIR_DEVICE const GpuPackedOutput& out() const { return args.outputs[output]; }
+  WEIR_DEVICE const GpuPacked& weight() const { return args.outputs[output].weight; }
+  // The first output from this on that this block has strips of.
+  WEIR_DEVICE void find() {
+    for (; output < args.count; ++output) {
+      const GpuPacked& w = weight();
+      const unsigned cost = packed_strip_cost(w);
+      const auto first_behind = [&](unsigned at) {
+        const unsigned s = at <= base ? 0 : (at - base + cost - 1) / cost;
+        return static_cast<int>(min(s, static_cast<unsigned>(w.strips)));
+      };
+      strip = first_behind(low);
+      end = first_behind(high);
+      blocks = (w.tiles + 1) / 2;
+      together = w.tiles % 2 == 0 && 2 * blocks <= kPackedUnits ? kPackedUnits / blocks : 1;
+      count = min(together, end - strip);
+      if (strip < end) return;
+      base += cost * static_cast<unsigned>(w.strips);
+    }
+  }
+  WEIR_DEVICE bool more() const { return output < args.count; }
+  WEIR_DEVICE void next() {
+    if (!last()) {
+      ++group;
+      return;
+    }
+    group = 0;
+    strip += count;
+    if (strip < end) {
+      count = min(together, end - strip);
+      return;
+    }
+    base += packed_strip_cost(weight()) * static_cast<unsigned>(weight().strips);
+    ++output;
+    find();
+  }
+  WEIR_DEVICE bool last() const { return (group + 1) * kPackedUnits >= blocks; }
+  WEIR_DEVICE int blocks_of_strip() const { return min(kPackedUnits, blocks - group * kPackedUnits); }
+  WEIR_DEVICE int units() const { return count * blocks_of_strip(); }
+  WEIR_DEVICE int block(int u) const { return together > 1 ? u % blocks : group * kPackedUnits + u; }
+  WEIR_DEVICE int32_t format() const { return weight().format; }
+  WEIR_DEVICE int tiles(int u) const { return together > 1 ? 2 : min(2, weight().tiles - 2 * block(u)); }
+  WEIR_DEVICE int bytes(int u) const { return tiles(u) * packed_tile_bytes(format()); }
+  WEIR_DEVICE const uint8_t* source(int u) const {
+    const int64_t tile = static_cast<int64_t>(strip) * weight().tiles + 2 * (group * kPackedUnits + u);
+    return weight().data + tile * packed_tile_bytes(format());
+  }
+  WEIR_DEVICE const float* scale(int i) const {
+    const float* scales = weight().scales;
+    return scales == nullptr ? nullptr : scales + (static_cast<int64_t>(strip) * blocks + group * kPackedUnits) * 2 + i;
+  }
 };
 
-template <class Function>
-WEIR_DEVICE void for_each_stage(const GpuPackedLinearArgs& args, const Function& f) {
-  const unsigned share = gridDim.x / static_cast<unsigned>(args.groups);
-  const unsigned index = blockIdx.x / static_cast<unsigned>(args.groups);
-  const unsigned low = args.total_cost * index / share;
-  const unsigned high = args.total_cost * (index + 1) / share;
-  unsigned base = 0;
-  for (int o = 0; o < args.count; ++o) {
-    const GpuPacked& w = args.outputs[o].weight;
-    const int tile_bytes = packed_tile_bytes(w.format);
-    const unsigned cost = packed_strip_cost(w);
-    const auto first_behind = [&](unsigned at) {
-      const unsigned strip = at <= base ? 0 : (at - base + cost - 1) / cost;
-      return static_cast<int>(min(strip, static_cast<unsigned>(w.strips)));
-    };
-    const int end = first_behind(high);
-    const int all = (w.tiles + 1) / 2;
-    const int fit = args.slot_bytes / (2 * tile_bytes);
-    const int per = fit < args.units ? fit : args.units;
-    const int together = all <= per ? per / all : 1;
-    for (int strip = first_behind(low); strip < end; strip += together) {
-      const int count = end - strip < together ? end - strip : together;
-      for (int block = 0; block < all; block += per) {
-        const int blocks = all - block < per ? all - block : per;
-        f(Stage{o, strip, count, block, blocks, block + blocks == all});
-      }
-    }
-    base += cost * static_cast<unsigned>(w.strips);
-  }
-}
+// The walk with the number of rows that its block takes.
+struct RowsWalk : LinearWalk {
+  int rows;
+  WEIR_DEVICE RowsWalk(const GpuPackedLinearArgs& a, int count) : LinearWalk(a), rows(count) {}
+  WEIR_DEVICE int columns() const { return rows; }
+};
 
-WEIR_DEVICE void bring_weights(const GpuPackedLinearArgs& args, const Pipe& pipe) {
-  if (device::lane() != 0) return;
-  RingPlace at;
-  for_each_stage(args, [&](const Stage& s) {
-    const GpuPacked& w = args.outputs[s.output].weight;
-    const int tile_bytes = packed_tile_bytes(w.format);
-    const int tiles = s.count > 1 ? s.count * w.tiles : min(2 * s.blocks, w.tiles - 2 * s.block);
-    const auto bytes = static_cast<uint32_t>(tiles * tile_bytes);
-    pipe.weights.wait_free(at);
-    device::Barrier* filled = &pipe.weights.filled[at.slot];
-    const ScaleRange range((w.tiles + 1) / 2, s.strip, s.count, s.block, s.blocks);
-    device::barrier_expect(filled, bytes + (w.scales != nullptr ? range.bytes() : 0));
-    device::bulk_copy(pipe.slot(at), w.data + (static_cast<int64_t>(s.strip) * w.tiles + 2 * s.block) * tile_bytes,
-                      bytes, filled);
-    if (w.scales != nullptr) {
-      device::bulk_copy(pipe.scale_slot(at), w.scales + range.first, range.bytes(), filled);
-    }
-    at.advance(pipe.slots);
-  });
-}
-
+// The rows of a block, in shared memory in the types that the outputs take.
 struct Rows {
   int first;
   int count;
+  int row_bytes;
+  uint8_t* of[2];  // by operand type; those of a type that nobody takes are not there
+
+  WEIR_DEVICE Rows(const GpuPackedLinearArgs& args, uint8_t* shared, int most) {
+    first = static_cast<int>(blockIdx.x) % args.groups * most;
+    count = min(most, args.rows - first);
+    row_bytes = packed_row_bytes(args.k);
+    of[kOperandBf16] = shared;
+    of[kOperandF16] = shared + ((args.types & 1 << kOperandBf16) != 0 ? count * row_bytes : 0);
+  }
+  WEIR_DEVICE uint8_t* behind(const GpuPackedLinearArgs& args) const {
+    return ((args.types & 1 << kOperandF16) != 0 ? of[kOperandF16] : of[kOperandBf16]) + count * row_bytes;
+  }
+  WEIR_DEVICE static int64_t source(const GpuPackedLinearArgs& args, int row) {
+    return (args.x_rows == nullptr ? row : args.x_rows[row]) * args.x_stride;
+  }
 };
 
-// Puts the rows into shared memory as bf16, normed where that is asked for: warp w sums the squares of the w-th eighth
-// of each row, the eighths are added in ascending order.
-WEIR_DEVICE void take_rows(const GpuPackedLinearArgs& args, Rows rows, const Columns& columns, float* squares) {
-  const int warp = device::warp();
-  const int thread = static_cast<int>(threadIdx.x);
-  const auto source = [&](int r) -> int64_t {
-    return (args.x_rows == nullptr ? rows.first + r : args.x_rows[rows.first + r]) * args.x_stride;
-  };
-  if (args.norm == nullptr) {
-    const int chunks = args.k / 8;
-    for (int i = thread; i < rows.count * chunks; i += kPackedMultiplying) {
-      const int r = i / chunks;
-      const int c = i % chunks;
-      reinterpret_cast<uint4*>(columns.data + static_cast<int64_t>(r) * columns.row_bytes)[c] =
-          reinterpret_cast<const uint4*>(args.x_bf16 + source(r))[c];
-    }
-    device::threads_barrier(1, kPackedMultiplying);
-    return;
-  }
-  const int eighth = args.k / kPackedWarps / 4;  // in groups of four floats
-  for (int r = 0; r < rows.count; ++r) {
-    const auto* x = reinterpret_cast<const float4*>(args.x + source(r)) + warp * eighth;
-    float sum = 0;
-    for (int i = device::lane(); i < eighth; i += device::kWarp) {
-      const float4 v = x[i];
-      sum = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
-    }
-    sum = device::warp_sum(sum);
-    if (device::lane() == 0) squares[r * kPackedWarps + warp] = sum;
-  }
-  device::threads_barrier(1, kPackedMultiplying);
-  const bool writes = blockIdx.x < static_cast<unsigned>(args.groups);
-  for (int r = 0; r < rows.count; ++r) {
-    float sum = 0;
-    for (int i = 0; i < kPackedWarps; ++i) sum += squares[r * kPackedWarps + i];
-    const float scale = 1.0F / sqrtf(sum / static_cast<float>(args.k) + args.eps);
-    const auto* x = reinterpret_cast<const float4*>(args.x + source(r));
-    const auto* norm = reinterpret_cast<const float4*>(args.norm);
-    for (int i = warp * eighth + device::lane(); i < (warp + 1) * eighth; i += device::kWarp) {
-      const float4 v = x[i];
-      const float4 n = norm[i];
-      const float4 y = {(1.0F + n.x) * (v.x * scale), (1.0F + n.y) * (v.y * scale), (1.0F + n.z) * (v.z * scale),
-                        (1.0F + n.w) * (v.w * scale)};
-      const uint2 pair = {device::bf16x2(y.x, y.y), device::bf16x2(y.z, y.w)};
-      reinterpret_cast<uint2*>(columns.data + static_cast<int64_t>(r) * columns.row_bytes)[i] = pair;
-      const int64_t out = static_cast<int64_t>(rows.first + r) * args.k;
-      if (writes && args.x_out != nullptr) reinterpret_cast<uint2*>(args.x_out + out)[i] = pair;
-      if (writes && args.normed_out != nullptr) reinterpret_cast<float4*>(args.normed_out + out)[i] = y;
+// Rows as they are, by the warps that multiply.
+WEIR_DEVICE void copy_rows(const GpuPackedLinearArgs& args, const Rows& rows) {
+  const int chunks = args.k / 8;
+#pragma unroll
+  for (int type = 0; type < 2; ++type) {
+    if ((args.types >> type & 1) == 0) continue;
+    const uint16_t* x = type == kOperandF16 ? args.x_f16 : args.x_bf16;
+    for (int r = 0; r < rows.count; ++r) {
+      const uint16_t* from = x + Rows::source(args, rows.first + r);
+      uint8_t* to = rows.of[type] + r * rows.row_bytes;
+      for (int i = static_cast<int>(threadIdx.x); i < chunks; i += kPackedMultiplying) {
+        device::copy16(to + 16 * i, from + 8 * i);
+      }
     }
   }
-  device::threads_barrier(1, kPackedMultiplying);
+  device::copies_commit();
+  device::copies_wait<0>();
 }
 
-// The warps that multiply: take the rows, then stage by stage.
+// Rows that are normed: warp w sums the squares of the w-th eighth of each row, the eighths are added in ascending
+// order. Each warp reads its eighth of the weight before the rows are there.
+struct NormedRows {
+  static constexpr int kKept = 2;  // groups of four floats of a lane
+  float4 norm[kKept];
+  int begin;
+  int end;
+
+  WEIR_DEVICE explicit NormedRows(const GpuPackedLinearArgs& args) {
+    const int eighth = args.k / kPackedWarps / 4;  // in groups of four floats
+    begin = device::warp() * eighth + device::lane();
+    end = (device::warp() + 1) * eighth;
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) {
+      const int at = begin + i * device::kWarp;
+      norm[i] = at < end ? __ldg(reinterpret_cast<const float4*>(args.norm) + at) : float4{};
+    }
+  }
+  WEIR_DEVICE void sum_squares(const GpuPackedLinearArgs& args, const Rows& rows, float* squares) const {
+#pragma unroll 4
+    for (int r = 0; r < rows.count; ++r) {
+      const auto* x = reinterpret_cast<const float4*>(args.x + Rows::source(args, rows.first + r));
+      float sum = 0;
+#pragma unroll 2
+      for (int i = begin; i < end; i += device::kWarp) {
+        const float4 v = x[i];
+        sum = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+      }
+      sum = device::warp_sum(sum);
+      if (device::lane() == 0) squares[r * kPackedWarps + device::warp()] = sum;
+    }
+  }
+  WEIR_DEVICE void keep(const GpuPackedLinearArgs& args, const Rows& rows, int r, int i, float4 n, float scale) const {
+    const float4 v = reinterpret_cast<const float4*>(args.x + Rows::source(args, rows.first + r))[i];
+    const float4 y = {(1.0F + n.x) * (v.x * scale), (1.0F + n.y) * (v.y * scale), (1.0F + n.z) * (v.z * scale),
+                      (1.0F + n.w) * (v.w * scale)};
+    const bool writes = blockIdx.x < static_cast<unsigned>(args.groups);
+    const int64_t out = static_cast<int64_t>(rows.first + r) * args.k;
+#pragma unroll
+    for (int type = 0; type < 2; ++type) {
+      const bool f16 = type == kOperandF16;
+      const uint2 pair = {device::half_pair(f16, y.x, y.y), device::half_pair(f16, y.z, y.w)};
+      uint16_t* x_out = f16 ? args.x_out_f16 : args.x_out_bf16;
+      if ((args.types >> type & 1) != 0) reinterpret_cast<uint2*>(rows.of[type] + r * rows.row_bytes)[i] = pair;
+      if (writes && x_out != nullptr) reinterpret_cast<uint2*>(x_out + out)[i] = pair;
+    }
+    if (writes && args.normed_out != nullptr) reinterpret_cast<float4*>(args.normed_out + out)[i] = y;
+  }
+  WEIR_DEVICE void take(const GpuPackedLinearArgs& args, const Rows& rows, float* squares) const {
+    sum_squares(args, rows, squares);
+    device::threads_barrier(1, kPackedMultiplying);
+    float scale_of_lane = 0;  // of row `lane`
+    if (device::lane() < rows.count) {
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < kPackedWarps; ++i) sum += squares[device::lane() * kPackedWarps + i];
+      scale_of_lane = 1.0F / sqrtf(sum / static_cast<float>(args.k) + args.eps);
+    }
+#pragma unroll 2
+    for (int r = 0; r < rows.count; ++r) {
+      const float scale = __shfl_sync(device::kAllLanes, scale_of_lane, r);
+#pragma unroll
+      for (int i = 0; i < kKept; ++i) {
+        if (begin + i * device::kWarp < end) keep(args, rows, r, begin + i * device::kWarp, norm[i], scale);
+      }
+      for (int i = begin + kKept * device::kWarp; i < end; i += device::kWarp) {
+        keep(args, rows, r, i, __ldg(reinterpret_cast<const float4*>(args.norm) + i), scale);
+      }
+    }
+  }
+};
+
+// The warps that multiply.
 template <int kTiles8>
-WEIR_DEVICE void multiply(const GpuPackedLinearArgs& args, const Pipe& pipe, Rows rows, const Columns& columns,
-                          float* squares) {
-  columns.zero_row(static_cast<int>(threadIdx.x), kPackedMultiplying);
-  device::wait_for_previous();
-  device::start_next();
-  take_rows(args, rows, columns, squares);
+WEIR_DEVICE void multiply(const GpuPackedLinearArgs& args, const Pipe& pipe, const Rows& rows, float* squares) {
+  const RowsWalk walk(args, rows.count);
+  Bringer<RowsWalk> bringer(walk, pipe.ring.slots);
+  bringer.bring(pipe.ring);
+  if (args.norm != nullptr) {
+    const NormedRows normed(args);
+    device::wait_for_previous();
+    device::start_next();
+    normed.take(args, rows, squares);
+  } else {
+    device::wait_for_previous();
+    device::start_next();
+    copy_rows(args, rows);
+  }
+  device::threads_barrier(1, kPackedMultiplying);
   uint32_t mine[kTiles8];
 #pragma unroll
-  for (int c = 0; c < kTiles8; ++c) mine[c] = columns.address(8 * c + device::lane() % 8);
-  RingPlace at;
-  RingPlace to;
-  for_each_stage(args, [&](const Stage& s) {
-    const GpuPacked& w = args.outputs[s.output].weight;
-    const int all = (w.tiles + 1) / 2;
-    const int tile_bytes = packed_tile_bytes(w.format);
-    const uint8_t* slot = pipe.slot(at);
-    const float* slot_scales = pipe.scale_slot(at);
-    const int first_scale = ScaleRange(all, s.strip, s.count, s.block, s.blocks).first;
-    const auto strip_of = [&](int u) { return s.count == 1 ? 0 : u / s.blocks; };
-    const auto part = [&](int u, const uint8_t** weights, uint32_t (&addresses)[kTiles8], const float** scales) {
-      const int strip = strip_of(u);
-      const int block = s.block + u - strip * s.blocks;
-      *weights = slot + (strip * w.tiles + (block - s.block) * 2) * tile_bytes;
-      *scales = w.scales == nullptr ? nullptr : slot_scales + ((s.strip + strip) * all + block) * 2 - first_scale;
+  for (int c = 0; c < kTiles8; ++c) {
+    mine[c] = column_address(rows.of[0], rows.row_bytes, min(8 * c + device::lane() % 8, rows.count - 1), 0);
+  }
+  const auto f16_from = static_cast<uint32_t>(rows.of[kOperandF16] - rows.of[0]);
+  multiply_groups<kTiles8>(
+      pipe, walk, bringer,
+      [&](const RowsWalk& w, RingPlace, uint32_t (&out)[2][kTiles8]) {
+        const uint32_t from = operand_type(w.format()) == kOperandF16 ? f16_from : 0;
 #pragma unroll
-      for (int c = 0; c < kTiles8; ++c) addresses[c] = mine[c] + static_cast<uint32_t>(block * kBlockK * 2);
-    };
-    const auto tiles_of = [&](int u) { return min(2, w.tiles - 2 * (s.block + u - strip_of(u) * s.blocks)); };
-    with_packed_format(w.format, [&]<int kFormat>() {
-      multiply_stage<kFormat, kTiles8>(pipe, at, to, s.count * s.blocks, rows.count, part, tiles_of);
-    });
-    at.advance(pipe.slots);
-    to.advance(pipe.sum_slots);
-  });
+        for (int i = 0; i < 2; ++i) {
+          const auto k = static_cast<uint32_t>(w.block(2 * device::warp() + i) * kBlockK);
+#pragma unroll
+          for (int c = 0; c < kTiles8; ++c) out[i][c] = mine[c] + from + 2 * k;
+        }
+      },
+      [](const RowsWalk&, int, RingPlace) {});
 }
 
 // `up` is the finished sum eight rows further down the strip.
@@ -171,7 +244,8 @@ WEIR_DEVICE void finish(const GpuPackedOutput& out, int strip, int row, int r, f
   if (out.kind == kPackedSwiglu) {
     const int n = strip * (kStripRows / 2) + row;
     if (row >= kStripRows / 2 || n >= out.weight.n / 2) return;
-    static_cast<uint16_t*>(out.y)[r * out.y_stride + n] = device::to_bf16(device::silu(sum) * up);
+    static_cast<uint16_t*>(out.y)[r * out.y_stride + n] =
+        static_cast<uint16_t>(device::half_pair(out.y_type == kOperandF16, device::silu(sum) * up, 0.0F));
     return;
   }
   const int n = strip * kStripRows + row;
@@ -181,76 +255,66 @@ WEIR_DEVICE void finish(const GpuPackedOutput& out, int strip, int row, int r, f
 
 // The warps that join: thread i holds row i % 16 of the strip of input rows i / 16, i / 16 + 4, ...
 template <int kTiles8>
-WEIR_DEVICE void join(const GpuPackedLinearArgs& args, const Pipe& pipe, Rows rows) {
-  constexpr int kApart = kPackedJoiners / kStripRows;
+WEIR_DEVICE void join(const GpuPackedLinearArgs& args, const Pipe& pipe, const Rows& rows) {
+  constexpr int kApart = kPackedJoinWarps * device::kWarp / kStripRows;
   constexpr int kEach = 8 * kTiles8 / kApart;
+  LinearWalk walk(args);
+  ScaleReader<LinearWalk> reader(pipe.scales, walk);
   device::wait_for_previous();
-  const int thread = static_cast<int>(threadIdx.x) - (kPackedThreads - kPackedJoiners);
+  const int thread = static_cast<int>(threadIdx.x) - kPackedMultiplying;
   const int row = thread % kStripRows;
   const int column = thread / kStripRows;
   float totals[kEach];
   float before[kEach];
   RingPlace to;
-  for_each_stage(args, [&](const Stage& s) {
-    const GpuPackedOutput& out = args.outputs[s.output];
-    const GpuPacked& w = out.weight;
+  for (; walk.more(); walk.next()) {
+    const GpuPackedOutput& out = walk.out();
+    const auto there = [&](int strip) { return (walk.strip + strip) * kStripRows + row < out.weight.n; };
     const auto place = [&](int strip, int r) {
-      return static_cast<float*>(out.y) + (rows.first + r) * out.y_stride + (s.strip + strip) * kStripRows + row;
+      return static_cast<float*>(out.y) + (rows.first + r) * out.y_stride + (walk.strip + strip) * kStripRows + row;
     };
-    if (s.block == 0) {
+    if (walk.group == 0) {
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int r = column + i * kApart;
         totals[i] = 0;
-        before[i] = 0;
-        if (out.kind == kPackedAdd && r < rows.count && s.strip * kStripRows + row < w.n) before[i] = *place(0, r);
+        before[i] = out.kind == kPackedAdd && r < rows.count && there(0) ? *place(0, r) : 0.0F;
       }
     }
-    pipe.joined.wait_filled(to);
-    const float* sums = pipe.sum_slot(to) + row;
-    const float* scales = pipe.sum_scales(to) + row / 8;
-    for (int strip = 0; strip < s.count; ++strip) {
+    const float* scales = reader.next() + row / 8;
+    pipe.sums.wait_filled(to);
+    const int blocks = walk.blocks_of_strip();
+    for (int strip = 0; strip < walk.count; ++strip) {
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         if (thread / device::kWarp * 2 + i * kApart >= rows.count) continue;  // the same for a whole warp
         const int r = column + i * kApart;
-        const int unit = strip * s.blocks;
-        float total = join_blocks(s.block == 0 ? 0.0F : totals[i],
-                                  sums + (unit * rows.count + min(r, rows.count - 1)) * kStripRows,
-                                  rows.count * kStripRows, scales + 2 * unit, s.blocks);
+        const int unit = strip * blocks;
+        float total = join_blocks(walk.group == 0 ? 0.0F : totals[i],
+                                  pipe.sums.unit(to, unit) + min(r, rows.count - 1) * kSumStride + row,
+                                  pipe.sums.unit_stride(), scales + 2 * unit, blocks);
         totals[i] = total;
-        if (!s.last) continue;
-        if (w.row_scales != nullptr) total *= w.row_scales[(s.strip + strip) * kStripRows + row];
+        if (!walk.last()) continue;
+        if (out.weight.row_scales != nullptr) total *= out.weight.row_scales[(walk.strip + strip) * kStripRows + row];
         const float up = __shfl_down_sync(device::kAllLanes, total, kStripRows / 2);
         if (r >= rows.count) continue;
-        const bool here = (s.strip + strip) * kStripRows + row < w.n;
-        if (strip > 0 && out.kind == kPackedAdd && here) before[i] = *place(strip, r);
-        finish(out, s.strip + strip, row, rows.first + r, total, up, before[i]);
+        if (strip > 0 && out.kind == kPackedAdd && there(strip)) before[i] = *place(strip, r);
+        finish(out, walk.strip + strip, row, rows.first + r, total, up, before[i]);
       }
     }
-    RingBarriers::arrive(&pipe.joined.free[to.slot]);
-    to.advance(pipe.sum_slots);
-  });
+    warp_arrive(&pipe.sums.free[to.slot]);
+    to.advance(pipe.sums.slots);
+  }
 }
 
 template <int kTiles8>
 WEIR_DEVICE void linear_packed(const GpuPackedLinearArgs& args) {
   extern __shared__ __align__(128) uint8_t shared[];
-  constexpr int kRows = 8 * kTiles8;
-  Rows rows;
-  rows.first = static_cast<int>(blockIdx.x) % args.groups * kRows;
-  rows.count = min(kRows, args.rows - rows.first);
+  const Rows rows(args, shared, 8 * kTiles8);
   Pipe pipe;
-  Columns columns;
-  columns.row_bytes = packed_row_bytes(args.k);
-  columns.rows = rows.count;
-  columns.data = shared;
-  uint8_t* behind = columns.data + static_cast<int64_t>(rows.count + 1) * columns.row_bytes;
-  float* squares = reinterpret_cast<float*>(
-      pipe.lay_out(behind, args.slots, args.slot_bytes, args.units, rows.count, args.sum_slots));
-  pipe.init();
-  if (device::warp() < kPackedWarps) return multiply<kTiles8>(args, pipe, rows, columns, squares);
-  if (device::warp() == kPackedBringer) return bring_weights(args, pipe);
+  auto* squares =
+      reinterpret_cast<float*>(pipe.make(rows.behind(args), args.slots, kPieceBytes, rows.count, args.sum_slots, 1));
+  if (device::warp() < kPackedWarps) return multiply<kTiles8>(args, pipe, rows, squares);
   join<kTiles8>(args, pipe, rows);
 }
 

@@ -3,67 +3,19 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "ops/cpu/aligned.h"
+#include "ops/linear/packed_sizes.h"
 
 namespace weir {
 namespace {
 
-constexpr int kWarps = 8;           // that compute, of packed_ring.h
-constexpr int kUnits = 2 * kWarps;  // blocks of K of a stage at most
-constexpr int kThreads = 32 * (kWarps + 1 + 2);
-constexpr int kScaleSlotBytes = 160;  // of packed_ring.h
-constexpr int64_t kFloat = sizeof(float);
-constexpr int kSlotsMax = 12;
-constexpr int64_t kReservedShared = 1024;  // that the system takes of a block's shared memory
-constexpr int64_t kTwoRowTilesK = 4096;    // up to here 16 rows fit beside a ring
+constexpr int kThreads = 32 * (kPackedWarps + kPackedJoinWarps);
+constexpr int64_t kTwoRowTilesK = 4096;  // up to here 16 rows fit beside a ring
 
-// Stages whose sums wait to be joined: more where they are small.
-int32_t sum_slots(int64_t rows) {
+// Groups whose sums wait to be joined: more where they are small, one where rows leave room for no more.
+int32_t sum_slots(int64_t rows, int64_t k) {
+  constexpr int64_t kLargeK = 3072;
+  if (rows > 8 && k > kLargeK) return 1;
   return rows <= 2 ? 4 : 2;
-}
-
-// Bytes of shared memory beside the ring.
-int64_t fixed_bytes(int64_t rows, int64_t k, int64_t row_limit, int64_t units) {
-  return (rows + 1) * (2 * k + 16) + sum_slots(rows) * units * (rows * kStripRows + 2) * kFloat +
-         row_limit * kWarps * kFloat + 2 * (kSlotsMax + sum_slots(rows)) * static_cast<int64_t>(sizeof(uint64_t));
-}
-
-// Bytes of a stage of `units` blocks of K of FP8, or as many bytes of other formats.
-int32_t stage_bytes(const GpuPackedLinearArgs& args, int32_t units) {
-  int32_t largest = 0;
-  for (int32_t i = 0; i < args.count; ++i) {
-    largest = std::max(largest, units * 2 * packed_tile_bytes(args.outputs[i].weight.format));
-  }
-  return std::min(largest, units * 2 * packed_tile_bytes(kGpuFp8Block));
-}
-
-struct RingSize {
-  int32_t units = 0;
-  int32_t slot_bytes = 0;
-  int32_t slots = 0;
-  int64_t fixed = 0;
-};
-
-// The largest stages of which three fit while another block runs beside this one, as the next kernel's does before this
-// one has ended; where none fit, the multiprocessor belongs to one block.
-RingSize ring_size(const GpuPackedLinearArgs& args, const device::DeviceInfo& info, int64_t rows, int64_t row_limit) {
-  const auto of = [&](int32_t units, int64_t shared_bytes) {
-    RingSize size;
-    size.units = units;
-    size.slot_bytes = stage_bytes(args, units);
-    size.fixed = fixed_bytes(rows, args.k, row_limit, units);
-    size.slots = static_cast<int32_t>(
-        std::clamp<int64_t>((shared_bytes - size.fixed) / (size.slot_bytes + kScaleSlotBytes), 0, kSlotsMax));
-    return size;
-  };
-  const int64_t half = (info.shared_bytes_max + kReservedShared) / 2 - kReservedShared;
-  for (const int64_t shared_bytes : {half, info.shared_bytes_max}) {
-    for (const int32_t units : {kUnits, kWarps}) {
-      const RingSize size = of(units, shared_bytes);
-      if (size.slots >= 3) return size;
-    }
-  }
-  check_failed(__FILE__, __LINE__, "slots >= 3", "no room for a ring beside the rows");
 }
 
 }  // namespace
@@ -108,25 +60,30 @@ void linear_packed(Gpu& gpu, GpuPackedLinearArgs args) {
   if (args.rows == 0) return;
   int64_t strips = 0;
   args.total_cost = 0;
+  args.types = 0;
   for (int32_t i = 0; i < args.count; ++i) {
     const GpuPacked& weight = args.outputs[i].weight;
     WEIR_CHECK(weight.k == args.k && weight.strips > 0, "a matrix of {} x {} beside K {}", weight.n, weight.k, args.k);
     args.total_cost += packed_strip_cost(weight) * static_cast<uint32_t>(weight.strips);
     strips += weight.strips;
+    args.types |= 1 << operand_type(weight.format);
   }
+  WEIR_CHECK(args.norm != nullptr || (((args.types & 1 << kOperandBf16) == 0 || args.x_bf16 != nullptr) &&
+                                      ((args.types & 1 << kOperandF16) == 0 || args.x_f16 != nullptr)),
+             "rows in the types {} are missing", args.types);
   const device::DeviceInfo& info = gpu.device->info();
-  const int64_t row_limit = args.rows > 8 && args.k <= kTwoRowTilesK ? 16 : 8;
-  const int64_t rows = std::min<int64_t>(args.rows, row_limit);
+  const int64_t row_limit = args.rows > 8 && args.types != 3 && args.k <= kTwoRowTilesK ? 16 : 8;
+  const auto rows = static_cast<int>(std::min<int64_t>(args.rows, row_limit));
   args.groups = static_cast<int32_t>((args.rows + row_limit - 1) / row_limit);
-  const RingSize ring = ring_size(args, info, rows, row_limit);
-  args.slot_bytes = ring.slot_bytes;
-  args.slots = ring.slots;
-  args.units = ring.units;
-  args.sum_slots = sum_slots(rows);
+  args.sum_slots = sum_slots(rows, args.k);
+  const int copies = args.types == 3 ? 2 : 1;
+  const int64_t fixed = int64_t{copies} * rows * packed_row_bytes(args.k) + int64_t{rows} * kPackedWarps * 4;
+  args.slots = packed_slots(info.shared_bytes_max, fixed, kPieceBytes, rows, args.sum_slots);
+  WEIR_CHECK(args.slots > 0, "no room for a ring beside {} rows of {}", rows, args.k);
   device::Grid grid;
   grid.x = std::min<int64_t>(info.multiprocessors, strips) * args.groups;
   grid.threads = kThreads;
-  grid.shared_bytes = round_up(ring.fixed + ring.slots * (ring.slot_bytes + kScaleSlotBytes), 16);
+  grid.shared_bytes = fixed + packed_pipe_bytes(args.slots, kPieceBytes, rows, args.sum_slots);
   grid.overlap = true;
   gpu.launch(row_limit == 16 ? "weir_linear_packed_16" : "weir_linear_packed_8", grid, args);
 }

@@ -1,5 +1,7 @@
 #include "ops/linear/packed_test_tools.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <random>
 
@@ -29,7 +31,39 @@ GpuMatrix on_device(Gpu gpu, const TestMatrix& m, OnDevice<uint8_t>* data, OnDev
   return out;
 }
 
+// To nearest, ties to even; beyond +-65,504 it stays there.
+uint16_t float_to_f16(float x) {
+  const double size = std::abs(static_cast<double>(x));
+  const auto sign = static_cast<uint16_t>(std::signbit(x) ? 0x8000U : 0U);
+  if (size == 0) return sign;
+  const int exponent = std::max(std::ilogb(size), -14);
+  const auto steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, 10 - exponent)));
+  const uint32_t bits = (static_cast<uint32_t>(exponent + 14) << 10) + steps;
+  return static_cast<uint16_t>(sign | std::min(bits, 0x7bffU));
+}
+
+float f16_to_float(uint16_t bits) {
+  const int exponent = std::max(bits >> 10 & 31, 1);
+  const int steps = (bits & 1023) + ((bits >> 10 & 31) != 0 ? 1024 : 0);
+  const float size = std::ldexp(static_cast<float>(steps), exponent - 25);
+  return (bits & 0x8000U) != 0 ? -size : size;
+}
+
 }  // namespace
+
+std::vector<uint16_t> to_operand(const std::vector<float>& x, int32_t type) {
+  if (type == kOperandBf16) return bf16_values(x);
+  std::vector<uint16_t> out;
+  for (const float v : x) out.push_back(float_to_f16(v));
+  return out;
+}
+
+std::vector<float> from_operand(const std::vector<uint16_t>& bits, int32_t type) {
+  if (type == kOperandBf16) return float_values(bits);
+  std::vector<float> out;
+  for (const uint16_t v : bits) out.push_back(f16_to_float(v));
+  return out;
+}
 
 int64_t TestMatrix::row_bytes() const {
   if (format == kGpuBf16) return 2 * k;

@@ -32,6 +32,13 @@ struct PackedOnDevice {
 };
 PackedOnDevice pack_on_device(Gpu gpu, const TestMatrix& matrix, const TestMatrix* second = nullptr);
 
+// Values rounded to an operand type, and what the bits stand for.
+std::vector<uint16_t> to_operand(const std::vector<float>& x, int32_t type);
+std::vector<float> from_operand(const std::vector<uint16_t>& bits, int32_t type);
+inline std::vector<float> rounded(const std::vector<float>& x, int32_t type) {
+  return from_operand(to_operand(x, type), type);
+}
+
 // x[rows][k] W^T, row-major [rows][n].
 std::vector<float> reference_product(const std::vector<float>& x, const TestMatrix& w);
 

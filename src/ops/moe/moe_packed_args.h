@@ -13,7 +13,8 @@ inline constexpr int32_t kPackedMoeRows = 64;      // rows of a call
 
 // Routing: p = softmax over the X logits of a row; the top_k largest (ties: the lower index; NaN behind everything),
 // weights that sum to 1. A row's slots are its experts in ascending index, the shared expert (weight sigmoid of logit
-// X) behind them. hidden[row][slot][F] = bf16(SiLU(gate x) * up x); the shared expert's is there already. y[row] (+)=
+// X) behind them. hidden[row][slot][F] = SiLU(gate x) * up x; the shared expert's is there already. x and hidden are in
+// operand_type(format). y[row] (+)=
 // sum over slots, ascending, of weight * down(hidden), from zero.
 struct GpuExpertsArgs {
   const GpuPackedMlp* table = nullptr;  // [X], then the shared expert
@@ -30,10 +31,8 @@ struct GpuExpertsArgs {
   int32_t d = 0;
   int32_t f = 0;
   int32_t format = kGpuFp8Block;  // of all experts
-  int32_t slot_bytes = 0;         // of a stage's weights; filled in, as the next three
-  int32_t slots = 0;
-  int32_t units = 0;      // blocks of K of a stage, at most
-  int32_t sum_slots = 0;  // stages whose sums may wait to be joined
+  int32_t slots = 0;              // of a warp's ring; filled in, as the next
+  int32_t sum_slots = 0;          // groups whose sums may wait to be joined
 };
 
 }  // namespace weir

@@ -9,6 +9,6 @@ namespace weir {
 // Two kernels that overlap with what comes before them: hidden values of the chosen experts, then their outputs. The
 // kernel before this call must be the one that wrote router, x and the shared expert's hidden values. At most
 // kPackedMoeRows rows.
-void experts_packed(Gpu& gpu, GpuExpertsArgs args);
+void experts_packed(Gpu& gpu, const GpuExpertsArgs& args);
 
 }  // namespace weir

@@ -41,10 +41,11 @@ class MoePacked : public GpuTest {
     return m;
   }
 
-  // y of rows x (bf16 values) with these router logits [rows][experts + 1].
+  // y of rows x (in the operand type) with these router logits [rows][experts + 1].
   std::vector<float> run(const Experts& m, const std::vector<float>& x, const std::vector<float>& logits, int32_t rows,
                          int32_t format, std::vector<float>* hidden_out = nullptr) {
-    OnDevice<uint16_t> in = upload(bf16_values(x));
+    const int32_t type = operand_type(format);
+    OnDevice<uint16_t> in = upload(to_operand(x, type));
     OnDevice<float> router = upload(logits);
     const int64_t slots = m.top_k + 1;
     OnDevice<uint16_t> hidden = zeros<uint16_t>(static_cast<size_t>(rows * slots * m.f));
@@ -52,11 +53,13 @@ class MoePacked : public GpuTest {
     Gpu g = gpu();
     GpuPackedLinearArgs shared;
     shared.x_bf16 = in.data();
+    shared.x_f16 = in.data();
     shared.x_stride = m.d;
     shared.k = static_cast<int32_t>(m.d);
     shared.rows = rows;
     shared.count = 1;
-    shared.outputs[0] = {m.gate_up_packed.back().packed, hidden.data() + m.top_k * m.f, slots * m.f, kPackedSwiglu, 0};
+    shared.outputs[0] = {m.gate_up_packed.back().packed, hidden.data() + m.top_k * m.f, slots * m.f, kPackedSwiglu,
+                         type};
     linear_packed(g, shared);
     GpuExpertsArgs args;
     args.table = m.table.data();
@@ -73,13 +76,14 @@ class MoePacked : public GpuTest {
     args.f = static_cast<int32_t>(m.f);
     args.format = format;
     experts_packed(g, args);
-    if (hidden_out != nullptr) *hidden_out = float_values(hidden.read());
+    if (hidden_out != nullptr) *hidden_out = from_operand(hidden.read(), type);
     return y.read();
   }
 
-  // The same in float64, with hidden values rounded to bf16.
+  // The same in float64, with hidden values rounded to the operand type.
   static std::vector<float> reference(const Experts& m, const std::vector<float>& x, const std::vector<float>& logits,
                                       int32_t rows) {
+    const int32_t type = operand_type(m.down.front().format);
     std::vector<float> y;
     const auto width = static_cast<size_t>(m.experts + 1);
     for (int32_t r = 0; r < rows; ++r) {
@@ -99,7 +103,7 @@ class MoePacked : public GpuTest {
         std::vector<float> h = reference_product(row, m.gate[static_cast<size_t>(e)]);
         const std::vector<float> u = reference_product(row, m.up[static_cast<size_t>(e)]);
         for (size_t i = 0; i < h.size(); ++i) h[i] = h[i] / (1 + std::exp(-h[i])) * u[i];
-        const std::vector<float> out = reference_product(float_values(bf16_values(h)), m.down[static_cast<size_t>(e)]);
+        const std::vector<float> out = reference_product(rounded(h, type), m.down[static_cast<size_t>(e)]);
         for (size_t i = 0; i < total.size(); ++i) total[i] += weight * static_cast<double>(out[i]);
       }
       for (const double t : total) y.push_back(static_cast<float>(t));
@@ -123,7 +127,8 @@ TEST_F(MoePacked, EqualsTheExpertsOneByOne) {
       if (c.experts > 100 && format != kGpuMxfp4) continue;
       const Experts m = make(c.d, c.f, c.experts, c.top_k, format);
       for (const int32_t rows : {1, 3, 8, 9, 64}) {
-        const std::vector<float> x = float_values(bf16_values(normal_values(static_cast<size_t>(rows * c.d), 1, 21)));
+        const std::vector<float> x =
+            rounded(normal_values(static_cast<size_t>(rows * c.d), 1, 21), operand_type(format));
         const std::vector<float> logits = normal_values(static_cast<size_t>(rows * (c.experts + 1)), 2, 22);
         const double difference = relative_difference(run(m, x, logits, rows, format), reference(m, x, logits, rows));
         EXPECT_LT(difference, 2e-3) << "format " << format << ", " << c.experts << " experts, d " << c.d << ", f "
@@ -135,7 +140,7 @@ TEST_F(MoePacked, EqualsTheExpertsOneByOne) {
 
 TEST_F(MoePacked, ARowHasTheSameBitsAmongOthers) {
   const Experts m = make(256, 128, 16, 4, kGpuFp8Block);
-  const std::vector<float> x = float_values(bf16_values(normal_values(64 * 256, 1, 31)));
+  const std::vector<float> x = rounded(normal_values(64 * 256, 1, 31), kOperandF16);
   const std::vector<float> logits = normal_values(64 * 17, 2, 32);
   const std::vector<float> all = run(m, x, logits, 64, kGpuFp8Block);
   for (const int32_t rows : {1, 5, 8}) {
@@ -150,7 +155,7 @@ TEST_F(MoePacked, ARowHasTheSameBitsAmongOthers) {
 
 TEST_F(MoePacked, TiesGoToTheLowerIndexAndNansComeLast) {
   const Experts m = make(128, 64, 6, 2, kGpuBf16);
-  const std::vector<float> x = float_values(bf16_values(normal_values(128, 1, 41)));
+  const std::vector<float> x = rounded(normal_values(128, 1, 41), kOperandBf16);
   const std::vector<float> tied = {1, 3, 3, 3, 0, 1, 0};
   std::vector<float> clear = {-9, 3, 3, -9, -9, -9, 0};
   EXPECT_EQ(run(m, x, tied, 1, kGpuBf16), run(m, x, clear, 1, kGpuBf16));
@@ -159,96 +164,160 @@ TEST_F(MoePacked, TiesGoToTheLowerIndexAndNansComeLast) {
   EXPECT_EQ(run(m, x, nan, 1, kGpuBf16), run(m, x, clear, 1, kGpuBf16));
 }
 
-TEST_F(MoePacked, Timing) {
-  constexpr int64_t kD = 2048;
-  constexpr int64_t kF = 512;
-  constexpr int32_t kExperts = 256;
-  constexpr int32_t kTop = 8;
-  constexpr int kLayers = 2;  // so that the second-level cache does not serve the weights
-  const GpuPacked gate_up = packed_shape(2 * kF, kD, kGpuFp8Block);
-  const GpuPacked down = packed_shape(kD, kF, kGpuFp8Block);
-  const GpuPacked router = packed_shape(kExperts + 1, kD, kGpuBf16);
-  const int64_t expert_bytes = packed_data_bytes(gate_up) + packed_data_bytes(down);
-  OnDevice<uint8_t> data = zeros<uint8_t>(static_cast<size_t>(expert_bytes * (kExperts + 1) * kLayers));
-  OnDevice<uint8_t> router_data = zeros<uint8_t>(static_cast<size_t>(packed_data_bytes(router)) * 64);
-  OnDevice<float> scales(gpu(), static_cast<size_t>(packed_scale_floats(gate_up) + packed_scale_floats(down)), 1.0F);
-  std::vector<OnDevice<GpuPackedMlp>> tables;
-  for (int layer = 0; layer < kLayers; ++layer) {
-    std::vector<GpuPackedMlp> table;
-    for (int64_t e = 0; e <= kExperts; ++e) {
-      GpuPackedMlp mlp{gate_up, down};
-      mlp.gate_up.data = data.data() + (layer * (kExperts + 1) + e) * expert_bytes;
-      mlp.down.data = mlp.gate_up.data + packed_data_bytes(gate_up);
-      mlp.gate_up.scales = scales.data();
-      mlp.down.scales = scales.data();
-      table.push_back(mlp);
+// A layer of the 35B model, twice, so that the second-level cache does not serve the weights.
+class MoePackedTiming : public GpuTest {
+ protected:
+  static constexpr int64_t kD = 2048;
+  static constexpr int64_t kF = 512;
+  static constexpr int32_t kExperts = 256;
+  static constexpr int32_t kTop = 8;
+  static constexpr int kLayers = 2;
+  static constexpr int kOthers = 16;  // of the matrices beside the experts
+  static constexpr int64_t kIn = 12288;
+  static constexpr int64_t kMixed = 4096;
+
+  void make() {
+    data_ = zeros<uint8_t>(static_cast<size_t>(expert_bytes() * (kExperts + 1) * kLayers));
+    router_data_ = zeros<uint8_t>(static_cast<size_t>(packed_data_bytes(router_) * 64));
+    in_data_ = zeros<uint8_t>(static_cast<size_t>(packed_data_bytes(in_) * kOthers));
+    out_data_ = zeros<uint8_t>(static_cast<size_t>(packed_data_bytes(out_) * kOthers));
+    scales_ = OnDevice<float>(gpu(), static_cast<size_t>(packed_scale_floats(in_) + packed_scale_floats(out_)), 1.0F);
+    norm_ = zeros<float>(kD);
+    for (int layer = 0; layer < kLayers; ++layer) {
+      std::vector<GpuPackedMlp> table;
+      for (int64_t e = 0; e <= kExperts; ++e) {
+        uint8_t* data = data_.data() + (layer * (kExperts + 1) + e) * expert_bytes();
+        table.push_back({with(gate_up_, data), with(down_, data + packed_data_bytes(gate_up_))});
+      }
+      tables_.push_back(upload(table));
     }
-    tables.push_back(upload(table));
   }
-  for (const int32_t rows : {1, 2, 4, 8, 16, 32, 64}) {
-    const std::vector<float> logits = normal_values(static_cast<size_t>(rows * (kExperts + 1) * 16), 1, 51);
-    std::vector<OnDevice<float>> routers;
-    double distinct = 0;
+  void make_rows(int32_t rows) {
+    rows_ = rows;
+    h_ = OnDevice<float>(gpu(), static_cast<size_t>(rows * kD), 0.5F);
+    x_ = zeros<uint16_t>(static_cast<size_t>(rows * kMixed));
+    hidden_ = zeros<uint16_t>(static_cast<size_t>(rows * (kTop + 1) * kF));
+    wide_ = zeros<float>(static_cast<size_t>(rows * kIn));
+    scored_ = zeros<float>(static_cast<size_t>(rows * (kExperts + 1)));
+    routers_.clear();
+    distinct_ = 0;
     for (int i = 0; i < 16; ++i) {
-      const std::vector<float> part(logits.begin() + i * rows * (kExperts + 1),
-                                    logits.begin() + (i + 1) * rows * (kExperts + 1));
-      routers.push_back(upload(part));
+      const auto logits = normal_values(static_cast<size_t>(rows * (kExperts + 1)), 1, static_cast<uint64_t>(51 + i));
+      routers_.push_back(upload(logits));
       std::vector<uint8_t> seen(kExperts);
       for (int32_t r = 0; r < rows; ++r) {
         std::vector<int32_t> order(kExperts);
         std::iota(order.begin(), order.end(), 0);
-        const float* l = part.data() + r * (kExperts + 1);
+        const float* l = logits.data() + r * (kExperts + 1);
         std::partial_sort(order.begin(), order.begin() + kTop, order.end(),
                           [&](int32_t a, int32_t b) { return l[a] > l[b]; });
         for (int s = 0; s < kTop; ++s) seen[static_cast<size_t>(order[static_cast<size_t>(s)])] = 1;
       }
-      distinct += std::accumulate(seen.begin(), seen.end(), 0.0) / 16;
+      distinct_ += std::accumulate(seen.begin(), seen.end(), 0.0) / 16;
     }
-    OnDevice<float> h(gpu(), static_cast<size_t>(rows * kD), 0.5F);
-    OnDevice<float> norm = zeros<float>(kD);
-    OnDevice<uint16_t> x = zeros<uint16_t>(static_cast<size_t>(rows * kD));
-    OnDevice<uint16_t> hidden = zeros<uint16_t>(static_cast<size_t>(rows * (kTop + 1) * kF));
-    OnDevice<float> out = zeros<float>(static_cast<size_t>(rows * (kExperts + 1)));
-    OnDevice<float> y = zeros<float>(static_cast<size_t>(rows * kD));
+  }
+  static int64_t expert_bytes() { return packed_data_bytes(gate_up_) + packed_data_bytes(down_); }
+  GpuPacked with(GpuPacked shape, uint8_t* data) const {
+    shape.data = data;
+    if (shape.format == kGpuFp8Block) shape.scales = scales_.data();
+    return shape;
+  }
+
+  // One product of h_, normed, or of x_.
+  void linear(const GpuPacked& w, float* y, bool normed, bool adds) {
+    GpuPackedLinearArgs args;
+    if (normed) {
+      args.x = h_.data();
+      args.norm = norm_.data();
+    } else {
+      args.x_f16 = x_.data();
+    }
+    args.x_stride = w.k;
+    args.k = w.k;
+    args.rows = rows_;
+    args.count = 1;
+    args.outputs[0] = {w, y, w.n, adds ? kPackedAdd : kPackedStore, 0};
+    Gpu g = gpu();
+    linear_packed(g, args);
+  }
+  void in_proj(int turn) {
+    linear(with(in_, in_data_.data() + turn % kOthers * packed_data_bytes(in_)), wide_.data(), true, false);
+  }
+  void out_proj(int turn) {
+    linear(with(out_, out_data_.data() + turn % kOthers * packed_data_bytes(out_)), h_.data(), false, true);
+  }
+  // Norm, router, the shared expert's hidden values.
+  void front(int turn) {
+    GpuPackedLinearArgs args;
+    args.x = h_.data();
+    args.norm = norm_.data();
+    args.x_out_f16 = x_.data();
+    args.x_stride = kD;
+    args.k = kD;
+    args.rows = rows_;
+    args.count = 2;
+    args.outputs[0] = {with(router_, router_data_.data() + turn % 64 * packed_data_bytes(router_)), scored_.data(),
+                       kExperts + 1, kPackedStore, 0};
+    uint8_t* shared = data_.data() + (turn % kLayers * (kExperts + 1) + kExperts) * expert_bytes();
+    args.outputs[1] = {with(gate_up_, shared), hidden_.data() + kTop * kF, (kTop + 1) * kF, kPackedSwiglu, kOperandF16};
+    Gpu g = gpu();
+    linear_packed(g, args);
+  }
+  void experts(int turn) {
+    GpuExpertsArgs args;
+    args.table = tables_[static_cast<size_t>(turn % kLayers)].data();
+    args.router = routers_[static_cast<size_t>(turn % 16)].data();
+    args.x = x_.data();
+    args.hidden = hidden_.data();
+    args.y = h_.data();
+    args.y_stride = kD;
+    args.rows = rows_;
+    args.experts = kExperts;
+    args.top_k = kTop;
+    args.shared = 1;
+    args.d = kD;
+    args.f = kF;
+    Gpu g = gpu();
+    experts_packed(g, args);
+  }
+  template <class Function>
+  void time(const char* what, double bytes, const Function& f) {
     int turn = 0;
-    const double all = micros(32, [&] {
-      Gpu g = gpu();
-      const OnDevice<GpuPackedMlp>& table = tables[static_cast<size_t>(turn % kLayers)];
-      GpuPackedLinearArgs front;
-      front.x = h.data();
-      front.norm = norm.data();
-      front.x_out = x.data();
-      front.x_stride = kD;
-      front.k = kD;
-      front.rows = rows;
-      front.count = 2;
-      GpuPacked w = router;
-      w.data = router_data.data() + turn % 64 * packed_data_bytes(router);
-      front.outputs[0] = {w, out.data(), kExperts + 1, kPackedStore, 0};
-      GpuPacked shared = gate_up;
-      shared.data = data.data() + ((turn % kLayers) * (kExperts + 1) + kExperts) * expert_bytes;
-      shared.scales = scales.data();
-      front.outputs[1] = {shared, hidden.data() + kTop * kF, (kTop + 1) * kF, kPackedSwiglu, 0};
-      linear_packed(g, front);
-      GpuExpertsArgs args;
-      args.table = table.data();
-      args.router = routers[static_cast<size_t>(turn % 16)].data();
-      args.x = x.data();
-      args.hidden = hidden.data();
-      args.y = y.data();
-      args.y_stride = kD;
-      args.rows = rows;
-      args.experts = kExperts;
-      args.top_k = kTop;
-      args.shared = 1;
-      args.d = kD;
-      args.f = kF;
-      experts_packed(g, args);
-      ++turn;
+    const double us = micros(32, [&] { f(turn++); });
+    std::printf("%2d rows (%5.1f experts) %-8s %7.1f us, %4.1f %% of 4.69 TB/s\n", rows_, distinct_, what, us,
+                100 * bytes / 4.69e6 / us);
+  }
+
+  static inline const GpuPacked gate_up_ = packed_shape(2 * kF, kD, kGpuFp8Block);
+  static inline const GpuPacked down_ = packed_shape(kD, kF, kGpuFp8Block);
+  static inline const GpuPacked router_ = packed_shape(kExperts + 1, kD, kGpuBf16);
+  static inline const GpuPacked in_ = packed_shape(kIn, kD, kGpuFp8Block);
+  static inline const GpuPacked out_ = packed_shape(kD, kMixed, kGpuFp8Block);
+  OnDevice<uint8_t> data_, router_data_, in_data_, out_data_;
+  OnDevice<float> scales_, norm_, h_, wide_, scored_;
+  OnDevice<uint16_t> x_, hidden_;
+  std::vector<OnDevice<GpuPackedMlp>> tables_;
+  std::vector<OnDevice<float>> routers_;
+  int32_t rows_ = 0;
+  double distinct_ = 0;
+};
+
+TEST_F(MoePackedTiming, Timing) {
+  make();
+  for (const int32_t rows : {1, 2, 4, 8, 16, 32, 64}) {
+    make_rows(rows);
+    const auto front_bytes = static_cast<double>(packed_data_bytes(router_) + packed_data_bytes(gate_up_));
+    const double expert_part =
+        (distinct_ + 1) * static_cast<double>(expert_bytes()) - static_cast<double>(packed_data_bytes(gate_up_));
+    const auto mixer_bytes = static_cast<double>(packed_data_bytes(in_) + packed_data_bytes(out_));
+    time("front", front_bytes, [&](int turn) { front(turn); });
+    time("experts", expert_part, [&](int turn) { experts(turn); });
+    time("layer", front_bytes + expert_part + mixer_bytes, [&](int turn) {
+      in_proj(turn);
+      out_proj(turn);
+      front(turn);
+      experts(turn);
     });
-    const double bytes = (distinct + 1) * static_cast<double>(expert_bytes) + 2.0 * (kExperts + 1) * kD;
-    std::printf("moe %2d rows, %5.1f experts: %7.1f us with norm, router and shared expert, %4.1f %% of 4.69 TB/s\n",
-                rows, distinct, all, 100 * bytes / 4.69e6 / all);
   }
 }
 

@@ -22,13 +22,7 @@ WEIR_KERNEL_BOUNDED(weir_routes, GpuRoutesArgs, kThreads, 1) {
   device::wait_for_previous();
   device::start_next();
   __syncthreads();
-  if (device::warp() < part.rows) {
-    if (args.experts_total <= 256) {
-      choose_experts<8>(part, device::warp(), routes);
-    } else {
-      choose_experts<16>(part, device::warp(), routes);
-    }
-  }
+  if (device::warp() < part.rows) choose_experts(part, device::warp(), routes);
   __syncthreads();
   const int slots = args.top_k + args.shared;
   for (int e = static_cast<int>(threadIdx.x); e < args.experts_total; e += kThreads) {

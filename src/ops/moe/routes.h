@@ -57,19 +57,25 @@ WEIR_DEVICE float route_value(uint32_t key) {
   return __uint_as_float(key ^ ((key >> 31) != 0 ? 0x80000000U : 0xffffffffU));
 }
 
+// What a lane knows of a row's choice: of lanes below top_k the lane-th best expert, its weight, and how many of the
+// chosen have a lower index.
+struct Chosen {
+  int expert = 0x7fffffff;
+  int rank = 0;
+  float weight = 0;
+};
+
 // One row by one warp; experts lane + 32 i, i < kEach.
 template <int kEach>
-WEIR_DEVICE void choose_experts(const GpuExpertsArgs& args, int row, const Routes& routes) {
+WEIR_DEVICE Chosen choose_of_row(const GpuExpertsArgs& args, const float* logits) {
   const int lane = device::lane();
-  const float* logits = args.router + static_cast<int64_t>(row) * (args.experts + args.shared);
   uint32_t keys[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int e = lane + device::kWarp * i;
     keys[i] = e < args.experts ? route_key(__ldcg(logits + e)) : 0;
   }
-  const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
-  int mine = 0x7fffffff;  // lane s keeps the s-th chosen
+  Chosen chosen;
   float value = 0;
   for (int s = 0; s < args.top_k; ++s) {
     uint32_t best = 0;
@@ -87,23 +93,39 @@ WEIR_DEVICE void choose_experts(const GpuExpertsArgs& args, int row, const Route
       if (static_cast<uint32_t>(lane + device::kWarp * i) == at) keys[i] = 0;
     }
     if (lane == s) {
-      mine = static_cast<int>(at);
+      chosen.expert = static_cast<int>(at);
       value = route_value(best);
     }
   }
   const float largest = __shfl_sync(device::kAllLanes, value, 0);
   const float e = lane < args.top_k ? expf(value - largest) : 0.0F;
-  const float weight = e / device::warp_sum(e);
-  int rank = 0;
-  for (int s = 0; s < args.top_k; ++s) rank += __shfl_sync(device::kAllLanes, mine, s) < mine ? 1 : 0;
-  if (lane < args.top_k) {
-    routes.weights[row * kRouteSlots + rank] = weight;
-    atomicOr(&routes.masks[2 * mine + row / 32], 1U << (row % 32));
-    atomicOr(&routes.slots[mine * route_words(args.rows) + row / 8], static_cast<uint32_t>(rank) << (row % 8 * 4));
+  chosen.weight = e / device::warp_sum(e);
+  for (int s = 0; s < args.top_k; ++s) {
+    chosen.rank += __shfl_sync(device::kAllLanes, chosen.expert, s) < chosen.expert ? 1 : 0;
   }
+  return chosen;
+}
+
+// Row `row` by one warp: its weights by slot, and the expert it gives in each lane.
+WEIR_DEVICE Chosen choose_row(const GpuExpertsArgs& args, int row, const Routes& routes) {
+  const float* logits = args.router + static_cast<int64_t>(row) * (args.experts + args.shared);
+  const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
+  const Chosen chosen = args.experts <= 256 ? choose_of_row<8>(args, logits) : choose_of_row<16>(args, logits);
+  const int lane = device::lane();
+  if (lane < args.top_k) routes.weights[row * kRouteSlots + chosen.rank] = chosen.weight;
   if (lane == args.top_k && args.shared != 0) {
     routes.weights[row * kRouteSlots + args.top_k] = device::sigmoid(shared_logit);
   }
+  return chosen;
+}
+
+// The same, and the row among those of its experts.
+WEIR_DEVICE void choose_experts(const GpuExpertsArgs& args, int row, const Routes& routes) {
+  const Chosen chosen = choose_row(args, row, routes);
+  if (device::lane() >= args.top_k) return;
+  atomicOr(&routes.masks[2 * chosen.expert + row / 32], 1U << (row % 32));
+  atomicOr(&routes.slots[chosen.expert * route_words(args.rows) + row / 8], static_cast<uint32_t>(chosen.rank)
+                                                                                << (row % 8 * 4));
 }
 
 WEIR_DEVICE void write_entries(RouteEntry* to, int expert, uint64_t rows, const uint32_t* slots) {
@@ -131,20 +153,34 @@ WEIR_DEVICE void write_entries(RouteEntry* to, int expert, uint64_t rows, const 
   }
 }
 
+// One row by one warp: an entry a slot, which is the whole routing.
+WEIR_DEVICE void make_routes_of_one(const GpuExpertsArgs& args, const Routes& routes) {
+  const Chosen chosen = choose_row(args, 0, routes);
+  const int slot = device::lane() < args.top_k ? chosen.rank : device::lane();
+  if (slot >= args.top_k + args.shared) return;
+  RouteEntry entry = {};
+  entry.mask[0] = 1;
+  entry.slots = static_cast<uint32_t>(slot);
+  entry.expert = static_cast<uint16_t>(slot < args.top_k ? chosen.expert : args.experts);
+  entry.count = 1;
+  routes.entries[slot] = entry;
+}
+
 // By all kThreads threads of the block, with barriers of the block; returns how many entries there are, in ascending
 // order of experts. `with_shared`: the shared expert's follow, for all rows.
 template <int kThreads>
 WEIR_DEVICE int make_routes(const GpuExpertsArgs& args, const Routes& routes, bool with_shared) {
   const int thread = static_cast<int>(threadIdx.x);
+  if (args.rows == 1) {
+    if (device::warp() == 0) make_routes_of_one(args, routes);
+    __syncthreads();
+    return args.top_k + (with_shared ? args.shared : 0);
+  }
   const int words = route_words(args.rows);
   for (int i = thread; i < args.experts * (2 + words); i += kThreads) routes.masks[i] = 0;
   __syncthreads();
   for (int row = device::warp(); row < args.rows; row += kThreads / device::kWarp) {
-    if (args.experts <= 256) {
-      choose_experts<8>(args, row, routes);
-    } else {
-      choose_experts<16>(args, row, routes);
-    }
+    choose_experts(args, row, routes);
   }
   __syncthreads();
   int total = 0;
