@@ -2,10 +2,8 @@
 // config.json alone; computes nothing.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
+#include "cli/command_plan.h"
 #include "cli/commands.h"
-#include "cli/loading.h"
 #include "models/program.h"
 #include "models/weights.h"
 #include "ops/cpu/isa.h"
@@ -28,14 +26,6 @@ struct PlanRow {
   int64_t bytes = 0;  // of weights that one row reads
   std::vector<int32_t> layers;
 };
-
-std::string layer_text(const std::vector<int32_t>& layers) {
-  if (layers.size() == 1) {
-    if (layers[0] == kNoLayer) return "-";
-    return layers[0] == kMtpLayer ? "draft" : std::to_string(layers[0]);
-  }
-  return fmt::format("{} of {}..{}", layers.size(), layers.front(), layers.back());
-}
 
 // Shapes and formats by place, as the loader bound them.
 class Matrices {
@@ -146,17 +136,8 @@ void print_text(const std::vector<PlanRow>& rows, const MemoryPlan& memory, int6
     fmt::print("{:<7} {:<13} {:<12} {:<46} {:<12} {:<40} {:>12}\n", row.program, row.operation, layer_text(row.layers),
                row.what, row.format, row.kernel, row.bytes);
   }
-  const RunnerLimits& limits = memory.limits;
   fmt::print("\none token of one sequence reads {} of weights and state\n", mib(row_bytes));
-  fmt::print("weights as stored      {}\n", mib(memory.weight_bytes));
-  fmt::print("KV pages               {}: {} pages of {} tokens, {} each\n", mib(memory.page_bytes), limits.pages[0],
-             kGridTokens, mib(memory.layout.classes[0].bytes_per_page));
-  fmt::print("recurrent states       {}: {} slots, {} each\n", mib(memory.slot_bytes), limits.state_slots,
-             mib(memory.layout.state_slot_bytes));
-  fmt::print("work buffers           {} for steps of {} tokens\n", mib(memory.work_bytes), limits.step_tokens_max);
-  fmt::print("context                {} tokens; {} full-length sequences fit the pages\n", limits.sequence_tokens_max,
-             int64_t{limits.pages[0]} * kGridTokens / std::max<int64_t>(1, limits.sequence_tokens_max));
-  fmt::print("free on this machine   {}\n", mib(memory.free_bytes));
+  print_memory(memory);
 }
 
 void print_json(const std::vector<PlanRow>& rows, const MemoryPlan& memory) {
@@ -170,38 +151,56 @@ void print_json(const std::vector<PlanRow>& rows, const MemoryPlan& memory) {
                                  {"bytes_a_row", row.bytes},
                                  {"layers", row.layers}});
   }
-  out["memory"] = {{"weight_bytes", memory.weight_bytes},
-                   {"page_bytes", memory.page_bytes},
-                   {"slot_bytes", memory.slot_bytes},
-                   {"work_bytes", memory.work_bytes},
-                   {"pages", memory.limits.pages[0]},
-                   {"state_slots", memory.limits.state_slots},
-                   {"context_tokens", memory.limits.sequence_tokens_max},
-                   {"free_bytes", memory.free_bytes}};
+  out["memory"] = memory_json(memory);
   fmt::print("{}\n", out.dump(1));
 }
 
 }  // namespace
 
+std::string layer_text(const std::vector<int32_t>& layers) {
+  if (layers.size() == 1) {
+    if (layers[0] == kNoLayer) return "-";
+    return layers[0] == kMtpLayer ? "draft" : std::to_string(layers[0]);
+  }
+  return fmt::format("{} of {}..{}", layers.size(), layers.front(), layers.back());
+}
+
+void print_memory(const MemoryPlan& memory) {
+  const RunnerLimits& limits = memory.limits;
+  fmt::print("weights as stored      {}\n", mib(memory.weight_bytes));
+  fmt::print("KV pages               {}: {} pages of {} tokens, {} each\n", mib(memory.page_bytes), limits.pages[0],
+             kGridTokens, mib(memory.layout.classes[0].bytes_per_page));
+  fmt::print("recurrent states       {}: {} slots, {} each\n", mib(memory.slot_bytes), limits.state_slots,
+             mib(memory.layout.state_slot_bytes));
+  fmt::print("work buffers           {} for steps of {} tokens\n", mib(memory.work_bytes), limits.step_tokens_max);
+  fmt::print("context                {} tokens; {} full-length sequences fit the pages\n", limits.sequence_tokens_max,
+             int64_t{limits.pages[0]} * kGridTokens / std::max<int64_t>(1, limits.sequence_tokens_max));
+  fmt::print("free on this machine   {}\n", mib(memory.free_bytes));
+}
+
+Json memory_json(const MemoryPlan& memory) {
+  return {{"weight_bytes", memory.weight_bytes},
+          {"page_bytes", memory.page_bytes},
+          {"slot_bytes", memory.slot_bytes},
+          {"work_bytes", memory.work_bytes},
+          {"pages", memory.limits.pages[0]},
+          {"state_slots", memory.limits.state_slots},
+          {"context_tokens", memory.limits.sequence_tokens_max},
+          {"free_bytes", memory.free_bytes}};
+}
+
 Status command_plan(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
   WEIR_ASSIGN_OR_RETURN(const ModelConfig config, read_model_config(folder.string()));
-  std::unique_ptr<Checkpoint> checkpoint;
-  ModelWeights weights;
-  int64_t stored_bytes = 0;
-  const bool dummy = options.load_format == "dummy";
-  if (dummy) {
-    WEIR_ASSIGN_OR_RETURN(weights, dummy_shapes(config, dummy_format(options)));
-    stored_bytes = weights.total_bytes;
-  } else {
-    WEIR_ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(folder.string()));
-    WEIR_ASSIGN_OR_RETURN(weights, load_weights(config, *checkpoint));
-    stored_bytes = checkpoint->total_bytes();
-  }
+  WEIR_RETURN_IF_ERROR(check_kernels(options, config));
+  WEIR_ASSIGN_OR_RETURN(const ModelShapes shapes, model_shapes(options, folder, config));
+  if (options.device != "cpu") return plan_gpu(options, config, shapes);
+  const ModelWeights& weights = shapes.weights;
   WEIR_ASSIGN_OR_RETURN(const int64_t free_bytes, free_bytes_of(options));
-  WEIR_ASSIGN_OR_RETURN(MemoryPlan memory, plan_memory(options, config, (dummy ? kDummyCopies : 1) * stored_bytes,
+  const int64_t copies = options.load_format == "dummy" ? kDummyCopies : 1;
+  WEIR_ASSIGN_OR_RETURN(MemoryPlan memory, plan_memory(options, config, copies * shapes.stored_bytes,
                                                        static_cast<int32_t>(config.vocabulary), free_bytes));
-  memory.weight_bytes = stored_bytes;
+  memory.weight_bytes = shapes.stored_bytes;
   const Matrices matrices(weights);
   Planner planner(config, matrices, isa_from_name(options.isa).value_or(best_isa()));
   planner.add(make_main_program(config, cpu_cache_sizes(config)));

@@ -35,6 +35,7 @@ constexpr Flag kFlags[] = {
     {"threads", kLoads, FlagKind::kCount, &Options::threads, "0", 0, 4096, "", "", "Compute threads; 0 takes every CPU the process may run on.", ""},
     {"isa", kLoads, FlagKind::kChoice, &Options::isa, "auto", 0, 0, "", "auto|scalar|avx2|avx512", "Instruction set of the kernels; every one gives the same bits.", ""},
     {"device", kLoads, FlagKind::kText, &Options::device, "cpu", 0, 0, "", "", "Where the model runs: cpu, or cuda:N for GPU N (cuda is cuda:0).", ""},
+    {"strict-kernels", kEngine, FlagKind::kSwitch, &Options::strict_kernels, "", 0, 0, "", "", "On a GPU, refuse a model that would run on the plain float32 kernels.", ""},
     {"max-model-len", kLoads, FlagKind::kCount, &Options::max_model_len, "0", 0, 16 * kMillion, "tokens", "", "Longest context served; 0 takes the model's own limit, or what the page pool holds.", ""},
     {"max-num-seqs", kServe | kPlan | kBench, FlagKind::kCount, &Options::max_num_seqs, "64", 1, 4096, "", "", "Sequences that run at once; more wait in the queue.", ""},
     {"max-num-batched-tokens", kEngine, FlagKind::kCount, &Options::max_num_batched_tokens, "1k", 1, kMillion, "tokens", "", "Tokens computed in one step, prefill and decode together.", ""},
@@ -75,9 +76,10 @@ constexpr Flag kFlags[] = {
     {"chunk", kLogits, FlagKind::kCount, &Options::chunk, "256", 1, kMillion, "tokens", "", "Tokens computed at once; the result does not depend on it.", ""},
     {"top", kLogits, FlagKind::kCount, &Options::top, "5", 0, kMillion, "", "", "Likeliest ids to print at each position.", ""},
     {"streams", kBench, FlagKind::kText, &Options::streams, "1,8,32", 0, 0, "", "", "Numbers of concurrent streams to decode with.", ""},
-    {"prompt-tokens", kBench, FlagKind::kCount, &Options::prompt_tokens, "1k", 1, 16 * kMillion, "tokens", "", "Prompt of the prefill measurement.", ""},
+    {"prompt-tokens", kBench, FlagKind::kCount, &Options::prompt_tokens, "1k", 1, 16 * kMillion, "tokens", "", "Prompt of the prefill measurement; on a GPU also of the streams that decode.", ""},
     {"output-tokens", kBench, FlagKind::kCount, &Options::output_tokens, "256", 2, 16 * kMillion, "tokens", "", "Tokens that each stream decodes.", ""},
     {"repeats", kBench, FlagKind::kCount, &Options::repeats, "5", 1, 1000, "", "", "Runs of each measurement; the best is printed.", ""},
+    {"ops", kBench, FlagKind::kSwitch, &Options::ops, "", 0, 0, "", "", "On a GPU, time the operations one by one at --prompt-tokens of context instead of the whole engine.", ""},
     {"json", kLogits | kPlan | kBench, FlagKind::kSwitch, &Options::json, "", 0, 0, "", "", "Print JSON instead of text.", ""},
 };
 // clang-format on

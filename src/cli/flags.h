@@ -42,6 +42,7 @@ struct Options {
   int64_t threads = 0;
   std::string isa;
   std::string device;
+  bool strict_kernels = false;
   int64_t max_model_len = 0;
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;
@@ -94,6 +95,7 @@ struct Options {
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;
   int64_t repeats = 0;
+  bool ops = false;
 };
 
 // Kinds of value. kCount and kBytes take suffixes k, m, g (1024 each): "32k".

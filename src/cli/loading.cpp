@@ -210,6 +210,17 @@ Result<int64_t> free_bytes_of(const Options& options) {
   return gpu == nullptr ? free_memory_bytes() : gpu->free_bytes();
 }
 
+Status check_kernels(const Options& options, const ModelConfig& config) {
+  if (!options.strict_kernels || options.device == "cpu") return Ok{};
+  const Status takes = packed_takes(config);
+  if (takes.ok()) return Ok{};
+  return Error{
+      ErrorCode::kUnsupported,
+      fmt::format("--strict-kernels: on a GPU this model would run on the plain float32 kernels, because of {}",
+                  takes.error().message),
+      "leave the flag out, or run this model on the CPU: --device cpu"};
+}
+
 Status check_vocabulary(int32_t vocabulary, const ModelConfig& config) {
   if (vocabulary <= config.vocabulary) return Ok{};
   return Error{ErrorCode::kCorrupt,
@@ -264,6 +275,7 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
   const int32_t sampled = vocabulary > 0 ? vocabulary : static_cast<int32_t>(loaded.config.vocabulary);
   WEIR_RETURN_IF_ERROR(check_vocabulary(sampled, loaded.config));
   WEIR_ASSIGN_OR_RETURN(auto gpu, open_device(options));
+  WEIR_RETURN_IF_ERROR(check_kernels(options, loaded.config));
   const int64_t free_bytes = gpu == nullptr ? free_memory_bytes() : gpu->free_bytes();
   WEIR_ASSIGN_OR_RETURN(loaded.memory, plan_memory(options, loaded.config, weight_bytes, sampled, free_bytes));
   phases->done("memory plan");

@@ -84,6 +84,9 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
 // What is free where --device says the model runs.
 Result<int64_t> free_bytes_of(const Options& options);
 
+// --strict-kernels: kUnsupported when a GPU would run the model on the plain kernels.
+Status check_kernels(const Options& options, const ModelConfig& config);
+
 // kCorrupt when a tokenizer of `vocabulary` ids has more than the model has rows.
 Status check_vocabulary(int32_t vocabulary, const ModelConfig& config);
 

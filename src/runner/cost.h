@@ -1,9 +1,10 @@
-// What a decode step costs at least: the numerators of every "percent of the limit".
+// What a step costs at least: the numerators of every "percent of the limit".
 #pragma once
 
 #include <cstdint>
 
 #include "models/program.h"
+#include "models/weights.h"
 #include "runner/cpu_weights.h"
 
 namespace weir {
@@ -24,8 +25,16 @@ struct StepCost {
   // random touches them: E (1 - (1 - k/E)^streams).
   double bytes(int64_t streams, int64_t context) const;
   double macs(int64_t streams, int64_t context) const;
+  // The prompt of one sequence: `tokens` rows of the body, one of the head.
+  double prompt_macs(int64_t tokens) const;
+  // The share of the experts that `rows` rows touch when routing is random: 1 - (1 - k/E)^rows.
+  double touched(int64_t rows) const;
 };
 
 StepCost program_cost(const Program& program, const ModelConfig& config, const CpuWeights& weights);
+
+// The same of weights as stored and a KV element of `kv_value_bytes`: a GPU's floor. Only shapes are read.
+StepCost stored_cost(const Program& program, const ModelConfig& config, const ModelWeights& weights,
+                     int64_t kv_value_bytes);
 
 }  // namespace weir

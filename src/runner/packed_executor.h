@@ -21,6 +21,10 @@ namespace weir {
 
 class PackedExecutor final : public Executor {
  public:
+  // Rows up to which products are bound by the weights and norm their rows themselves. Which side a step is on does not
+  // change a bit.
+  static constexpr int64_t kRowsWithNorm = 16;
+
   // Borrows all but the limits. Everything that steps of these limits need is allocated here.
   static Result<std::unique_ptr<PackedExecutor>> create(const Program& program, const ModelConfig& config,
                                                         const PackedWeights& weights, const GpuRope& rope, Gpu gpu,
@@ -35,6 +39,7 @@ class PackedExecutor final : public Executor {
   int64_t buffer_bytes() const override { return memory_.size(); }
 
  private:
+  friend class PackedProfile;  // times the operations one by one
   static constexpr int32_t kFlights = 2;
 
   // Where the step's tables stand in device memory, and how much of each there is.

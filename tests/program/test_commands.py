@@ -168,6 +168,41 @@ def test_memory_that_does_not_fit_is_refused_with_flags_that_do():
     refused("plan", GOLDEN, "--kv-cache-memory-bytes", "1023g", code=3)
 
 
+# The plan for a GPU needs none: without one it is made for an H200.
+
+def gpu_plan(name, *flags):
+    done = weir("plan", GOLDENS / name, "--device", "cuda", "--json", *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_gpu_plan_names_the_kernels_of_each_kind_of_step():
+    planned = gpu_plan("moe-fit", "--max-num-seqs", 32, "--max-num-batched-tokens", 256)
+    steps = {(row["rows"], row["prompt"]) for row in planned["operations"]}
+    assert steps == {(1, False), (32, False), (256, True)}
+    kernels = {(row["operation"], row["rows"], row["prompt"]): row["kernel"] for row in planned["operations"] if row["program"] == "main"}
+    assert kernels["feed-forward", 1, False] == "linear_packed_8, experts_gate_up, experts_down"
+    assert kernels["feed-forward", 256, True].endswith("routes, moe_prompt")
+    assert kernels["attention", 1, False] == "paged_prepare, paged_rows, paged_merge"
+    assert kernels["attention", 256, True] == "paged_prepare, paged_prompt"
+    assert "gdn_rows" in kernels["gdn", 32, False] and "gdn_chunks" in kernels["gdn", 256, True]
+    assert all(row["chosen"] == "heuristic" and row["floor_us"] >= 0 for row in planned["operations"])
+    text = weir("plan", GOLDENS / "moe-fit", "--device", "cuda")
+    assert text.returncode == 0 and "heuristic" in text.stdout and "a step of 1 rows:" in text.stdout
+
+
+def test_a_model_of_odd_shapes_runs_on_the_plain_kernels_and_strict_kernels_refuses_it():
+    assert all(row["kernel"].startswith("plain float32 kernels: ") for row in gpu_plan("moe-odd")["operations"])
+    assert gpu_plan("moe-fit", "--strict-kernels")["operations"]
+    said = refused("plan", GOLDENS / "moe-odd", "--device", "cuda", "--strict-kernels")
+    assert "--strict-kernels" in said and "--device cpu" in said
+    assert weir("plan", GOLDENS / "moe-odd", "--strict-kernels").returncode == 0
+
+
+def test_operations_are_timed_on_a_gpu_alone():
+    assert "--device cuda" in refused("bench", GOLDEN, "--ops")
+
+
 # Log-probabilities
 
 def test_logits_are_those_of_transformers(data, token_file):

@@ -1,0 +1,140 @@
+#include "cli/command_bench_streams.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <vector>
+
+namespace weir {
+namespace {
+
+struct Stream {
+  int64_t first_us = 0;
+  int64_t last_us = 0;  // of its end, or of the last output token that counts
+  int64_t counted = 0;  // tokens since all decode
+  bool ended = false;
+};
+
+class Runner {
+ public:
+  Runner(EngineHost& host, const LoadedModel& model, const StreamRun& what, uint32_t seed)
+      : client_(host.client()), clock_(host.clock()), limits_(model.memory.limits), what_(what), random_(seed) {}
+
+  Result<Measured> run() {
+    WEIR_RETURN_IF_ERROR(submit());
+    Event event;
+    while (open_ > 0) {
+      if (!client_.poll(&event)) {
+        pollfd wait{client_.event_fd(), POLLIN, 0};
+        ::poll(&wait, 1, 1000);
+        continue;
+      }
+      WEIR_RETURN_IF_ERROR(take(event));
+    }
+    return measured();
+  }
+
+ private:
+  // While the last prompts are computed the first streams decode: so many tokens more.
+  int64_t tokens_max() const {
+    const int64_t rows = std::max<int64_t>(1, limits_.step_tokens_max - what_.streams);
+    const int64_t others = (what_.streams - 1) * ((what_.prompt_tokens + rows - 1) / rows + 2);
+    return std::min(what_.output_tokens + others, limits_.sequence_tokens_max - what_.prompt_tokens);
+  }
+
+  Status submit() {
+    WEIR_ASSIGN_OR_RETURN(Ticket ticket, client_.try_reserve(static_cast<int32_t>(what_.streams)));
+    start_us_ = clock_.now_us();
+    for (int64_t i = 0; i < what_.streams; ++i) {
+      std::vector<TokenId> prompt(static_cast<size_t>(what_.prompt_tokens));
+      for (TokenId& token : prompt) {
+        token = static_cast<TokenId>(random_() % static_cast<uint32_t>(limits_.vocabulary));
+      }
+      GenerateHeader header;
+      header.id = client_.next_id();
+      header.arrival_us = start_us_;
+      header.sampling.temperature = 0;
+      header.sampling.max_tokens = static_cast<int32_t>(tokens_max());
+      WEIR_RETURN_IF_ERROR(client_.submit(&ticket, header, prompt));
+      streams_[header.id] = {};
+    }
+    waiting_ = open_ = what_.streams;
+    return Ok{};
+  }
+
+  Status take(const Event& event) {
+    const EventHeader& header = event.header;
+    Stream& stream = streams_.at(header.id);
+    if (header.token_count > 0 && stream.first_us == 0) {
+      stream.first_us = header.now_us;
+      if (--waiting_ == 0) begin_us_ = header.now_us;
+    }
+    for (int32_t i = 0; i < header.token_count; ++i) token_times_.push_back(header.now_us);
+    if (waiting_ == 0 && header.now_us > begin_us_ && stream.last_us == 0) {
+      stream.counted += header.token_count;
+      if (stream.counted >= what_.output_tokens - 1) end(header.id, header.now_us, &stream);
+    }
+    if (header.finish == FinishReason::kNone) return Ok{};
+    if (header.finish != FinishReason::kLength && !stream.ended) {
+      return make_error(ErrorCode::kInternal, "a stream ended early: {}", event.message);
+    }
+    if (stream.last_us == 0) stream.last_us = header.now_us;
+    --open_;
+    return Ok{};
+  }
+
+  void end(SequenceId id, int64_t now_us, Stream* stream) {
+    stream->last_us = now_us;
+    stream->ended = true;
+    client_.cancel(id);
+  }
+
+  Measured measured() const {
+    int64_t end_us = INT64_MAX;
+    for (const auto& [id, stream] : streams_) end_us = std::min(end_us, stream.last_us);
+    Measured out;
+    out.first_token_s = static_cast<double>(begin_us_ - start_us_) / 1e6;
+    const auto before =
+        std::count_if(token_times_.begin(), token_times_.end(), [&](int64_t time) { return time <= begin_us_; });
+    const auto counted = std::count_if(token_times_.begin(), token_times_.end(),
+                                       [&](int64_t time) { return time > begin_us_ && time <= end_us; });
+    out.context = what_.prompt_tokens + (before + counted / 2) / what_.streams;
+    if (end_us > begin_us_) {
+      out.decode_tokens_s = static_cast<double>(counted) / (static_cast<double>(end_us - begin_us_) / 1e6);
+    }
+    return out;
+  }
+
+  EngineClient client_;
+  const Clock& clock_;
+  const RunnerLimits& limits_;
+  const StreamRun what_;
+  std::mt19937 random_;
+  std::map<SequenceId, Stream> streams_;
+  std::vector<int64_t> token_times_;
+  int64_t start_us_ = 0;
+  int64_t begin_us_ = 0;  // the last stream's first token
+  int64_t waiting_ = 0;   // streams without a token
+  int64_t open_ = 0;
+};
+
+}  // namespace
+
+Result<Measured> run_streams(EngineHost& host, const LoadedModel& model, const StreamRun& what, uint32_t seed) {
+  return Runner(host, model, what, seed).run();
+}
+
+Result<Measured> best_streams(EngineHost& host, const LoadedModel& model, int64_t repeats, const StreamRun& what) {
+  Measured best;
+  for (int64_t i = 0; i < repeats; ++i) {
+    WEIR_ASSIGN_OR_RETURN(const Measured one, run_streams(host, model, what, static_cast<uint32_t>(what.streams)));
+    if (i == 0 || one.first_token_s < best.first_token_s) best.first_token_s = one.first_token_s;
+    best.decode_tokens_s = std::max(best.decode_tokens_s, one.decode_tokens_s);
+    best.context = one.context;
+  }
+  return best;
+}
+
+}  // namespace weir

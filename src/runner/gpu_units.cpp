@@ -1,0 +1,166 @@
+#include "runner/gpu_units.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/check.h"
+#include "ops/moe/moe_packed_args.h"
+#include "runner/packed_executor.h"
+#include "runner/packed_weights.h"
+
+namespace weir {
+namespace {
+
+constexpr int64_t kWideK = 4096;  // up to here 16 rows fit the shared memory of one pass
+
+// Names follow the choices of PackedExecutor.
+class Namer {
+ public:
+  Namer(const Program& program, const ModelConfig& config, const ModelWeights& weights, const UnitRows& rows)
+      : program_(program),
+        config_(config),
+        weights_(weights),
+        rows_(rows.rows),
+        prompt_(rows.prompt),
+        takes_(packed_takes(config)) {}
+
+  // `normed`: a norm was left to this operation.
+  GpuUnit name(const Operation& operation, bool normed) const {
+    GpuUnit unit;
+    unit.operation = operation_name(operation);
+    std::visit([&](const auto& op) { fill(op, normed, &unit); }, operation);
+    if (!takes_.ok()) unit.kernel = fmt::format("plain float32 kernels: {}", takes_.error().message);
+    return unit;
+  }
+
+ private:
+  const WeightMatrix& matrix(WeightRef ref) const {
+    const WeightMatrix* found = find_matrix(weights_, ref.slot, ref.layer);
+    WEIR_CHECK(found != nullptr, "no matrix {} in layer {}", slot_name(ref.slot), ref.layer);
+    return *found;
+  }
+  std::string few_rows(int64_t k) const {
+    const int64_t limit = rows_ > 8 && k <= kWideK ? 16 : 8;
+    const int64_t passes = (rows_ + limit - 1) / limit;
+    return fmt::format("linear_packed_{}{}", limit, passes > 1 ? fmt::format(" x {}", passes) : "");
+  }
+
+  void fill(const EmbedOp&, bool, GpuUnit* unit) const {
+    unit->layers = {kNoLayer};
+    unit->what = fmt::format("[{}, {}]", config_.vocabulary, config_.hidden);
+    unit->format = weight_format_name(matrix({config_.tied ? Slot::kLmHead : Slot::kEmbed, kNoLayer}).format);
+    unit->kernel = "embed";
+  }
+  void fill(const NormOp& op, bool, GpuUnit* unit) const {
+    unit->layers = {op.weight.layer};
+    unit->what = fmt::format("{} [{}]", slot_name(op.weight.slot), config_.hidden);
+    unit->format = "F32";
+    unit->kernel = "norm_rows";
+  }
+  void fill(const LinearOp& op, bool normed, GpuUnit* unit) const {
+    int64_t n = 0;
+    int64_t k = 0;
+    for (const LinearOp::Output& output : op.outputs) {
+      const WeightMatrix& weight = matrix(output.weight);
+      n += weight.n;
+      k = weight.k;
+      unit->what += fmt::format("{}{}", unit->what.empty() ? "" : "+", slot_name(output.weight.slot));
+      // A projection of two formats is named by its largest matrix, which comes first.
+      if (unit->format.empty()) unit->format = weight_format_name(weight.format);
+    }
+    unit->layers = {op.outputs.front().weight.layer};
+    unit->what += fmt::format(" [{}, {}]", n, k);
+    const bool few = rows_ <= PackedExecutor::kRowsWithNorm;
+    unit->kernel = few ? few_rows(k) : fmt::format("{}linear_prompt", normed ? "norm_rows, " : "");
+    if (op.outputs.front().y.buffer == program_.logits) unit->kernel += ", sample";
+  }
+  void fill(const AttentionOp& op, bool, GpuUnit* unit) const {
+    unit->layers = {op.layer};
+    unit->what = fmt::format("{}/{} heads x {}", config_.heads, config_.kv_heads, config_.head_dim);
+    unit->format = takes_.ok() ? "BF16 KV" : "F32 KV";
+    unit->kernel = prompt_ ? "paged_prepare, paged_prompt" : "paged_prepare, paged_rows, paged_merge";
+  }
+  void fill(const GdnOp& op, bool, GpuUnit* unit) const {
+    unit->layers = {op.layer};
+    unit->what = fmt::format("{}/{} heads x {}x{}", config_.gdn_key_heads, config_.gdn_value_heads, config_.gdn_key_dim,
+                             config_.gdn_value_dim);
+    unit->format = "F32 state";
+    const bool wide = config_.gdn_value_heads == 4 * config_.gdn_key_heads;
+    unit->kernel = prompt_ ? "gdn_chunk_products, gdn_chunks" : wide ? "gdn_rows_wide" : "gdn_rows";
+  }
+  void fill(const FeedForwardOp& op, bool, GpuUnit* unit) const {
+    const LayerWeights& layer =
+        op.layer == kMtpLayer ? weights_.mtp->layer : weights_.layers.at(static_cast<size_t>(op.layer));
+    unit->layers = {op.layer};
+    if (!config_.moe()) {
+      unit->what = fmt::format("dense {}", config_.dense_width);
+      unit->format = weight_format_name(layer.dense.gate.format);
+      unit->kernel = rows_ <= PackedExecutor::kRowsWithNorm
+                         ? fmt::format("{}, {}", few_rows(config_.hidden), few_rows(config_.dense_width))
+                         : "norm_rows, moe_prompt";
+      return;
+    }
+    unit->what = fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width,
+                             config_.experts_per_token, config_.shared_width);
+    unit->format = weight_format_name(layer.moe.experts.front().gate.format);
+    unit->kernel = rows_ <= kPackedMoeRows ? fmt::format("{}, experts_gate_up, experts_down", few_rows(config_.hidden))
+                                           : "norm_rows, linear_prompt, routes, moe_prompt";
+  }
+
+  const Program& program_;
+  const ModelConfig& config_;
+  const ModelWeights& weights_;
+  const int64_t rows_;
+  const bool prompt_;
+  const Status takes_;
+};
+
+void add(GpuUnit unit, GpuUnit::Part part, std::vector<GpuUnit>* units) {
+  for (GpuUnit& known : *units) {
+    if (known.operation == unit.operation && known.what == unit.what && known.format == unit.format) {
+      known.layers.push_back(unit.layers.front());
+      known.parts.push_back(std::move(part));
+      return;
+    }
+  }
+  unit.parts.push_back(std::move(part));
+  units->push_back(std::move(unit));
+}
+
+}  // namespace
+
+int64_t gpu_kv_value_bytes(const ModelConfig& config) {
+  return packed_takes(config).ok() ? 2 : 4;
+}
+
+std::vector<GpuUnit> gpu_units(const Program& program, const ModelConfig& config, const ModelWeights& weights,
+                               const UnitRows& rows) {
+  const Namer body(program, config, weights, rows);
+  // Of a prompt, one row is sampled.
+  const Namer head(program, config, weights, {rows.prompt ? 1 : rows.rows, rows.prompt});
+  const bool packed = packed_takes(config).ok();
+  std::vector<GpuUnit> units;
+  GpuUnit::Part norms;
+  for (const auto* part : {&program.body, &program.head}) {
+    for (const Operation& operation : *part) {
+      const auto* norm = std::get_if<NormOp>(&operation);
+      if (packed && norm != nullptr && program.buffer(norm->y.buffer).width == config.hidden) {
+        norms.push_back(&operation);
+        continue;
+      }
+      const bool of_head = part == &program.head;
+      GpuUnit unit = (of_head ? head : body).name(operation, !norms.empty());
+      unit.head = of_head;
+      Program alone;
+      (unit.head ? alone.head : alone.body).push_back(operation);
+      unit.cost = stored_cost(alone, config, weights, gpu_kv_value_bytes(config));
+      GpuUnit::Part operations = std::exchange(norms, {});
+      operations.push_back(&operation);
+      add(std::move(unit), std::move(operations), &units);
+    }
+  }
+  return units;
+}
+
+}  // namespace weir
