@@ -59,6 +59,25 @@ WEIR_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, Barrier* 
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 }
+// Copies `bytes` (as above) from shared to device memory by the copy engine, behind the thread's stores so far; what
+// ordinary stores wrote needs fence_async() first.
+WEIR_DEVICE void bulk_store(void* to, const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)),
+               "r"(bytes)
+               : "memory");
+}
+WEIR_DEVICE void bulk_stores_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Waits until shared memory has been read by all but the last `kLeft` groups of this thread's stores.
+template <int kLeft>
+WEIR_DEVICE void bulk_stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kLeft) : "memory");
+}
+// Waits until all of this thread's stores are done.
+WEIR_DEVICE void bulk_stores_wait() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
 // Asks for `bytes` (a multiple of 16) to be brought to the second-level cache.
 WEIR_DEVICE void bulk_prefetch(const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
@@ -127,6 +146,28 @@ WEIR_DEVICE float read_shared_of(uint32_t rank, const float* p) {
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(p)), "r"(rank));
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
   return value;
+}
+
+// Four floats, aligned to 16 bytes.
+WEIR_DEVICE float4 read_shared4_of(uint32_t rank, const float* p) {
+  uint32_t address;
+  float4 value;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+// Writes a float where `p` stands in the shared memory of the cluster's block `rank`; brings 4 bytes to its `barrier`.
+WEIR_DEVICE void send_shared_to(uint32_t rank, float* p, float value, Barrier* barrier) {
+  uint32_t to;
+  uint32_t counted;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(counted) : "r"(shared_address(barrier)), "r"(rank));
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to), "f"(value),
+               "r"(counted)
+               : "memory");
 }
 
 }  // namespace weir::device

@@ -1,11 +1,12 @@
 // The delta rule over the 64-row chunks of a prompt, one chunk after the other. Bound by the chain of a chunk's own
 // steps. A block per (sequence, value head, 32 columns of the state), the four blocks of a head a cluster. Two pairs of
 // warps take 16 columns each; both warps of a pair keep S^T of their columns in registers, in the layout of the matrix
-// units' results, which is also that of their left operand. The first warp computes S^T k and the updates: 16 rows at a
-// time, the rows of earlier groups by matrix products, those inside the group by multiply-adds in ascending order, so
-// that rows found in the ring count as if they had just been computed. It hands the updates to the second, which
-// computes the outputs, and both move the state to the chunk's end by the same products. The gated norm's sums of
-// squares go round the cluster while the next chunk runs. Copies of the next chunks' parts run beside all this through
+// units' results, which is also that of their left operand. The first warp is the chain: it computes S^T k and the
+// updates, 16 rows at a time, the rows of earlier groups by matrix products, those inside the group by multiply-adds in
+// ascending order, a lane a column, so that rows found in the ring count as if they had just been computed. It never
+// waits for another warp's work on the same chunk: it hands the updates to the second, which computes the outputs, and
+// both move the state to the chunk's end by the same products. Four warps end the rows: sums of squares go round the
+// cluster, gates are read a chunk ahead. The last of them keeps the copies of the next chunks' parts under way through
 // kStages buffers.
 #include "device/async.h"
 #include "device/mma.h"
@@ -14,8 +15,10 @@
 namespace weir {
 namespace {
 
-inline constexpr int kThreads = 128;
-inline constexpr int kWarps = kThreads / device::kWarp;
+inline constexpr int kChainWarps = 4;  // two pairs
+inline constexpr int kFinishWarps = 4;
+inline constexpr int kWarps = kChainWarps + kFinishWarps;
+inline constexpr int kThreads = kWarps * device::kWarp;
 inline constexpr int kDim = kGdnHeadDim;
 inline constexpr int kColumns = kGdnTileColumns;
 inline constexpr int kQuarters = kDim / kColumns;
@@ -23,6 +26,9 @@ inline constexpr int kRows = 64;
 inline constexpr int kGroups = 4;  // of 16 rows
 inline constexpr int kStages = 3;
 inline constexpr int kInputs = 16;
+// A row of outputs, and a column of a group of rows: padded so that the lanes of an access are in different banks.
+inline constexpr int kOutStride = kColumns + 4;
+inline constexpr int kGroupStride = 16 + 4;
 
 struct Stage {
   uint16_t k[kRows * kGdnKeyStride];
@@ -38,10 +44,15 @@ struct Shared {
   // Updates on their way from a pair's first warp to its second, as left operands: as they are, then times e^(G_63 -
   // G).
   uint4 updates[2][2][2 * kGroups][device::kWarp];  // [chunk % 2][pair]
-  float squares[2][2][kRows];                       // [chunk % 2][pair], read by the cluster
-  float scale[2][kRows];                            // [pair]
+  float group[2][16][kGroupStride];                 // [pair][column][row]
+  float out[2][kRows][kOutStride];                  // [chunk % 2]
+  float squares[2][kQuarters][kRows];               // [chunk % 2], one by each block of the cluster
   device::Barrier full[kStages];
   device::Barrier empty[kStages];
+  device::Barrier handed[2][2];  // [pair][chunk % 2]: updates are there
+  device::Barrier written[2];    // outputs are there
+  device::Barrier taken[2];      // outputs may be overwritten
+  device::Barrier summed[2];     // the cluster's sums of squares are there
 };
 
 // What a block computes.
@@ -191,39 +202,58 @@ WEIR_DEVICE void add_square(const uint4* square, const uint32_t* updates, float*
   device::mma_f16(high, updates, b.z, b.w);
 }
 
-// The group's 16 rows become their updates: two rows at a time, held by the lanes of one place, go to the other places'
-// lanes, whose rows take them in. Coefficients of rows on themselves and on later rows are zeros.
-WEIR_DEVICE void solve_group(const float* table, float* low, float* high) {
+// The group's 16 rows become their updates, in ascending order: a lane has a column, which it gets from and gives back
+// to the lanes of the matrix units' layout through `group`. The upper half of the warp repeats the lower half.
+WEIR_DEVICE void solve_group(const float* table, float (*group)[kGroupStride], float* low, float* high) {
+  float* own = group[2 * lane_group()] + 2 * lane_place();
+  *reinterpret_cast<float2*>(own) = {low[0], low[1]};
+  *reinterpret_cast<float2*>(own + kGroupStride) = {low[2], low[3]};
+  *reinterpret_cast<float2*>(own + 8) = {high[0], high[1]};
+  *reinterpret_cast<float2*>(own + kGroupStride + 8) = {high[2], high[3]};
+  __syncwarp();
+  auto* column = reinterpret_cast<float4*>(group[device::lane() % 16]);
+  float x[16];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float4 rows = column[i];
+    x[4 * i] = rows.x;
+    x[4 * i + 1] = rows.y;
+    x[4 * i + 2] = rows.z;
+    x[4 * i + 3] = rows.w;
+  }
 #pragma unroll
   for (int pair = 0; pair < 8; ++pair) {
-    const float* at = table + pair * 32 + lane_place() * 8;
-    const int source = lane_group() * 4 + pair % 4;
-    float* own = pair < 4 ? low : high;
-    const float4 c = *reinterpret_cast<const float4*>(at + (pair < 4 ? 0 : 4));
-    float x[4];  // the pair's rows of both columns
+    // Rows 2 of their coefficients at a time: [8 pairs of columns][row % 8 / 2][row / 8][row % 2][column % 2].
+    const auto* at = reinterpret_cast<const float4*>(table + pair * 32);
+    x[2 * pair + 1] = fmaf(at[pair % 4 * 2 + pair / 4].z, x[2 * pair], x[2 * pair + 1]);
 #pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      const float second = fmaf(c.z, own[2 * column], own[2 * column + 1]);
-      x[2 * column] = __shfl_sync(device::kAllLanes, own[2 * column], source);
-      x[2 * column + 1] = __shfl_sync(device::kAllLanes, second, source);
+    for (int later = pair + 1; later < 8; ++later) {
+      const float4 c = at[later % 4 * 2 + later / 4];
+      x[2 * later] = fmaf(c.y, x[2 * pair + 1], fmaf(c.x, x[2 * pair], x[2 * later]));
+      x[2 * later + 1] = fmaf(c.w, x[2 * pair + 1], fmaf(c.z, x[2 * pair], x[2 * later + 1]));
     }
+  }
+  __syncwarp();
+  if (device::lane() < 16) {
 #pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      own[2 * column] = fmaf(c.y, x[2 * column + 1], fmaf(c.x, x[2 * column], own[2 * column]));
-      own[2 * column + 1] = fmaf(c.w, x[2 * column + 1], fmaf(c.z, x[2 * column], own[2 * column + 1]));
-    }
-    if (pair >= 4) continue;
-    const float4 d = *reinterpret_cast<const float4*>(at + 4);
+    for (int i = 0; i < 4; ++i) column[i] = {x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]};
+  }
+  __syncwarp();
 #pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      high[2 * column] = fmaf(d.y, x[2 * column + 1], fmaf(d.x, x[2 * column], high[2 * column]));
-      high[2 * column + 1] = fmaf(d.w, x[2 * column + 1], fmaf(d.z, x[2 * column], high[2 * column + 1]));
-    }
+  for (int half = 0; half < 2; ++half) {
+    const float2 first = *reinterpret_cast<const float2*>(own + 8 * half);
+    const float2 second = *reinterpret_cast<const float2*>(own + kGroupStride + 8 * half);
+    float* to = half == 0 ? low : high;
+    to[0] = first.x;
+    to[1] = first.y;
+    to[2] = second.x;
+    to[3] = second.y;
   }
 }
 
 // From S^T k in `rows` to the updates.
-WEIR_DEVICE void make_updates(const Block& w, const Stage& stage, int known, Product& rows, Operand* updates) {
+WEIR_DEVICE void make_updates(const Block& w, const Stage& stage, float (*scratch)[kGroupStride], int known,
+                              Product& rows, Operand* updates) {
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     const uint2 values = stage.values[pair_index()][n * device::kWarp + device::lane()];
@@ -249,7 +279,7 @@ WEIR_DEVICE void make_updates(const Block& w, const Stage& stage, int known, Pro
   }
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    solve_group(stage.head.table + group * 256, rows[2 * group], rows[2 * group + 1]);
+    solve_group(stage.head.table + group * 256, scratch, rows[2 * group], rows[2 * group + 1]);
     make_operand(rows[2 * group], rows[2 * group + 1], updates[group]);
 #pragma unroll
     for (int later = group + 1; later < kGroups; ++later) {
@@ -274,25 +304,29 @@ WEIR_DEVICE void store_updates(const Block& w, const GdnChunkRows& chunk, const 
   }
 }
 
+// Waits for the completion that belongs to chunk `n` of a barrier that is one of `count` taking turns.
+WEIR_DEVICE void wait_turn(device::Barrier* barriers, int n, int count) {
+  device::barrier_wait(&barriers[n % count], static_cast<uint32_t>(n / count % 2));
+}
+// What the warp did before it counts as done for those who wait at `barrier`.
+WEIR_DEVICE void warp_arrive(device::Barrier* barrier) {
+  __syncwarp();
+  if (device::lane() == 0) device::barrier_arrive(barrier);
+  __syncwarp();
+}
+
 // The first warp of a pair.
-WEIR_DEVICE void update_warp(const GpuGdnPackedArgs& args, Shared& m, const Block& w, State& state) {
+WEIR_DEVICE void update_warp(Shared& m, const Block& w, State& state) {
   bool moved = false;
   for (int n = 0; n < w.chunks; ++n) {
-    // Two chunks behind the outputs, so that this warp never waits for them.
-    if (n >= 2) device::cluster_wait();
-    if (n >= 1) device::cluster_arrive();
     const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
     const Stage& stage = m.stages[n % kStages];
-    device::barrier_wait(&m.full[n % kStages], static_cast<uint32_t>(n / kStages % 2));
+    wait_turn(m.full, n, kStages);
     Product rows;
     state_products(state, stage.k, rows);
-    if (threadIdx.x == 0 && n >= 1 && n - 1 + kStages < w.chunks) {
-      device::barrier_wait(&m.empty[(n - 1) % kStages], static_cast<uint32_t>((n - 1) / kStages % 2));
-      load_stage(args, m, w, n - 1 + kStages);
-    }
-    __syncwarp();
     Operand updates[kGroups];
-    make_updates(w, stage, chunk.known, rows, updates);
+    make_updates(w, stage, m.group[pair_index()], chunk.known, rows, updates);
+    if (n >= 2) wait_turn(m.empty, n - 2, kStages);  // what was handed over then has been read
     uint4(*hand)[device::kWarp] = m.updates[n % 2][pair_index()];
     Operand weighted[kGroups];
 #pragma unroll
@@ -310,131 +344,35 @@ WEIR_DEVICE void update_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
       make_operand(products[0], products[1], y);
       hand[kGroups + group][device::lane()] = {y[0], y[1], y[2], y[3]};
     }
-    device::threads_barrier(1 + pair_index(), 2 * device::kWarp);
+    warp_arrive(&m.handed[pair_index()][n % 2]);
     if (w.ends && n + 1 == w.chunks) {
       store_updates(w, chunk, rows);
     } else {
       fold(state, stage, weighted);
       moved = true;
     }
-    __syncwarp();
-    if (device::lane() == 0) device::barrier_arrive(&m.empty[n % kStages]);
-    __syncwarp();
+    warp_arrive(&m.empty[n % kStages]);
   }
   if (moved) store_state(w, state);
-  if (w.chunks >= 2) device::cluster_wait();
-  device::cluster_arrive();
-  device::cluster_wait();
-}
-
-// Rows' sums of squares over the pair's columns, for the cluster.
-WEIR_DEVICE void publish_squares(const Product& out, float* squares) {
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    float2 sum = {fmaf(out[n][2], out[n][2], out[n][0] * out[n][0]), fmaf(out[n][3], out[n][3], out[n][1] * out[n][1])};
-#pragma unroll
-    for (int distance = 4; distance < device::kWarp; distance *= 2) {
-      sum.x += __shfl_xor_sync(device::kAllLanes, sum.x, distance);
-      sum.y += __shfl_xor_sync(device::kAllLanes, sum.y, distance);
-    }
-    if (lane_group() == n) *reinterpret_cast<float2*>(squares + 8 * n + 2 * lane_place()) = sum;
-  }
-}
-
-// Gates of a chunk's rows, the lane's columns of them.
-struct Gates {
-  float2 z[8][2];
-};
-
-WEIR_DEVICE int64_t first_row(const Block& w, const GdnChunkRows& chunk) {
-  return w.s.row_begin + 64 * chunk.chunk - w.s.position;
-}
-
-// Asks for a chunk's gates to be brought near: each pair half of the rows.
-WEIR_DEVICE void prefetch_gates(const GpuGdnPackedArgs& args, const Block& w, int n) {
-  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
-  const int row = device::kWarp * pair_index() + device::lane();
-  if (row < chunk.known || row >= chunk.end) return;
-  const float* z = args.z + (first_row(w, chunk) + row) * args.z_stride + w.head * kDim + w.quarter * kColumns;
-  device::bulk_prefetch(z, kColumns * sizeof(float));
-}
-
-WEIR_DEVICE void load_gates(const GpuGdnPackedArgs& args, const Block& w, int n, Gates& gates) {
-  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
-  const int column = w.head * kDim + w.quarter * kColumns + 16 * pair_index() + 2 * lane_group();
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const int row = i / 2 * 8 + 2 * lane_place() + i % 2;
-    const bool there = row >= chunk.known && row < chunk.end;
-    const float* z = args.z + (first_row(w, chunk) + row) * args.z_stride + column;
-    gates.z[i / 2][i % 2] = there ? *reinterpret_cast<const float2*>(z) : float2{0, 0};
-  }
-}
-
-// The gated norm of the chunk whose outputs the warp still holds, once all blocks have its sums.
-WEIR_DEVICE void finish_rows(const GpuGdnPackedArgs& args, Shared& m, const Block& w, int n, const Product& out,
-                             const Gates& gates, float2 norm) {
-  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
-  float* scale = m.scale[pair_index()];
-#pragma unroll
-  for (int row = device::lane(); row < kRows; row += device::kWarp) {
-    float sum = 0;
-#pragma unroll
-    for (int rank = 0; rank < kQuarters; ++rank) {
-      const float first = device::read_shared_of(static_cast<uint32_t>(rank), &m.squares[n % 2][0][row]);
-      const float second = device::read_shared_of(static_cast<uint32_t>(rank), &m.squares[n % 2][1][row]);
-      sum += first + second;
-    }
-    scale[row] = 1.0F / sqrtf(sum / static_cast<float>(kDim) + args.eps);
-  }
-  __syncwarp();
-  const int column = w.head * kDim + w.quarter * kColumns + 16 * pair_index() + 2 * lane_group();
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float2 factor = *reinterpret_cast<const float2*>(scale + 8 * i + 2 * lane_place());
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int row = 8 * i + 2 * lane_place() + e;
-      const float2 z = gates.z[i][e];
-      const float by = e == 0 ? factor.x : factor.y;
-      const float x = out[i][e] * by * norm.x * __fdividef(z.x, 1.0F + __expf(-z.x));
-      const float y = out[i][2 + e] * by * norm.y * __fdividef(z.y, 1.0F + __expf(-z.y));
-      if (row < chunk.known || row >= chunk.end) continue;
-      *reinterpret_cast<uint32_t*>(args.y + (first_row(w, chunk) + row) * args.y_stride + column) =
-          device::half_pair(args.y_type != 0, x, y);
-    }
-  }
-  __syncwarp();
 }
 
 // The second warp of a pair.
-WEIR_DEVICE void output_warp(const GpuGdnPackedArgs& args, Shared& m, const Block& w, State& state) {
+WEIR_DEVICE void output_warp(Shared& m, const Block& w, State& state) {
   const float q_scale = 1.0F / sqrtf(static_cast<float>(kDim));
-  const int column = w.quarter * kColumns + 16 * pair_index() + 2 * lane_group();
-  const float2 norm = {args.norm[column], args.norm[column + 1]};
-  Product out;
   for (int n = 0; n < w.chunks; ++n) {
     const Stage& stage = m.stages[n % kStages];
-    prefetch_gates(args, w, n);
-    Gates gates;
-    if (n > 0) load_gates(args, w, n - 1, gates);
-    __syncwarp();
-    device::barrier_wait(&m.full[n % kStages], static_cast<uint32_t>(n / kStages % 2));
-    Product rows;
-    state_products(state, stage.q, rows);
-    if (n > 0) {
-      device::cluster_wait();
-      finish_rows(args, m, w, n - 1, out, gates, norm);
-    }
+    wait_turn(m.full, n, kStages);
+    Product out;
+    state_products(state, stage.q, out);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float2 fade = *reinterpret_cast<const float2*>(stage.head.fade + 8 * i + 2 * lane_place());
-      out[i][0] = fade.x * rows[i][0];
-      out[i][1] = fade.y * rows[i][1];
-      out[i][2] = fade.x * rows[i][2];
-      out[i][3] = fade.y * rows[i][3];
+      out[i][0] *= fade.x;
+      out[i][1] *= fade.y;
+      out[i][2] *= fade.x;
+      out[i][3] *= fade.y;
     }
-    device::threads_barrier(1 + pair_index(), 2 * device::kWarp);
+    wait_turn(m.handed[pair_index()], n, 2);
     const uint4(*hand)[device::kWarp] = m.updates[n % 2][pair_index()];
     Operand weighted[kGroups];
 #pragma unroll
@@ -452,20 +390,115 @@ WEIR_DEVICE void output_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
       weighted[group][3] = y.w;
     }
     if (!w.ends || n + 1 < w.chunks) fold(state, stage, weighted);
-    __syncwarp();
-    if (device::lane() == 0) device::barrier_arrive(&m.empty[n % kStages]);
+    warp_arrive(&m.empty[n % kStages]);
+    if (n >= 2) wait_turn(m.taken, n - 2, 2);
+    float* to = m.out[n % 2][2 * lane_place()] + 16 * pair_index() + 2 * lane_group();
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      for (int e = 0; e < 4; ++e) out[i][e] *= q_scale;
+      float* row = to + 8 * i * kOutStride;
+      *reinterpret_cast<float2*>(row) = {out[i][0] * q_scale, out[i][2] * q_scale};
+      *reinterpret_cast<float2*>(row + kOutStride) = {out[i][1] * q_scale, out[i][3] * q_scale};
     }
-    publish_squares(out, m.squares[n % 2][pair_index()]);
-    __syncwarp();
-    device::cluster_arrive();
+    warp_arrive(&m.written[n % 2]);
   }
-  Gates gates;
-  load_gates(args, w, w.chunks - 1, gates);
-  device::cluster_wait();
-  finish_rows(args, m, w, w.chunks - 1, out, gates, norm);
+}
+
+inline constexpr int kFinishRows = kRows / kFinishWarps;  // of a warp
+inline constexpr int kRowLanes = kColumns / 4;            // a lane has four columns of every fourth row
+inline constexpr int kRowSteps = kFinishRows * kRowLanes / device::kWarp;
+
+// Rows of a chunk that the lane ends.
+struct Rows {
+  int first;  // its first of the chunk; then every fourth
+  int known;
+  int end;
+  int64_t row;  // of the step, of the chunk's first
+};
+
+WEIR_DEVICE Rows lane_rows(const Block& w, int n) {
+  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
+  const int first = (device::warp() - kChainWarps) * kFinishRows + device::lane() / kRowLanes;
+  return {first, chunk.known, chunk.end, int64_t{w.s.row_begin} + 64 * chunk.chunk - w.s.position};
+}
+
+WEIR_DEVICE void load_gates(const GpuGdnPackedArgs& args, const Block& w, int n, int column, float4* gates) {
+  const Rows rows = lane_rows(w, n);
+#pragma unroll
+  for (int i = 0; i < kRowSteps; ++i) {
+    const int row = rows.first + i * (device::kWarp / kRowLanes);
+    if (row < rows.known || row >= rows.end) continue;
+    gates[i] = *reinterpret_cast<const float4*>(args.z + (rows.row + row) * args.z_stride + column);
+  }
+}
+
+// Sends the sums of squares of the lane's rows in this block's columns to every block of the cluster.
+WEIR_DEVICE void send_squares(Shared& m, const Block& w, int n, int first, const float4* out) {
+  const int part = device::lane() % kRowLanes;
+#pragma unroll
+  for (int i = 0; i < kRowSteps; ++i) {
+    const float4 x = out[i];
+    float sum = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
+    for (int distance = 1; distance < kRowLanes; distance *= 2) {
+      sum += __shfl_xor_sync(device::kAllLanes, sum, distance);
+    }
+    float* to = &m.squares[n % 2][w.quarter][first + i * (device::kWarp / kRowLanes)];
+    if (part < kQuarters) device::send_shared_to(static_cast<uint32_t>(part), to, sum, &m.summed[n % 2]);
+  }
+}
+
+WEIR_DEVICE float gated(float x, float scale, float z) {
+  return x * scale * __fdividef(z, 1.0F + __expf(-z));
+}
+
+// The gated norm. A block sends the sums of chunk n + 2 once it has those of n + 1 from all blocks, which send them
+// once they have read those of n: two buffers do.
+WEIR_DEVICE void finish_warp(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
+  const int local = w.quarter * kColumns + 4 * (device::lane() % kRowLanes);
+  const int column = w.head * kDim + local;
+  const float4 norm = *reinterpret_cast<const float4*>(args.norm + local);
+  float4 gates[kRowSteps] = {};
+  load_gates(args, w, 0, column, gates);
+  const bool copies = device::warp() == kWarps - 1 && device::lane() == 0;
+  for (int n = 0; copies && n < min(kStages, w.chunks); ++n) load_stage(args, m, w, n);
+  __syncwarp();
+  for (int n = 0; n < w.chunks; ++n) {
+    const Rows rows = lane_rows(w, n);
+    if (device::warp() == kChainWarps && device::lane() == 0) {
+      device::barrier_expect(&m.summed[n % 2], kQuarters * kRows * sizeof(float));
+    }
+    __syncwarp();
+    wait_turn(m.written, n, 2);
+    float4 out[kRowSteps];
+#pragma unroll
+    for (int i = 0; i < kRowSteps; ++i) {
+      const int row = rows.first + i * (device::kWarp / kRowLanes);
+      out[i] = *reinterpret_cast<const float4*>(m.out[n % 2][row] + 4 * (device::lane() % kRowLanes));
+    }
+    warp_arrive(&m.taken[n % 2]);
+    if (copies && n + kStages < w.chunks) {
+      wait_turn(m.empty, n, kStages);
+      load_stage(args, m, w, n + kStages);
+    }
+    __syncwarp();
+    send_squares(m, w, n, rows.first, out);
+    wait_turn(m.summed, n, 2);
+#pragma unroll
+    for (int i = 0; i < kRowSteps; ++i) {
+      const int row = rows.first + i * (device::kWarp / kRowLanes);
+      const float (*squares)[kRows] = m.squares[n % 2];
+      const float sum = (squares[0][row] + squares[1][row]) + (squares[2][row] + squares[3][row]);
+      const float scale = 1.0F / sqrtf(sum / static_cast<float>(kDim) + args.eps);
+      if (row < rows.known || row >= rows.end) continue;
+      const float4 z = gates[i];
+      const float4 x = out[i];
+      const uint2 y = {
+          device::half_pair(args.y_type != 0, gated(x.x, scale * norm.x, z.x), gated(x.y, scale * norm.y, z.y)),
+          device::half_pair(args.y_type != 0, gated(x.z, scale * norm.z, z.z), gated(x.w, scale * norm.w, z.w))};
+      *reinterpret_cast<uint2*>(args.y + (rows.row + row) * args.y_stride + column) = y;
+    }
+    if (n + 1 < w.chunks) load_gates(args, w, n + 1, column, gates);
+    __syncwarp();
+  }
 }
 
 // What the ring keeps beside the updates: log decays, and by the blocks of a key head's first value head its keys; the
@@ -503,6 +536,21 @@ WEIR_DEVICE void keep_ring(const GpuGdnPackedArgs& args, const Block& w) {
   }
 }
 
+WEIR_DEVICE void open_barriers(Shared& m) {
+  for (int i = 0; i < kStages; ++i) {
+    device::barrier_init(&m.full[i], 1);
+    device::barrier_init(&m.empty[i], kChainWarps);
+  }
+  for (int i = 0; i < 2; ++i) {
+    device::barrier_init(&m.handed[0][i], 1);
+    device::barrier_init(&m.handed[1][i], 1);
+    device::barrier_init(&m.written[i], 2);
+    device::barrier_init(&m.taken[i], kFinishWarps);
+    device::barrier_init(&m.summed[i], 1);
+  }
+  device::barrier_init_done();
+}
+
 }  // namespace
 
 WEIR_KERNEL_BOUNDED(weir_gdn_chunks, GpuGdnPackedArgs, kThreads, 1) {
@@ -510,32 +558,27 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunks, GpuGdnPackedArgs, kThreads, 1) {
   Shared& m = *reinterpret_cast<Shared*>(gdn_shared);
   Block w;
   const bool any = find_block(args, &w);
+  const bool of_chain = device::warp() < kChainWarps;
   State state;
-  if (any && args.chunk_begin == 0) load_state(w, state);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      device::barrier_init(&m.full[i], 1);
-      device::barrier_init(&m.empty[i], kWarps);
-    }
-    device::barrier_init_done();
-  }
+  if (any && of_chain && args.chunk_begin == 0) load_state(w, state);
+  if (threadIdx.x == 0) open_barriers(m);
   __syncthreads();
   device::wait_for_previous();
   device::start_next();
-  if (!any) return;                                // the whole cluster
-  if (args.chunk_begin > 0) load_state(w, state);  // the launch before this one may have moved it
-  if (threadIdx.x == 0) {
-    for (int n = 0; n < min(kStages, w.chunks); ++n) load_stage(args, m, w, n);
-  }
-  __syncwarp();
-  if (device::warp() % 2 == 0) {
-    update_warp(args, m, w, state);
+  if (!any) return;  // the whole cluster
+  // The launch before this one may have moved it.
+  if (of_chain && args.chunk_begin > 0) load_state(w, state);
+  device::cluster_barrier();  // the others' barriers are there
+  if (of_chain && device::warp() % 2 == 0) {
+    update_warp(m, w, state);
+  } else if (of_chain) {
+    output_warp(m, w, state);
   } else {
-    output_warp(args, m, w, state);
+    finish_warp(args, m, w);
   }
   __syncwarp();
   if (w.ends) keep_ring(args, w);
-  device::cluster_barrier();  // the others have read this block's shared memory
+  device::cluster_barrier();  // the others have sent what this block's shared memory waits for
 }
 
 }  // namespace weir

@@ -12,7 +12,7 @@ constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kTiles = kGdnHeadDim / kGdnTileColumns;  // of a head's state
 constexpr int kRowsThreads = 288;
 constexpr int kProductsThreads = 256;
-constexpr int kChunksThreads = 128;
+constexpr int kChunksThreads = 256;
 
 // Of the Shared structs of the kernels, rounded up.
 int64_t rows_shared_bytes(int64_t tiles) {
@@ -31,7 +31,9 @@ int64_t products_shared_bytes() {
 int64_t chunks_shared_bytes() {
   constexpr int64_t kStages = 3;
   constexpr int64_t kStage = 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + 2 * kGdnValueGroupBytes;
-  return round_up(kStages * kStage + 2 * 2 * 8 * 32 * 16 + (4 + 2) * 64 * kFloat + 2 * kStages * 8, 128);
+  constexpr int64_t kHanded = 2 * 2 * 8 * 32 * 16;
+  constexpr int64_t kFloats = 2 * 16 * (16 + 4) + 2 * 64 * (kGdnTileColumns + 4) + 2 * kTiles * 64;
+  return round_up(kStages * kStage + kHanded + kFloats * kFloat + (2 * kStages + 10) * 8, 128);
 }
 
 int64_t chunk_bytes(int64_t key_heads, int64_t value_heads) {
