@@ -138,7 +138,7 @@ WEIR_DEVICE void bring_pages(const GpuPagedAttentionArgs& args, Shared& shared, 
   }
 }
 
-// Puts the 64 rows of this warpgroup into shared memory; rows without a token are zeros.
+// Puts the 64 rows of this warpgroup into shared memory; rows without a token are zeros. Their gates are brought near.
 WEIR_DEVICE void take_queries(const GpuPagedAttentionArgs& args, Shared& shared, const Tile& own, int warpgroup) {
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
   for (int i = thread; i < kGroupRows * 32; i += kGroupThreads) {
@@ -150,6 +150,9 @@ WEIR_DEVICE void take_queries(const GpuPagedAttentionArgs& args, Shared& shared,
     const int64_t head = int64_t{own.kv} * own.group + row % own.group;
     uint8_t* to = shared.q + chunk / 8 * kQuarterBytes + row * 128 + ((chunk ^ row) % 8) * 16;
     device::copy16(to, args.q + (t * args.heads + head) * kE + chunk * 8, valid);
+    if (chunk == 0 && valid) {
+      device::bulk_prefetch(args.qg + t * args.qg_stride + head * 2 * kE + kE, kE * sizeof(float));
+    }
   }
   device::copies_commit();
   device::copies_wait<0>();
@@ -299,12 +302,19 @@ WEIR_DEVICE void finish(const GpuPagedAttentionArgs& args, const Tile& own, int 
   const float* gate = args.qg + t * args.qg_stride + head * 2 * kE + kE + column;
   uint16_t* y = args.y + t * args.y_stride + head * kE + column;
   const float inverse = 1.0F / total;
+  // Loads do not pass stores: so many are under way at a time.
+  constexpr int kAhead = 16;
 #pragma unroll
-  for (int n = 0; n < 32; ++n) {
-    const float2 g = *reinterpret_cast<const float2*>(gate + n * 8);
-    *reinterpret_cast<uint32_t*>(y + n * 8) =
-        device::half_pair(args.y_type != 0, out[4 * n + 2 * half] * inverse * open_part(g.x),
-                          out[4 * n + 2 * half + 1] * inverse * open_part(g.y));
+  for (int first = 0; first < 32; first += kAhead) {
+    float2 g[kAhead];
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) g[n] = *reinterpret_cast<const float2*>(gate + (first + n) * 8);
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      const float* x = out + 4 * (first + n) + 2 * half;
+      *reinterpret_cast<uint32_t*>(y + (first + n) * 8) =
+          device::half_pair(args.y_type != 0, x[0] * inverse * open_part(g[n].x), x[1] * inverse * open_part(g[n].y));
+    }
   }
 }
 
