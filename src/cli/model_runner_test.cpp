@@ -164,6 +164,7 @@ struct FakeModel final : Model {
   bool has_draft_head() const override { return false; }
   std::string device_text() const override { return "none"; }
   int64_t weight_bytes() const override { return 0; }
+  CacheSizes cache_sizes() const override { return {}; }
   Result<std::unique_ptr<Caches>> make_caches(const CacheLayout&, const std::vector<int32_t>& pages, int32_t) override {
     return std::unique_ptr<Caches>(new FakeCaches(pages[0]));
   }

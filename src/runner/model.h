@@ -17,6 +17,7 @@
 #include "ops/gdn/gdn.h"
 #include "plan/layout.h"
 #include "plan/step.h"
+#include "runner/step_times.h"
 
 namespace weir {
 
@@ -107,6 +108,8 @@ class Executor {
   }
   // Bytes of the program's buffers.
   virtual int64_t buffer_bytes() const = 0;
+  // By the device's clock; null where it has none of its own.
+  virtual StepTimes* step_times() { return nullptr; }
 };
 
 // Bytes of the work buffers that steps of `rows` tokens need on the CPU; a GPU's are about as large.

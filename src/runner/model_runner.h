@@ -37,6 +37,7 @@ class ModelRunner final : public StepRunner {
   // Bytes reserved for pages and slots, and for work buffers.
   int64_t cache_bytes() const { return caches_->bytes(); }
   int64_t buffer_bytes() const { return executor_->buffer_bytes(); }
+  StepTimes* step_times() const { return executor_->step_times(); }
 
  private:
   ModelRunner(Model* model, const CacheLayout& layout, const RunnerLimits& limits, std::unique_ptr<Caches> caches,

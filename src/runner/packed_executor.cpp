@@ -1,7 +1,6 @@
 #include "runner/packed_executor.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "base/check.h"
 #include "ops/cpu/aligned.h"
@@ -17,16 +16,27 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kAlign = 256;
-// Rows up to which products are bound by the weights and take their rows' norm with them. Which side a step is on does
-// not change a bit.
-constexpr int64_t kFewRows = 16;
 // For the states of generated rows' segments; more rows or longer contexts are worked off in parts.
 constexpr int64_t kPartialBytes = 256 << 20;
 // Shapes of decode steps that are recorded; others run call by call.
 constexpr size_t kGraphsMax = 256;
+constexpr int64_t kRecordedRows = 8;
+constexpr int64_t kSegmentSteps = 4;
 
 int64_t pages_of(int64_t positions) {
   return (positions + kGridTokens - 1) / kGridTokens;
+}
+
+// Segments of a row with `positions` tokens before and with it, rounded up: few shapes of steps, and blocks of segments
+// that are not there leave at once.
+int64_t segments_of(int64_t positions) {
+  int64_t segments = 1;
+  while (segments * kPagedSegment < positions) segments *= kSegmentSteps;
+  return segments;
+}
+
+bool is_generated(const StepBatch& batch, size_t sequence) {
+  return !batch.sequences.empty() && batch.sequences[sequence].role == RowRole::kGenerated;
 }
 
 // Hands out aligned parts of a range; the first pass, without a range, only counts.
@@ -54,6 +64,8 @@ Result<std::unique_ptr<PackedExecutor>> PackedExecutor::create(const Program& pr
                                                                const ExecutorLimits& limits) {
   std::unique_ptr<PackedExecutor> executor(new PackedExecutor(program, config, weights, rope, gpu, caches, limits));
   WEIR_RETURN_IF_ERROR(executor->allocate());
+  if (program.hidden_in.valid()) return executor;  // drafts are not recorded
+  executor->record_graphs();
   return executor;
 }
 
@@ -95,7 +107,7 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
     hidden = std::max<int64_t>(hidden, int64_t{layer.slots()} * layer.width);
     router = std::max<int64_t>(router, layer.experts + layer.shared);
     slots = std::max<int64_t>(slots, layer.slots());
-    if (limits_.rows > kFewRows) {
+    if (limits_.rows > kRowsWithNorm) {
       work = std::max(work, moe_prompt_work_bytes(limits_.rows, layer.slots(), static_cast<int64_t>(layer.mlps.size()),
                                                   config_.hidden, layer.width));
     }
@@ -121,15 +133,9 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
 Status PackedExecutor::allocate() {
   {
     Parts tables(nullptr);
-    tables.take<int32_t>(limits_.rows);
-    tables.take<GpuRow>(limits_.rows);
-    tables.take<uint8_t*>(limits_.sequences);
+    tables.take<std::byte>(places(nullptr, limits_.rows, limits_.sequences, limits_.rows, limits_.rows).end -
+                           static_cast<std::byte*>(nullptr));
     for (int64_t i = 0; i < limits_.sequences; ++i) tables.take<uint8_t*>(pages_of(limits_.positions));
-    tables.take<int32_t>(limits_.rows);
-    tables.take<GpuSampleRow>(limits_.rows);
-    tables.take<int32_t>(limits_.rows);
-    tables.take<GpuGdnSequence>(limits_.sequences);
-    tables.take<GpuGdnSequence>(limits_.sequences);
     tables.take<GpuPromptTile>(
         paged_prompt_tiles_max(limits_.rows, limits_.sequences, config_.heads / config_.kv_heads));
     tables_bytes_ = tables.used();
@@ -143,6 +149,7 @@ Status PackedExecutor::allocate() {
     WEIR_ASSIGN_OR_RETURN(flight.lists,
                           gpu_.device->allocate_pinned(sample_lists_bytes(limits_.sequences), "sampling lists"));
     WEIR_ASSIGN_OR_RETURN(flight.tokens, gpu_.device->allocate_pinned((limits_.rows + 1) * kFloat, "tokens"));
+    flight.begun = gpu_.device->event();
     flight.done = gpu_.device->event();
   }
   const int64_t head_rows = std::min(limits_.rows, kHeadBlockRows);
@@ -169,66 +176,94 @@ void PackedExecutor::set_hidden(int64_t first, int64_t count, const float* rows)
   WEIR_CHECK(status.ok(), "{}", status.error().text());
 }
 
-// Everything that the step's kernels look up. Places depend on how many tokens, sequences, sampled rows and segments
-// there are, never on their contents: a graph recorded for one step fits every step of the same shape.
+PackedExecutor::Places PackedExecutor::places(std::byte* base, int64_t tokens, int64_t sequences, int64_t sampled,
+                                              int64_t generated) {
+  Parts parts(base);
+  Places out;
+  out.tokens = parts.take<int32_t>(tokens);
+  out.rows = parts.take<GpuRow>(tokens);
+  out.pages = parts.take<uint8_t**>(sequences);
+  out.sampled = parts.take<int32_t>(sampled);
+  out.sample = parts.take<GpuSampleRow>(sampled);
+  out.generated = parts.take<int32_t>(generated);
+  out.gdn_generated = parts.take<GpuGdnSequence>(sequences);
+  out.gdn_prompts = parts.take<GpuGdnSequence>(sequences);
+  out.end = base + parts.used();
+  return out;
+}
+
+// Places depend on how many tokens, sequences and sampled rows there are, never on their contents: a graph recorded for
+// one step fits every step of the same shape.
+void PackedExecutor::point_step_at_tables(int64_t sequences, int64_t sampled) {
+  const Places at = places(tables_, step_.token_count, sequences, sampled, step_.generated_count);
+  step_.tokens = at.tokens;
+  step_.rows = at.rows;
+  step_.pages = at.pages;
+  step_.sampled = at.sampled;
+  step_.sample = at.sample;
+  step_.generated = at.generated;
+  step_.gdn_generated = at.gdn_generated;
+  step_.gdn_prompts = at.gdn_prompts;
+}
+
+// Everything that the step's kernels look up.
 void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
   const auto sequences = static_cast<int64_t>(batch.kv.size());
   const auto sampled = static_cast<int64_t>(batch.sampled.size());
   WEIR_CHECK(sequences <= limits_.sequences, "{} sequences in a step of {}", sequences, limits_.sequences);
   step_ = Step{};
   step_.token_count = static_cast<int64_t>(batch.tokens.size());
-  const auto generated = [&](size_t i) {
-    return !batch.sequences.empty() && batch.sequences[i].role == RowRole::kGenerated;
-  };
   int64_t longest = 1;
-  int64_t longest_generated = 1;
   std::vector<PromptRows> prompts;
   for (size_t i = 0; i < batch.kv.size(); ++i) {
     const KvSequence& s = batch.kv[i];
-    const int64_t end = s.position + s.row_count;
-    longest = std::max(longest, end);
     step_.fresh = std::max(step_.fresh, s.row_count);
-    if (generated(i)) {
+    if (is_generated(batch, i)) {
       step_.generated_count += s.row_count;
-      longest_generated = std::max(longest_generated, end);
+      longest = std::max(longest, s.position + s.row_count);
     } else {
       prompts.push_back({s.row_begin, s.row_count, static_cast<int64_t>(i), s.position});
     }
   }
-  step_.segments = static_cast<int64_t>(
-      std::bit_ceil(static_cast<uint64_t>((longest_generated + kPagedSegment - 1) / kPagedSegment)));
-  const int64_t pages_a_sequence = std::min(
-      static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(pages_of(longest)))), pages_of(limits_.positions));
-
-  Parts host(flight->tables.data());
-  const auto there = [&](const auto* place) {
-    return reinterpret_cast<decltype(place)>(tables_ +
-                                             (reinterpret_cast<const std::byte*>(place) - flight->tables.data()));
+  step_.segments = segments_of(longest);
+  const Places host = places(flight->tables.data(), step_.token_count, sequences, sampled, step_.generated_count);
+  point_step_at_tables(sequences, sampled);
+  std::copy(batch.tokens.begin(), batch.tokens.end(), host.tokens);
+  std::copy(batch.sampled.begin(), batch.sampled.end(), host.sampled);
+  if (batch.requests.empty()) {
+    std::fill_n(host.sample, sampled, GpuSampleRow{});
+  } else {
+    lay_out_samples(batch.requests, host.sample, flight->lists.data());
+  }
+  Parts rest(host.end);
+  const auto on_device = [&](auto* place) {
+    return reinterpret_cast<decltype(place)>(tables_ + (reinterpret_cast<std::byte*>(place) - flight->tables.data()));
   };
-  auto* ids = host.take<int32_t>(step_.token_count);
-  auto* rows = host.take<GpuRow>(step_.token_count);
-  auto* lists = host.take<uint8_t**>(sequences);
-  auto* chosen = host.take<int32_t>(sampled);
-  auto* sample = host.take<GpuSampleRow>(sampled);
-  auto* list = host.take<int32_t>(step_.generated_count);
-  auto* gdn_generated = host.take<GpuGdnSequence>(sequences);
-  auto* gdn_prompts = host.take<GpuGdnSequence>(sequences);
-  std::copy(batch.tokens.begin(), batch.tokens.end(), ids);
-  std::copy(batch.sampled.begin(), batch.sampled.end(), chosen);
+  int32_t* generated = host.generated;
   for (size_t i = 0; i < batch.kv.size(); ++i) {
     const KvSequence& s = batch.kv[i];
     for (int64_t r = 0; r < s.row_count; ++r) {
-      rows[s.row_begin + r] = {static_cast<int32_t>(i), static_cast<int32_t>(s.position + r)};
-      if (generated(i)) *list++ = static_cast<int32_t>(s.row_begin + r);
+      host.rows[s.row_begin + r] = {static_cast<int32_t>(i), static_cast<int32_t>(s.position + r)};
+      if (is_generated(batch, i)) *generated++ = static_cast<int32_t>(s.row_begin + r);
     }
     const int64_t count = pages_of(s.position + s.row_count);
-    WEIR_CHECK(count <= pages_a_sequence, "{} tokens in a step of at most {}", s.position + s.row_count,
-               limits_.positions);
-    auto* pages = host.take<uint8_t*>(pages_a_sequence);
+    auto** pages = rest.take<uint8_t*>(count);
+    WEIR_CHECK(host.end + rest.used() <= flight->tables.data() + tables_bytes_, "step tables of over {} bytes",
+               tables_bytes_);
     for (int64_t p = 0; p < count; ++p) pages[p] = reinterpret_cast<uint8_t*>(s.pages[p]);
-    lists[i] = reinterpret_cast<uint8_t**>(const_cast<uint8_t**>(there(pages)));
+    host.pages[i] = on_device(pages);
   }
-  list -= step_.generated_count;
+  fill_gdn(batch, host);
+  const std::vector<GpuPromptTile> tiles = paged_attention_tiles(prompts, config_.heads / config_.kv_heads);
+  step_.tile_count = static_cast<int64_t>(tiles.size());
+  auto* tile_place = rest.take<GpuPromptTile>(step_.tile_count);
+  tables_used_ = host.end + rest.used() - flight->tables.data();
+  WEIR_CHECK(tables_used_ <= tables_bytes_, "step tables of {} bytes, {} reserved", tables_used_, tables_bytes_);
+  std::copy(tiles.begin(), tiles.end(), tile_place);
+  step_.tiles = on_device(tile_place);
+}
+
+void PackedExecutor::fill_gdn(const StepBatch& batch, const Places& host) {
   for (size_t i = 0; i < batch.gdn.size(); ++i) {
     const GdnSequence& s = batch.gdn[i];
     if (s.row_count == 0) continue;
@@ -237,34 +272,14 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
     const GpuGdnSequence entry{reinterpret_cast<uint8_t*>(s.slot), static_cast<int32_t>(s.row_begin),
                                static_cast<int32_t>(s.row_count), static_cast<int32_t>(s.position),
                                static_cast<int32_t>(base)};
-    if (generated(i)) {
-      gdn_generated[step_.gdn_generated_count++] = entry;
+    if (is_generated(batch, i)) {
+      host.gdn_generated[step_.gdn_generated_count++] = entry;
     } else {
-      gdn_prompts[step_.gdn_prompt_count++] = entry;
+      host.gdn_prompts[step_.gdn_prompt_count++] = entry;
       step_.gdn_chunks += gdn_chunk_count(entry.position, entry.row_count, entry.base);
     }
     caches_->advance(s.slot, s.position + s.row_count);
   }
-  const std::vector<GpuPromptTile> tiles = paged_attention_tiles(prompts, config_.heads / config_.kv_heads);
-  step_.tile_count = static_cast<int64_t>(tiles.size());
-  auto* tile_place = host.take<GpuPromptTile>(step_.tile_count);
-  std::copy(tiles.begin(), tiles.end(), tile_place);
-  WEIR_CHECK(host.used() <= tables_bytes_, "step tables of {} bytes, {} reserved", host.used(), tables_bytes_);
-  if (batch.requests.empty()) {
-    std::fill_n(sample, sampled, GpuSampleRow{});
-  } else {
-    lay_out_samples(batch.requests, sample, flight->lists.data());
-  }
-  tables_used_ = host.used();
-  step_.tokens = there(ids);
-  step_.rows = there(rows);
-  step_.pages = reinterpret_cast<uint8_t* const* const*>(there(lists));
-  step_.sampled = there(chosen);
-  step_.sample = there(sample);
-  step_.generated = there(list);
-  step_.gdn_generated = there(gdn_generated);
-  step_.gdn_prompts = there(gdn_prompts);
-  step_.tiles = there(tile_place);
 }
 
 void PackedExecutor::run_program(const std::vector<Operation>& operations, const Rows& rows) {
@@ -282,7 +297,23 @@ void PackedExecutor::run_head(int64_t first, int64_t count) {
   run_program(program_.head, {count, step_.sampled + first, step_.sample + first});
 }
 
-// Decode steps repeat their shape: recorded once, replayed afterwards, with the head and the sampling of their rows.
+// The recorded decode step of so many rows, each of a sequence of its own, with the head and the sampling of them all;
+// step_ is of this shape. Null without memory for one more: then the same calls are made one by one.
+device::Graph* PackedExecutor::graph_of(int64_t rows, int64_t segments) {
+  const std::pair<int64_t, int64_t> shape{rows, segments};
+  if (graphs_.size() >= kGraphsMax && graphs_.count(shape) == 0) return nullptr;
+  device::Graph& graph = graphs_[shape];
+  if (!graph) {
+    gpu_.stream->begin_graph();
+    run_body();
+    run_head(0, rows);
+    auto recorded = gpu_.stream->end_graph();
+    if (!recorded.ok()) return nullptr;
+    graph = std::move(*recorded);
+  }
+  return &graph;
+}
+
 bool PackedExecutor::replay(const StepBatch& batch) {
   const auto sampled = static_cast<int64_t>(batch.sampled.size());
   const auto sequences = static_cast<int64_t>(batch.kv.size());
@@ -290,20 +321,37 @@ bool PackedExecutor::replay(const StepBatch& batch) {
       sampled > kHeadBlockRows || step_.gdn_generated_count != static_cast<int64_t>(batch.gdn.size())) {
     return false;
   }
-  const std::pair<int64_t, int64_t> shape{step_.token_count, step_.segments};
-  if (graphs_.size() >= kGraphsMax && graphs_.count(shape) == 0) return false;
-  device::Graph& graph = graphs_[shape];
-  if (!graph) {
-    gpu_.stream->begin_graph();
-    run_body();
-    run_head(0, sampled);
-    auto recorded = gpu_.stream->end_graph();
-    // Without memory for one more graph the same calls are made one by one.
-    if (!recorded.ok()) return false;
-    graph = std::move(*recorded);
-  }
-  gpu_.stream->replay(graph);
+  const device::Graph* graph = graph_of(step_.token_count, step_.segments);
+  if (graph == nullptr) return false;
+  gpu_.stream->replay(*graph);
   return true;
+}
+
+// Before the first request: decode steps of few sequences at any context, which are the ones that a recording would
+// hold up; others are recorded when they first come.
+void PackedExecutor::record_graphs() {
+  const bool recurrent = config_.count_layers(LayerKind::kLinear) > 0;
+  for (int64_t rows = 1; rows <= std::min({limits_.sequences, limits_.rows, kRecordedRows}); ++rows) {
+    for (int64_t segments = 1;; segments *= kSegmentSteps) {
+      step_ = Step{};
+      step_.token_count = rows;
+      step_.generated_count = rows;
+      step_.gdn_generated_count = recurrent ? rows : 0;
+      step_.segments = segments;
+      point_step_at_tables(rows, rows);
+      if (graph_of(rows, segments) == nullptr) return;
+      if (segments >= segments_of(limits_.positions)) break;
+    }
+  }
+}
+
+// Of a step that has ended, as long as its events stand, while the step behind it runs.
+void PackedExecutor::note_time(const Flight& ended) {
+  static_assert(kFlights == 2, "the step behind an ended one is the other");
+  const Flight& next = flights_[first_flight_];
+  if (&next == &ended || ended.empty || next.empty || !next.begun.passed()) return;
+  times_.add({static_cast<float>(ended.done.micros_since(ended.begun)),
+              static_cast<float>(next.begun.micros_since(ended.done))});
 }
 
 void PackedExecutor::enqueue(const StepBatch& batch) {
@@ -311,12 +359,14 @@ void PackedExecutor::enqueue(const StepBatch& batch) {
   Flight& flight = flights_[(first_flight_ + flight_count_++) % flights_.size()];
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
   WEIR_CHECK(tokens <= limits_.rows, "{} rows in a step of {}", tokens, limits_.rows);
+  note_time(flight);
   flight.empty = tokens == 0;
   flight.sampled = static_cast<int64_t>(batch.sampled.size());
   if (flight.empty) return;
   flight.to_host = batch.requests.empty();
   for (const SampleRequest& request : batch.requests) flight.to_host |= !request.on_device;
   fill_tables(batch, &flight);
+  gpu_.stream->record(&flight.begun);
   gpu_.stream->copy_in(tables_, flight.tables.data(), tables_used_);
   const bool whole = replay(batch);
   if (!whole) run_body();

@@ -16,6 +16,7 @@
 #include "runner/gpu_caches.h"
 #include "runner/gpu_executor.h"
 #include "runner/packed_weights.h"
+#include "runner/step_times.h"
 
 namespace weir {
 
@@ -37,6 +38,7 @@ class PackedExecutor final : public Executor {
   bool ready() override;
   void collect(const Consume& consume) override;
   int64_t buffer_bytes() const override { return memory_.size(); }
+  StepTimes* step_times() override { return &times_; }
 
  private:
   friend class PackedProfile;  // times the operations one by one
@@ -59,7 +61,7 @@ class PackedExecutor final : public Executor {
     int64_t gdn_prompt_count = 0;
     int64_t gdn_chunks = 0;
     int64_t tile_count = 0;
-    int64_t segments = 1;  // of the longest generated row, a power of two
+    int64_t segments = 1;  // of the longest generated row, rounded up to a power of four
     int64_t fresh = 1;     // the most tokens of a sequence
   };
   // A step between enqueue() and collect().
@@ -67,9 +69,10 @@ class PackedExecutor final : public Executor {
     device::PinnedBytes tables;
     device::PinnedBytes lists;   // of the sampled rows
     device::PinnedBytes tokens;  // the fault, then [T]
+    device::Event begun;
     device::Event done;
     int64_t sampled = 0;
-    bool empty = false;
+    bool empty = true;
     bool to_host = false;  // some of its rows are the host's to sample
   };
   // A norm whose only reader is the operation behind it.
@@ -88,10 +91,27 @@ class PackedExecutor final : public Executor {
                  Gpu gpu, GpuCaches* caches, const ExecutorLimits& limits);
   Status allocate();
   int64_t lay_out(std::byte* base);
+  // Where the tables of a step stand behind `base`, and the first byte behind them.
+  struct Places {
+    int32_t* tokens = nullptr;
+    GpuRow* rows = nullptr;
+    uint8_t*** pages = nullptr;
+    int32_t* sampled = nullptr;
+    GpuSampleRow* sample = nullptr;
+    int32_t* generated = nullptr;
+    GpuGdnSequence* gdn_generated = nullptr;
+    GpuGdnSequence* gdn_prompts = nullptr;
+    std::byte* end = nullptr;
+  };
+  static Places places(std::byte* base, int64_t tokens, int64_t sequences, int64_t sampled, int64_t generated);
   void fill_tables(const StepBatch& batch, Flight* flight);
+  void fill_gdn(const StepBatch& batch, const Places& host);
+  void point_step_at_tables(int64_t sequences, int64_t sampled);
   void run_body();
   void run_head(int64_t first, int64_t count);
   bool replay(const StepBatch& batch);
+  device::Graph* graph_of(int64_t rows, int64_t segments);
+  void record_graphs();
   void run_program(const std::vector<Operation>& operations, const Rows& rows);
 
   void execute(const EmbedOp& op, const Rows& rows);
@@ -101,8 +121,10 @@ class PackedExecutor final : public Executor {
   void execute(const GdnOp& op, const Rows& rows);
   void execute(const FeedForwardOp& op, const Rows& rows);
   void norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y);
+  bool fewest_rows(const LinearOp& op, const Rows& rows);
   void few_rows(const LinearOp& op, const Rows& rows);
   void many_rows(const LinearOp& op, const Rows& rows);
+  bool fewest_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void few_rows_dense(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
@@ -114,6 +136,7 @@ class PackedExecutor final : public Executor {
   float* data(BufferRef ref) const { return buffers_[ref.buffer.index()] + ref.column; }
   int64_t stride(BufferRef ref) const { return program_.buffer(ref.buffer).width; }
   void wait(const Flight& flight) const;
+  void note_time(const Flight& ended);
 
   const Program& program_;
   const ModelConfig& config_;
@@ -145,6 +168,7 @@ class PackedExecutor final : public Executor {
   std::array<Flight, kFlights> flights_;
   size_t first_flight_ = 0;
   size_t flight_count_ = 0;
+  StepTimes times_;
   Step step_;
   int64_t tables_bytes_ = 0;
   int64_t tables_used_ = 0;

@@ -4,7 +4,9 @@
 #include "base/check.h"
 #include "ops/embed/embed_gpu.h"
 #include "ops/gdn/gdn_chunks_gpu.h"
+#include "ops/linear/linear_few_gpu.h"
 #include "ops/linear/linear_prompt_gpu.h"
+#include "ops/moe/moe_few_gpu.h"
 #include "ops/moe/moe_packed_gpu.h"
 #include "ops/moe/moe_prompt_gpu.h"
 #include "ops/moe/routes_gpu.h"
@@ -14,11 +16,7 @@
 
 namespace weir {
 namespace {
-int32_t operand_type_(int32_t) { return 0; }
 
-// Rows up to which products are bound by the weights and norm their rows themselves. Which side a step is on does not
-// change a bit.
-constexpr int64_t kFewRows = 16;
 // For the states of generated rows' segments; more are worked off in parts.
 constexpr int64_t kPartialBytes = 256 << 20;
 
@@ -78,7 +76,7 @@ void PackedExecutor::execute(const LinearOp& op, const Rows& rows) {
     args.f16 = operands(kOperandF16);
     norm_rows(gpu_, args, rows.count);
   }
-  if (rows.count <= kFewRows) {
+  if (rows.count <= kRowsWithNorm) {
     few_rows(op, rows);
   } else {
     many_rows(op, rows);
@@ -101,7 +99,38 @@ void PackedExecutor::sample_rows(const Rows& rows) {
   sample(gpu_, args, rows.count);
 }
 
+// FP8 outputs, then BF16 ones, by the kernel for at most eight rows; false where it does not take them.
+bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
+  GpuFewArgs args;
+  args.rows = static_cast<int32_t>(rows.count);
+  if (rows.count > kFewRows || rows.chosen != nullptr) return false;
+  for (const bool fp8 : {true, false}) {
+    for (const LinearOp::Output& output : op.outputs) {
+      const GpuPacked& weight = weights_.matrix(output.weight);
+      if ((weight.format == kGpuFp8Block) != fp8) continue;
+      args.k = weight.k;
+      args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? kPackedAdd : kPackedStore,
+                                    0};
+      args.fp8_count += fp8 ? 1 : 0;
+    }
+  }
+  if (norm_.there) {
+    args.x = data(norm_.x);
+    args.x_stride = stride(norm_.x);
+    args.norm = norm_.weight;
+    args.eps = config_.rms_eps;
+  } else {
+    if (args.count > args.fp8_count) return false;
+    args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);
+    args.x_stride = args.k;
+  }
+  if (!few_takes(gpu_, args)) return false;
+  linear_few(gpu_, args);
+  return true;
+}
+
 void PackedExecutor::few_rows(const LinearOp& op, const Rows& rows) {
+  if (fewest_rows(op, rows)) return;
   GpuPackedLinearArgs args;
   args.rows = static_cast<int32_t>(rows.count);
   for (const LinearOp::Output& output : op.outputs) {
@@ -119,6 +148,7 @@ void PackedExecutor::few_rows(const LinearOp& op, const Rows& rows) {
   } else {
     const bool mixed = op.x.buffer == mixed_id_;
     args.x_bf16 = mixed ? mixed_ : operands(kOperandBf16);
+    args.x_f16 = mixed ? mixed_ : operands(kOperandF16);
     args.x_stride = args.k;
   }
   linear_packed(gpu_, args);
@@ -130,7 +160,7 @@ void PackedExecutor::many_rows(const LinearOp& op, const Rows& rows) {
   bool types[2] = {false, false};
   for (const LinearOp::Output& output : op.outputs) {
     const GpuPacked& weight = weights_.matrix(output.weight);
-    types[operand_type_(weight.format)] = true;
+    types[operand_type(weight.format)] = true;
     args.x_stride = weight.k;
     args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? 1 : 0, 0};
   }
@@ -139,13 +169,14 @@ void PackedExecutor::many_rows(const LinearOp& op, const Rows& rows) {
                      rows.chosen != nullptr ? data({program_.normed, 0}) : nullptr);
   }
   const bool mixed = op.x.buffer == mixed_id_;
-  args.x = mixed ? mixed_ : operands(kOperandBf16);
+  args.x_bf16 = mixed ? mixed_ : operands(kOperandBf16);
+  args.x_f16 = mixed ? mixed_ : operands(kOperandF16);
   linear_prompt(gpu_, args);
 }
 
 // What the mixer's output is multiplied with next decides its type.
 int32_t PackedExecutor::mixed_type(Slot slot, int32_t layer) const {
-  return operand_type_(weights_.matrix({slot, layer}).format);
+  return operand_type(weights_.matrix({slot, layer}).format);
 }
 
 void PackedExecutor::execute(const AttentionOp& op, const Rows& rows) {
@@ -219,7 +250,7 @@ void PackedExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
   const bool sparse = layer.router.n > 0;
   if (sparse && rows.count <= kPackedMoeRows) {
     few_rows_sparse(op, layer, rows);
-  } else if (!sparse && rows.count <= kFewRows) {
+  } else if (!sparse && rows.count <= kRowsWithNorm) {
     few_rows_dense(op, layer, rows);
   } else {
     many_rows_experts(op, layer, rows);
@@ -227,16 +258,57 @@ void PackedExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
   norm_.there = false;
 }
 
+// The same as few_rows_sparse() by the kernels for at most eight rows; false where they do not take them.
+bool PackedExecutor::fewest_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+  const int64_t logits = layer.experts + layer.shared;
+  GpuFewArgs front;
+  front.rows = static_cast<int32_t>(rows.count);
+  front.x = data(norm_.x);
+  front.x_stride = stride(norm_.x);
+  front.norm = norm_.weight;
+  front.eps = config_.rms_eps;
+  front.x_out_f16 = operands(kOperandF16);
+  front.k = layer.router.k;
+  if (layer.shared == 0 || layer.stride == 0) return false;
+  front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + int64_t{layer.top_k} * layer.width,
+                                  int64_t{layer.slots()} * layer.width, kPackedSwiglu, kOperandF16};
+  front.fp8_count = 1;
+  front.outputs[front.count++] = {layer.router, router_, logits, kPackedStore, 0};
+  front.outputs[front.count++] = {layer.shared_gate, router_ + layer.experts, logits, kPackedStore, 0};
+  GpuFewExpertsArgs args;
+  args.gate_up = layer.mlps.front().gate_up.data;
+  args.down = layer.mlps.front().down.data;
+  args.gate_up_scales = layer.mlps.front().gate_up.scales;
+  args.down_scales = layer.mlps.front().down.scales;
+  args.stride = layer.stride;
+  args.router = router_;
+  args.x = operands(kOperandF16);
+  args.hidden = hidden_;
+  args.y = data(op.y);
+  args.y_stride = stride(op.y);
+  args.rows = front.rows;
+  args.experts = layer.experts;
+  args.top_k = layer.top_k;
+  args.shared = layer.shared;
+  args.d = layer.router.k;
+  args.f = layer.width;
+  if (!few_takes(gpu_, front) || !few_experts_takes(gpu_, args)) return false;
+  linear_few(gpu_, front);
+  experts_few(gpu_, args);
+  return true;
+}
+
 // Norm, router and the shared expert's hidden values in one kernel; then the experts.
 void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
-  const int32_t type = operand_type_(layer.format);
+  if (rows.count <= kFewMoeRows && fewest_rows_sparse(op, layer, rows)) return;
+  const int32_t type = operand_type(layer.format);
   const int64_t logits = layer.experts + layer.shared;
   GpuPackedLinearArgs front;
   front.x = data(norm_.x);
   front.x_stride = stride(norm_.x);
   front.norm = norm_.weight;
   front.eps = config_.rms_eps;
-  front.x_out = operands(type);
+  (type == kOperandF16 ? front.x_out_f16 : front.x_out_bf16) = operands(type);
   front.k = layer.router.k;
   front.rows = static_cast<int32_t>(rows.count);
   front.outputs[front.count++] = {layer.router, router_, logits, kPackedStore, 0};
@@ -265,7 +337,7 @@ void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedFo
 
 void PackedExecutor::few_rows_dense(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
   const GpuPackedMlp& mlp = layer.mlps.front();
-  const int32_t type = operand_type_(mlp.down.format);
+  const int32_t type = operand_type(mlp.down.format);
   GpuPackedLinearArgs up;
   up.x = data(norm_.x);
   up.x_stride = stride(norm_.x);
@@ -277,6 +349,7 @@ void PackedExecutor::few_rows_dense(const FeedForwardOp& op, const PackedFeedFor
   linear_packed(gpu_, up);
   GpuPackedLinearArgs down;
   down.x_bf16 = hidden_;
+  down.x_f16 = hidden_;
   down.x_stride = layer.width;
   down.k = mlp.down.k;
   down.rows = up.rows;
@@ -286,13 +359,14 @@ void PackedExecutor::few_rows_dense(const FeedForwardOp& op, const PackedFeedFor
 
 void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
   const bool sparse = layer.router.n > 0;
-  const int32_t type = operand_type_(layer.format);
-  const bool router_bf16 = sparse && operand_type_(layer.router.format) == kOperandBf16;
+  const int32_t type = operand_type(layer.format);
+  const bool router_bf16 = sparse && operand_type(layer.router.format) == kOperandBf16;
   norm_to_operands(rows, type == kOperandBf16 || router_bf16, type == kOperandF16 || (sparse && !router_bf16), nullptr);
   if (sparse) {
     const int64_t logits = layer.experts + layer.shared;
     GpuPromptArgs score;
-    score.x = operands(kOperandBf16);
+    score.x_bf16 = operands(kOperandBf16);
+    score.x_f16 = operands(kOperandF16);
     score.x_stride = layer.router.k;
     score.rows = static_cast<int32_t>(rows.count);
     score.outputs[score.count++] = {layer.router, router_, logits, 0, 0};
@@ -310,7 +384,8 @@ void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeed
   }
   GpuMoePromptArgs args;
   args.table = layer.table;
-  args.x = operands(type);
+  args.x_bf16 = operands(kOperandBf16);
+  args.x_f16 = operands(kOperandF16);
   args.x_stride = config_.hidden;
   args.experts = experts_;
   args.weights = expert_weights_;

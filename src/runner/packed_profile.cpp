@@ -20,6 +20,13 @@ int64_t pages_of(int64_t positions) {
   return (positions + kGridTokens - 1) / kGridTokens;
 }
 
+// The last tokens before a recurrent state's next multiple of 64 are read beside it: half of them for the first
+// sequence, as many as it comes for the others.
+int64_t position_of(int64_t sequence, int64_t context) {
+  constexpr int64_t kStride = 23;  // without a factor of 64: every number of tokens comes once in 64 sequences
+  return context / kGridTokens * kGridTokens + (kGridTokens / 2 + kStride * sequence) % kGridTokens;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<PackedProfile>> PackedProfile::create(GpuModel* model, const CacheLayout& layout,
@@ -65,7 +72,7 @@ Status PackedProfile::fill_pages(int64_t page_bytes) {
 bool PackedProfile::fits(int64_t sequences, int64_t context) const {
   const int64_t pages = limits_.pages.empty() ? 0 : limits_.pages[0];
   return sequences <= limits_.rows_max && sequences <= limits_.step_tokens_max &&
-         context < limits_.sequence_tokens_max &&
+         context + kGridTokens < limits_.sequence_tokens_max &&
          (model_->config.count_layers(LayerKind::kFull) == 0 || sequences * pages_of(context + 1) <= pages);
 }
 
@@ -74,7 +81,7 @@ void PackedProfile::add_sequence(int64_t index, int64_t row_begin, int64_t row_c
   const int64_t count = pages_of(position + row_count);
   if (model_->config.count_layers(LayerKind::kFull) > 0) {
     for (int64_t p = 0; p < count; ++p) {
-      pages.push_back(caches_->page(kKvClass, PageId::from(static_cast<size_t>(index * count + p))));
+      pages.push_back(caches_->page(kKvClass, PageId::from(index * count + p)));
     }
   } else {
     pages.resize(static_cast<size_t>(count));
@@ -110,7 +117,7 @@ Status PackedProfile::lay_out(const UnitRows& rows, int64_t context) {
   if (rows.prompt) {
     add_sequence(0, 0, rows.rows, 0, RowRole::kPrompt);
   } else {
-    for (int64_t i = 0; i < rows.rows; ++i) add_sequence(i, i, 1, context, RowRole::kGenerated);
+    for (int64_t i = 0; i < rows.rows; ++i) add_sequence(i, i, 1, position_of(i, context), RowRole::kGenerated);
   }
   for (size_t i = 0; i < kv_.size(); ++i) kv_[i].pages = pages_[i].data();
   StepBatch batch;

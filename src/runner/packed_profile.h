@@ -25,7 +25,8 @@ class PackedProfile {
   // Whether the pages and slots hold `sequences` sequences of `context` tokens and one more each.
   bool fits(int64_t sequences, int64_t context) const;
 
-  // A step of random tokens: one generated row for each of `rows` sequences of `context` tokens, on pages of their own;
+  // A step of random tokens: one generated row for each of `rows` sequences of about `context` tokens (to the next
+  // multiple of 64: every remainder as often), on pages of their own;
   // or the first `rows` tokens of one prompt. Programmer error: what does not fit the limits. After it, the body has
   // run once.
   Status lay_out(const UnitRows& rows, int64_t context);

@@ -24,6 +24,25 @@ Status refuse(std::string what) {
   return with_remedy(Error{ErrorCode::kUnsupported, std::move(what), {}}, "run this model on the CPU: --device cpu");
 }
 
+// What PackedFeedForward::stride says.
+int64_t stride_of(const std::vector<GpuPackedMlp>& mlps) {
+  if (mlps.size() < 2 || mlps[0].gate_up.scales == nullptr || mlps[0].down.scales == nullptr) return 0;
+  const int64_t stride = mlps[1].gate_up.data - mlps[0].gate_up.data;
+  const auto apart = [](const float* a, const float* b) {
+    return reinterpret_cast<const uint8_t*>(b) - reinterpret_cast<const uint8_t*>(a);
+  };
+  for (size_t e = 1; e < mlps.size(); ++e) {
+    const GpuPackedMlp& a = mlps[e - 1];
+    const GpuPackedMlp& b = mlps[e];
+    if (b.gate_up.format != kGpuFp8Block || b.down.format != kGpuFp8Block ||
+        b.gate_up.data - a.gate_up.data != stride || b.down.data - a.down.data != stride ||
+        apart(a.gate_up.scales, b.gate_up.scales) != stride || apart(a.down.scales, b.down.scales) != stride) {
+      return 0;
+    }
+  }
+  return stride;
+}
+
 bool no_packed_form(const WeightMatrix& w) {
   return packed_tile_bytes(gpu_format(w.format)) == 0;
 }
@@ -75,6 +94,31 @@ class PackedWeights::Uploader {
       if (target->format == kGpuFp8Row) target->row_scales = scale_place;
       return pack_all(*target, source, second, gpu, stage);
     });
+  }
+
+  // FP8 matrices over the same rows lie behind each other, and so do their scales.
+  void add_group(const std::vector<std::pair<GpuPacked*, const WeightMatrix*>>& group) {
+    int64_t floats = 0;
+    for (const auto& [target, source] : group) {
+      if (source->format != WeightFormat::kFp8Block || source->k != group.front().second->k) {
+        for (const auto& [one, from] : group) add(one, from);
+        return;
+      }
+      *target = packed_shape(source->n, source->k, kGpuFp8Block);
+      floats += packed_scale_floats(*target);
+    }
+    const int64_t scales = take(floats * static_cast<int64_t>(sizeof(float)));
+    int64_t scale_place = scales;
+    for (const auto& [target, source] : group) {
+      const int64_t data = take(packed_data_bytes(*target));
+      jobs_.push_back([target = target, source = source, data, scale_place](std::byte* base, Gpu gpu,
+                                                                            WeightStage* stage) -> Status {
+        target->data = reinterpret_cast<const uint8_t*>(base + data);
+        target->scales = reinterpret_cast<const float*>(base + scale_place);
+        return pack_all(*target, source, nullptr, gpu, stage);
+      });
+      scale_place += int64_t{target->strips} * ((target->tiles + 1) / 2) * 2 * static_cast<int64_t>(sizeof(float));
+    }
   }
 
   void add(GpuPackedMlp* target, const MlpWeights* source) {
@@ -179,8 +223,8 @@ void PackedWeights::collect_layer(const ModelConfig& config, int32_t at, const L
   vector(Slot::kPostNorm, source.post_norm);
   Layer& target = layers_.at(index(at));
   if (source.kind == LayerKind::kLinear) {
-    matrix(Slot::kGdnQkv, source.gdn.in_qkv);
-    matrix(Slot::kGdnZ, source.gdn.in_z);
+    uploader->add_group({{&matrices_[key({Slot::kGdnQkv, at})], &source.gdn.in_qkv},
+                         {&matrices_[key({Slot::kGdnZ, at})], &source.gdn.in_z}});
     matrix(Slot::kGdnB, source.gdn.in_b);
     matrix(Slot::kGdnA, source.gdn.in_a);
     matrix(Slot::kGdnOut, source.gdn.out);
@@ -194,9 +238,9 @@ void PackedWeights::collect_layer(const ModelConfig& config, int32_t at, const L
     uploader->add<float>(std::move(p.dt_bias), [args](const float* data) { args->dt_bias = data; });
     uploader->add<float>(std::move(p.norm), [args](const float* data) { args->norm = data; });
   } else {
-    matrix(Slot::kAttnQ, source.attention.q);
-    matrix(Slot::kAttnK, source.attention.k);
-    matrix(Slot::kAttnV, source.attention.v);
+    uploader->add_group({{&matrices_[key({Slot::kAttnQ, at})], &source.attention.q},
+                         {&matrices_[key({Slot::kAttnK, at})], &source.attention.k},
+                         {&matrices_[key({Slot::kAttnV, at})], &source.attention.v}});
     matrix(Slot::kAttnO, source.attention.o);
     vector(Slot::kAttnQNorm, source.attention.q_norm);
     vector(Slot::kAttnKNorm, source.attention.k_norm);
@@ -210,8 +254,8 @@ void PackedWeights::collect_layer(const ModelConfig& config, int32_t at, const L
     ff->mlps.resize(source.moe.experts.size() + static_cast<size_t>(ff->shared));
     for (size_t e = 0; e < source.moe.experts.size(); ++e) uploader->add(&ff->mlps[e], &source.moe.experts[e]);
     if (ff->shared != 0) {
-      uploader->add(&ff->shared_gate, &source.moe.shared_gate);
       uploader->add(&ff->mlps.back(), &source.moe.shared);
+      uploader->add(&ff->shared_gate, &source.moe.shared_gate);
     }
     ff->width = static_cast<int32_t>(source.moe.experts.front().gate.n);
     ff->format = gpu_format(source.moe.experts.front().gate.format);
@@ -253,6 +297,7 @@ Result<PackedWeights> PackedWeights::upload(const ModelConfig& config, const Mod
   Uploader uploader;
   out.collect(config, weights, &uploader);
   WEIR_ASSIGN_OR_RETURN(out.memory_, uploader.run(gpu));
+  for (Layer& layer : out.layers_) layer.feed_forward.stride = stride_of(layer.feed_forward.mlps);
   return out;
 }
 

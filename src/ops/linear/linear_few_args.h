@@ -1,0 +1,36 @@
+// Arguments of the products of at most eight rows with packed FP8 weights, and BF16 ones beside them.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/linear/linear_packed_args.h"
+
+namespace weir {
+
+inline constexpr int32_t kFewRows = 8;
+
+// As GpuPackedLinearArgs; the FP8 outputs come first, and each one's strips and scales lie behind those of the one
+// before it. Strips of all FP8 outputs are shared out in one row, then those of the BF16 outputs, each of which counts
+// as two.
+struct GpuFewArgs {
+  GpuPackedOutput outputs[kGpuLinearGroupMax];
+  const uint8_t* weights = nullptr;  // of the FP8 outputs; filled in, as the next
+  const float* scales = nullptr;
+  const float* x = nullptr;         // with `norm`
+  const uint16_t* x_f16 = nullptr;  // without; only FP8 outputs then
+  const int32_t* x_rows = nullptr;
+  const float* norm = nullptr;
+  uint16_t* x_out_bf16 = nullptr;
+  uint16_t* x_out_f16 = nullptr;
+  int64_t x_stride = 0;
+  int32_t rows = 0;
+  int32_t count = 0;
+  int32_t fp8_count = 0;   // of outputs
+  int32_t fp8_strips = 0;  // of all of them; filled in, as the next
+  int32_t bf16_strips = 0;
+  int32_t strips_max = 0;  // of a block, of both kinds together
+  int32_t k = 0;           // a multiple of 128, at least 1,024 or a divisor of it
+  float eps = 1e-6F;
+};
+
+}  // namespace weir

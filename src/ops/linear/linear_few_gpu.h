@@ -1,0 +1,15 @@
+// Products of at most eight rows with packed FP8 weights on a GPU.
+#pragma once
+
+#include "ops/gpu/gpu.h"
+#include "ops/linear/linear_few_args.h"
+
+namespace weir {
+
+// Whether linear_few() takes the call: its shapes, formats and places. Its bits are those of linear_packed().
+bool few_takes(const Gpu& gpu, const GpuFewArgs& args);
+
+// Filled in by the caller: what GpuFewArgs does not say otherwise. Overlaps with the kernel before it.
+void linear_few(Gpu& gpu, GpuFewArgs args);
+
+}  // namespace weir

@@ -1,0 +1,35 @@
+// Arguments of the sparse experts over at most eight rows with packed FP8 weights.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/linear/packed.h"
+
+namespace weir {
+
+inline constexpr int32_t kFewMoeRows = 8;
+inline constexpr int32_t kFewSlots = 16;  // of a row, the shared expert's among them
+
+// As GpuExpertsArgs of moe_packed_args.h; the weights of expert e lie e * stride bytes behind those of expert 0.
+struct GpuFewExpertsArgs {
+  const uint8_t* gate_up = nullptr;
+  const uint8_t* down = nullptr;
+  const float* gate_up_scales = nullptr;
+  const float* down_scales = nullptr;
+  int64_t stride = 0;
+  const float* router = nullptr;  // [rows][X + shared]
+  const uint16_t* x = nullptr;    // [rows][D], f16
+  uint16_t* hidden = nullptr;     // [rows][top_k + shared][F], f16
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int32_t add = 1;
+  int32_t rows = 0;
+  int32_t experts = 0;  // X
+  int32_t top_k = 0;
+  int32_t shared = 0;
+  int32_t d = 0;          // a multiple of 128
+  int32_t f = 0;          // a multiple of 128
+  int32_t items_max = 0;  // strips of a block of the first kernel; filled in
+};
+
+}  // namespace weir

@@ -1,0 +1,15 @@
+// The sparse experts over at most eight rows with packed FP8 weights on a GPU.
+#pragma once
+
+#include "ops/gpu/gpu.h"
+#include "ops/moe/moe_few_args.h"
+
+namespace weir {
+
+// Whether experts_few() takes these shapes. Its bits are those of experts_packed().
+bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args);
+
+// Two kernels, as experts_packed() and with its conditions.
+void experts_few(Gpu& gpu, GpuFewExpertsArgs args);
+
+}  // namespace weir

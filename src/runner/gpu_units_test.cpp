@@ -1,0 +1,77 @@
+#include "runner/gpu_units.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "runner/gpu_model.h"
+
+namespace weir {
+namespace {
+
+class GpuUnits : public ::testing::Test {
+ protected:
+  void load(const std::string& folder) {
+    config_ = read_model_config("tests/data/goldens/" + folder).value();
+    weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
+    program_ = make_main_program(config_, gpu_cache_sizes(config_));
+  }
+  std::vector<GpuUnit> units(const UnitRows& rows) const { return gpu_units(program_, config_, weights_, rows); }
+
+  ModelConfig config_;
+  ModelWeights weights_;
+  Program program_;
+};
+
+TEST_F(GpuUnits, TogetherCostWhatTheProgramCosts) {
+  for (const char* folder : {"moe-fit", "moe-odd", "dense-tied"}) {
+    load(folder);
+    const StepCost whole = stored_cost(program_, config_, weights_, gpu_kv_value_bytes(config_));
+    for (const int64_t rows : {1, 16, 64}) {
+      double bytes = 0;
+      double macs = 0;
+      for (const GpuUnit& unit : units({rows, false})) {
+        EXPECT_EQ(unit.layers.size(), unit.parts.size());
+        bytes += static_cast<double>(unit.parts.size()) * unit.cost.bytes(rows, 1000);
+        macs += static_cast<double>(unit.parts.size()) * unit.cost.macs(rows, 1000);
+      }
+      EXPECT_DOUBLE_EQ(bytes, whole.bytes(rows, 1000)) << folder << ", " << rows << " rows";
+      EXPECT_DOUBLE_EQ(macs, whole.macs(rows, 1000)) << folder << ", " << rows << " rows";
+    }
+  }
+}
+
+TEST_F(GpuUnits, HoldEveryOperationOnceAndNormsWithTheirReader) {
+  load("moe-fit");
+  for (const bool prompt : {false, true}) {
+    std::vector<const Operation*> seen;
+    for (const GpuUnit& unit : units({64, prompt})) {
+      for (const GpuUnit::Part& part : unit.parts) {
+        seen.insert(seen.end(), part.begin(), part.end());
+        EXPECT_FALSE(std::holds_alternative<NormOp>(*part.back()));
+      }
+    }
+    EXPECT_EQ(seen.size(), program_.body.size() + program_.head.size());
+    std::sort(seen.begin(), seen.end());
+    EXPECT_EQ(std::unique(seen.begin(), seen.end()), seen.end());
+  }
+}
+
+TEST_F(GpuUnits, OfAPromptSampleOneRow) {
+  load("moe-fit");
+  EXPECT_EQ(units({64, true}).back().kernel, "linear_packed_8, sample");
+  EXPECT_EQ(units({64, false}).back().kernel, "norm_rows, linear_prompt, sample");
+}
+
+TEST_F(GpuUnits, RandomRoutingTouchesExpertsAsOftenAsItsFormulaSays) {
+  load("moe-fit");
+  const StepCost cost = stored_cost(program_, config_, weights_, 2);
+  const double share = static_cast<double>(config_.experts_per_token) / static_cast<double>(config_.experts);
+  EXPECT_DOUBLE_EQ(cost.touched(1), share);
+  EXPECT_DOUBLE_EQ(cost.touched(2), 2 * share - share * share);
+  EXPECT_DOUBLE_EQ(cost.bytes(1, 0), static_cast<double>(cost.shared_bytes + cost.state_bytes) +
+                                         share * static_cast<double>(cost.expert_bytes));
+}
+
+}  // namespace
+}  // namespace weir
