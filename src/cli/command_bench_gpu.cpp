@@ -63,7 +63,7 @@ class GpuBench {
         tokens, measured.first_token_s * 1e3, rate, tflops, 100.0 * tflops / kSheetTflops, kSheetTflops);
   }
 
-  void decode(int64_t streams, const Measured& measured) const {
+  void decode(int64_t streams, const Measured& measured, const StepTime& device) const {
     const double step_s = static_cast<double>(streams) / measured.decode_tokens_s;
     const double bytes = cost_.bytes(streams, measured.context);
     const double floor_s = bytes / (rate_.gbs * 1e9);
@@ -74,6 +74,8 @@ class GpuBench {
       row["streams"] = streams;
       row["step_ms"] = step_s * 1e3;
       row["tokens_s"] = measured.decode_tokens_s;
+      row["device_busy_us"] = device.busy_us;
+      row["device_idle_us"] = device.idle_us;
       row["bytes"] = bytes;
       row["floor_ms"] = floor_s * 1e3;
       row["percent_of_floor"] = 100.0 * floor_s / step_s;
@@ -83,9 +85,13 @@ class GpuBench {
     }
     fmt::print(
         "decode, {:>3} streams at {:>6} {:>8.3f} ms a step {:>7.0f} tok/s; {:.3f} GB a step: {:.3f} ms, {:.1f} % "
-        "of the floor\n",
+        "of the floor",
         streams, measured.context, step_s * 1e3, measured.decode_tokens_s, bytes / 1e9, floor_s * 1e3,
         100.0 * floor_s / step_s);
+    if (device.busy_us > 0) {
+      fmt::print("; device: {:.0f} us a step, idle {:.1f} us between", device.busy_us, device.idle_us);
+    }
+    fmt::print("\n");
   }
 
  private:
@@ -128,9 +134,14 @@ Status bench_gpu(const Options& options, const std::vector<int64_t>& streams, Gp
                         best_streams(*host, *model, options.repeats, {1, options.prompt_tokens, 2}));
   bench.prefill(prefill);
   for (const int64_t count : streams) {
-    WEIR_ASSIGN_OR_RETURN(const Measured measured, best_streams(*host, *model, options.repeats,
-                                                                {count, options.prompt_tokens, options.output_tokens}));
-    bench.decode(count, measured);
+    StepTimes* times = host->runner().step_times();
+    const auto all_decode = [times] {
+      if (times != nullptr) times->clear();
+    };
+    WEIR_ASSIGN_OR_RETURN(const Measured measured,
+                          best_streams(*host, *model, options.repeats,
+                                       {count, options.prompt_tokens, options.output_tokens, all_decode}));
+    bench.decode(count, measured, times == nullptr ? StepTime{} : times->median());
   }
   return Ok{};
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <random>
+#include <span>
 #include <vector>
 
 namespace weir {
@@ -57,11 +58,23 @@ class Runner {
       header.arrival_us = start_us_;
       header.sampling.temperature = 0;
       header.sampling.max_tokens = static_cast<int32_t>(tokens_max());
-      WEIR_RETURN_IF_ERROR(client_.submit(&ticket, header, prompt));
+      WEIR_RETURN_IF_ERROR(queue(&ticket, header, prompt));
       streams_[header.id] = {};
     }
     waiting_ = open_ = what_.streams;
     return Ok{};
+  }
+
+  // The ring to the engine may be full of prompts that it has not read yet.
+  Status queue(Ticket* ticket, const GenerateHeader& header, std::span<const TokenId> prompt) {
+    constexpr int kTries = 1000;
+    Status status = Ok{};
+    for (int i = 0; i < kTries; ++i) {
+      status = client_.submit(ticket, header, prompt);
+      if (status.ok() || status.error().code != ErrorCode::kExhausted) return status;
+      ::poll(nullptr, 0, 1);
+    }
+    return status;
   }
 
   Status take(const Event& event) {
@@ -69,7 +82,10 @@ class Runner {
     Stream& stream = streams_.at(header.id);
     if (header.token_count > 0 && stream.first_us == 0) {
       stream.first_us = header.now_us;
-      if (--waiting_ == 0) begin_us_ = header.now_us;
+      if (--waiting_ == 0) {
+        begin_us_ = header.now_us;
+        if (what_.all_decode) what_.all_decode();
+      }
     }
     for (int32_t i = 0; i < header.token_count; ++i) token_times_.push_back(header.now_us);
     if (waiting_ == 0 && header.now_us > begin_us_ && stream.last_us == 0) {

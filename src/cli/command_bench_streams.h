@@ -12,7 +12,8 @@ namespace weir {
 struct StreamRun {
   int64_t streams = 1;
   int64_t prompt_tokens = 0;
-  int64_t output_tokens = 0;  // of each stream while all of them decode
+  int64_t output_tokens = 0;                   // of each stream while all of them decode
+  std::function<void()> all_decode = nullptr;  // called when that begins
 };
 
 struct Measured {

@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 // An NVIDIA H200: memory that its driver shows, the rate at which a kernel that only reads reads it, and its data
 // sheet's BF16 rate.
 constexpr int64_t kMemoryBytes = int64_t{143'771} << 20;
-constexpr double kReadGbs = 4400;
+constexpr double kReadGbs = 4560;
 constexpr double kSheetTflops = 990;
 constexpr int64_t kContext = 10'000;  // of the sequences that decode
 
