@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that is claimed of the GPU backend, on the machine it runs on: golden data, row invariance, the stored
-# answer, compute-sanitizer where it is installed, speed. About three minutes; ends with the number of failures.
+# Everything that is claimed of the GPU backend, on the machine it runs on: kernels, golden data, row invariance, the
+# stored answer, compute-sanitizer where it is installed, speed. Under ten minutes, most of them for the sanitizers;
+# ends with the number of failures.
 #   bash check.sh [DEVICE]        DEVICE: cuda:0
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -24,6 +25,7 @@ step() {  # step LINES LIMIT command...: the last LINES of what it prints, withi
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+step 1 120 bin/ops_gpu_test
 step 0 120 bin/test_goldens
 grep -a -e "values: mean" -e PASSED -e FAILED "$log"
 step 1 180 bin/test_invariance
@@ -36,11 +38,14 @@ else
 fi
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    step 1 120 compute-sanitizer --error-exitcode 9 --tool "$tool" bin/test_goldens --gtest_filter='*Greedy*moe_odd'
+    step 1 120 compute-sanitizer --error-exitcode 9 --tool "$tool" bin/test_goldens --gtest_filter='*Greedy*moe_odd:*Greedy*moe_fit'
   done
 fi
-step 5 60 bin/weir bench share/weir-xs --device "$device" --repeats 2
-step 5 200 bin/weir bench shapes/35b --load-format dummy --device "$device" --max-num-seqs 8 --max-model-len 12288 \
-  --prompt-tokens 256 --output-tokens 64 --streams 1,8 --repeats 2
+step 6 60 bin/weir bench share/weir-xs --device "$device" --repeats 2 --strict-kernels
+# Random weights of the real shapes: contexts of 10,000 tokens, and operations one by one.
+real=(shapes/35b --load-format dummy --device "$device" --max-num-seqs 64 --max-model-len 12288 --prompt-tokens 10000
+  --strict-kernels)
+step 8 150 bin/weir bench "${real[@]}" --output-tokens 64 --streams 1,8,32,64 --repeats 1
+step 90 90 bin/weir bench "${real[@]}" --ops
 printf '\n%s failures in %s s\n' "$failures" "$SECONDS"
 [ "$failures" = 0 ]
