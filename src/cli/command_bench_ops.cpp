@@ -30,9 +30,9 @@ class OpsBench {
     }
     double sum = 0;
     for (const GpuUnit& unit : gpu_units(on_gpu_.program, on_gpu_.config, shapes_, rows)) {
-      WEIR_ASSIGN_OR_RETURN(const double micros, profile->time(unit));
-      sum += micros * static_cast<double>(unit.parts.size());
-      line(unit, rows, context, micros);
+      WEIR_ASSIGN_OR_RETURN(const UnitTime time, profile->time(unit));
+      sum += time.micros * static_cast<double>(unit.parts.size());
+      line(unit, rows, context, time);
     }
     return whole(profile, rows, context, sum);
   }
@@ -48,7 +48,8 @@ class OpsBench {
   }
   static double flops(const StepCost& cost, const UnitRows& rows) { return 2.0 * cost.prompt_macs(rows.rows); }
 
-  void line(const GpuUnit& unit, const UnitRows& rows, int64_t context, double micros) const {
+  void line(const GpuUnit& unit, const UnitRows& rows, int64_t context, const UnitTime& time) const {
+    const double micros = time.micros;
     const auto layers = static_cast<double>(unit.parts.size());
     const double amount = rows.prompt ? flops(unit.cost, rows) / 1e9 : unit.cost.bytes(rows.rows, context) / 1e6;
     const double floor = floor_micros(unit.cost, rows, context);
@@ -62,7 +63,7 @@ class OpsBench {
                   {"rows", rows.rows},
                   {"prompt", rows.prompt},
                   {"context", context},
-                  {"kernel", unit.kernel},
+                  {"kernel", time.kernels},
                   {"chosen", "heuristic"},
                   {"us", micros},
                   {rows.prompt ? "gflop" : "mb", amount},
@@ -73,7 +74,7 @@ class OpsBench {
     }
     fmt::print("{:<12} {:>6} {:>4} {:<42} {:<12} {:>9.2f} {:>8.1f} {:>9.2f} {:>8.2f} {:>6.1f}  {}\n", unit.operation,
                rows.rows, unit.layers.size(), unit.what, unit.format, micros, micros * layers, amount, floor,
-               100.0 * floor / micros, unit.kernel);
+               100.0 * floor / micros, time.kernels);
   }
 
   Status whole(PackedProfile* profile, const UnitRows& rows, int64_t context, double sum) const {

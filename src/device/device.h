@@ -151,8 +151,12 @@ class Stream {
   template <class Args>
   void launch(const Kernel& kernel, const Grid& grid, const Args& args) {
     static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= 4096, "one plain struct of at most 4 KiB");
+    if (launched_ != nullptr) launched_->push_back(kernel.name_);
     launch_raw(kernel, grid, &args);
   }
+
+  // From now on the symbols of launched kernels are added to *names, until this is called with null.
+  void note_launches(std::vector<std::string_view>* names) { launched_ = names; }
 
   void record(Event* event);
   // Later work waits for `event`.
@@ -174,6 +178,7 @@ class Stream {
   Device* device_ = nullptr;
   void* stream_ = nullptr;
   Status failure_ = Ok{};
+  std::vector<std::string_view>* launched_ = nullptr;
 };
 
 // One opened device with its kernels. All members may be called from any one thread at a time.

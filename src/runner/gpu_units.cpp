@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "ops/linear/linear_few_args.h"
 #include "ops/moe/moe_packed_args.h"
 #include "runner/packed_executor.h"
 #include "runner/packed_weights.h"
@@ -40,6 +41,13 @@ class Namer {
     WEIR_CHECK(found != nullptr, "no matrix {} in layer {}", slot_name(ref.slot), ref.layer);
     return *found;
   }
+  // The kernels for at most eight rows take FP8, beside BF16 where they norm the rows themselves.
+  bool fewest(WeightFormat format, int64_t k) const {
+    const int64_t blocks = k / kBlockK;
+    constexpr int64_t kWarps = 8;  // that share a row's blocks
+    return rows_ <= kFewRows && format == WeightFormat::kFp8Block && k % kBlockK == 0 &&
+           (blocks >= kWarps || kWarps % blocks == 0);
+  }
   std::string few_rows(int64_t k) const {
     const int64_t limit = rows_ > 8 && k <= kWideK ? 16 : 8;
     const int64_t passes = (rows_ + limit - 1) / limit;
@@ -72,8 +80,10 @@ class Namer {
     unit->layers = {op.outputs.front().weight.layer};
     unit->what += fmt::format(" [{}, {}]", n, k);
     const bool few = rows_ <= PackedExecutor::kRowsWithNorm;
-    unit->kernel = few ? few_rows(k) : fmt::format("{}linear_prompt", normed ? "norm_rows, " : "");
-    if (op.outputs.front().y.buffer == program_.logits) unit->kernel += ", sample";
+    const bool of_head = op.outputs.front().y.buffer == program_.logits;
+    const bool fp8 = !of_head && fewest(matrix(op.outputs.front().weight).format, k);
+    unit->kernel = fp8 ? "linear_few" : few ? few_rows(k) : fmt::format("{}linear_prompt", normed ? "norm_rows, " : "");
+    if (of_head) unit->kernel += ", sample";
   }
   void fill(const AttentionOp& op, bool, GpuUnit* unit) const {
     unit->layers = {op.layer};
@@ -104,8 +114,12 @@ class Namer {
     unit->what = fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width,
                              config_.experts_per_token, config_.shared_width);
     unit->format = weight_format_name(layer.moe.experts.front().gate.format);
-    unit->kernel = rows_ <= kPackedMoeRows ? fmt::format("{}, experts_gate_up, experts_down", few_rows(config_.hidden))
-                                           : "norm_rows, linear_prompt, routes, moe_prompt";
+    const bool few = config_.shared_width > 0 && fewest(layer.moe.experts.front().gate.format, config_.hidden) &&
+                     fewest(layer.moe.experts.front().down.format, config_.expert_width);
+    unit->kernel = few ? "linear_few, few_gate_up, few_down"
+                   : rows_ <= kPackedMoeRows
+                       ? fmt::format("{}, experts_gate_up, experts_down", few_rows(config_.hidden))
+                       : "norm_rows, linear_prompt, routes, moe_prompt";
   }
 
   const Program& program_;

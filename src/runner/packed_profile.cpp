@@ -166,17 +166,28 @@ Result<double> PackedProfile::best_micros(const Job& job) {
   return best;
 }
 
-Result<double> PackedProfile::time(const GpuUnit& unit) {
+Result<UnitTime> PackedProfile::time(const GpuUnit& unit) {
   const auto layers = static_cast<int64_t>(unit.parts.size());
   const int64_t times = (kCallsMin + layers - 1) / layers;
-  WEIR_ASSIGN_OR_RETURN(const double micros, best_micros([&] {
-                          for (int64_t i = 0; i < times; ++i) {
-                            for (const GpuUnit::Part& part : unit.parts) {
-                              for (const Operation* operation : part) run(*operation, unit.head);
-                            }
-                          }
-                        }));
-  return micros / static_cast<double>(times * layers);
+  std::vector<std::string_view> names;
+  const Job job = [&] {
+    model_->stream.note_launches(&names);
+    for (int64_t i = 0; i < times; ++i) {
+      for (const GpuUnit::Part& part : unit.parts) {
+        for (const Operation* operation : part) run(*operation, unit.head);
+        model_->stream.note_launches(nullptr);
+      }
+    }
+  };
+  WEIR_ASSIGN_OR_RETURN(const double micros, best_micros(job));
+  UnitTime time;
+  time.micros = micros / static_cast<double>(times * layers);
+  constexpr std::string_view kPrefix = "weir_";
+  for (const std::string_view name : names) {
+    if (!time.kernels.empty()) time.kernels += ", ";
+    time.kernels += name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
+  }
+  return time;
 }
 
 Result<double> PackedProfile::time_step() {

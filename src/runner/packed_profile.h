@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "decode/sampler.h"
@@ -14,6 +15,11 @@
 #include "runner/gpu_units.h"
 
 namespace weir {
+
+struct UnitTime {
+  double micros = 0;    // by the device's clock
+  std::string kernels;  // that were launched, in order
+};
 
 class PackedProfile {
  public:
@@ -31,8 +37,8 @@ class PackedProfile {
   // run once.
   Status lay_out(const UnitRows& rows, int64_t context);
 
-  // Microseconds of one layer's part of the unit, by the device's clock, the best of several runs.
-  Result<double> time(const GpuUnit& unit);
+  // One layer's part of the unit, the best of several runs.
+  Result<UnitTime> time(const GpuUnit& unit);
   // Microseconds of the whole step, from its first kernel to the sampled tokens.
   Result<double> time_step();
   // Mean over the sparse layers of the distinct experts that the step's rows chose.
