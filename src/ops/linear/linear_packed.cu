@@ -1,14 +1,12 @@
 // Few rows times packed weights: bound by reading the weights once. A block takes a contiguous share of all strips, by
-// bytes; eight warps multiply from rings that the copy engine fills from before the rows are known, two join, as
-// packed_ring.h says.
+// bytes; who brings, multiplies and joins: packed_ring.h. The ring is filled from before the rows are known.
 #include "ops/linear/linear_packed_args.h"
 #include "ops/linear/packed_ring.h"
 
 namespace weir {
 namespace {
 
-// The groups of a block: of every output its share of strips, each cut into groups of 16 blocks of K; short strips
-// lie together in a group.
+// The stages of a block: of every output its share of strips, each cut into stages; short strips lie together in one.
 struct LinearWalk {
   const GpuPackedLinearArgs& args;
   unsigned low;
@@ -17,10 +15,11 @@ struct LinearWalk {
   int output = 0;
   int strip = 0;
   int end = 0;
-  int group = 0;  // of the strip
-  int blocks = 0;
-  int together = 1;  // strips of a group at most
-  int count = 1;     // strips of this one
+  int stage = 0;   // of the strip
+  int blocks = 0;  // of K of a strip
+  int limit = 0;   // units of a stage at most
+  int together = 1;
+  int count = 1;  // strips of this stage
 
   WEIR_DEVICE explicit LinearWalk(const GpuPackedLinearArgs& a) : args(a) {
     const unsigned share = gridDim.x / static_cast<unsigned>(args.groups);
@@ -42,52 +41,69 @@ struct LinearWalk {
       };
       strip = first_behind(low);
       end = first_behind(high);
-      blocks = (w.tiles + 1) / 2;
-      together = w.tiles % 2 == 0 && 2 * blocks <= kPackedUnits ? kPackedUnits / blocks : 1;
-      count = min(together, end - strip);
-      if (strip < end) return;
+      if (strip < end) {
+        blocks = (w.tiles + 1) / 2;
+        limit = packed_stage_units(w.format, args.ring.units);
+        together = w.tiles % 2 == 0 && 2 * blocks <= limit ? limit / blocks : 1;
+        count = min(together, end - strip);
+        return;
+      }
       base += cost * static_cast<unsigned>(w.strips);
     }
   }
   WEIR_DEVICE bool more() const { return output < args.count; }
-  WEIR_DEVICE void next() {
-    if (!last()) {
-      ++group;
-      return;
-    }
-    group = 0;
-    strip += count;
-    if (strip < end) {
-      count = min(together, end - strip);
-      return;
-    }
+  WEIR_DEVICE void next_output() {
     base += packed_strip_cost(weight()) * static_cast<unsigned>(weight().strips);
     ++output;
     find();
   }
-  WEIR_DEVICE bool last() const { return (group + 1) * kPackedUnits >= blocks; }
-  WEIR_DEVICE int blocks_of_strip() const { return min(kPackedUnits, blocks - group * kPackedUnits); }
+  WEIR_DEVICE void next() {
+    if (!last()) {
+      ++stage;
+      return;
+    }
+    stage = 0;
+    strip += count;
+    count = min(together, end - strip);
+    if (count <= 0) next_output();
+  }
+  WEIR_DEVICE bool last() const { return (stage + 1) * limit >= blocks; }
+  WEIR_DEVICE int blocks_of_strip() const { return min(limit, blocks - stage * limit); }
   WEIR_DEVICE int units() const { return count * blocks_of_strip(); }
-  WEIR_DEVICE int block(int u) const { return together > 1 ? u % blocks : group * kPackedUnits + u; }
-  WEIR_DEVICE int32_t format() const { return weight().format; }
-  WEIR_DEVICE int tiles(int u) const { return together > 1 ? 2 : min(2, weight().tiles - 2 * block(u)); }
-  WEIR_DEVICE int bytes(int u) const { return tiles(u) * packed_tile_bytes(format()); }
-  WEIR_DEVICE const uint8_t* source(int u) const {
-    const int64_t tile = static_cast<int64_t>(strip) * weight().tiles + 2 * (group * kPackedUnits + u);
-    return weight().data + tile * packed_tile_bytes(format());
+  WEIR_DEVICE uint32_t bytes() const {
+    const int tiles = together > 1 ? count * weight().tiles : min(2 * limit, weight().tiles - 2 * stage * limit);
+    return static_cast<uint32_t>(tiles * packed_tile_bytes(weight().format));
+  }
+  WEIR_DEVICE const uint8_t* source() const {
+    const int64_t tile = static_cast<int64_t>(strip) * weight().tiles + 2 * stage * limit;
+    return weight().data + tile * packed_tile_bytes(weight().format);
   }
   WEIR_DEVICE const float* scale(int i) const {
     const float* scales = weight().scales;
-    return scales == nullptr ? nullptr : scales + (static_cast<int64_t>(strip) * blocks + group * kPackedUnits) * 2 + i;
+    return scales == nullptr ? nullptr : scales + (static_cast<int64_t>(strip) * blocks + stage * limit) * 2 + i;
+  }
+  // From the first stage of an output: all of them.
+  WEIR_DEVICE PackedRun run() const {
+    const int strips = end - strip;
+    if (together > 1) {
+      const int stages = (strips + together - 1) / together;
+      return {stages, stages, together * blocks, (strips - (stages - 1) * together) * blocks};
+    }
+    const int a_strip = (blocks + limit - 1) / limit;
+    return {strips * a_strip, a_strip, limit, blocks - (a_strip - 1) * limit};
   }
 };
 
-// The walk with the number of rows that its block takes.
-struct RowsWalk : LinearWalk {
-  int rows;
-  WEIR_DEVICE RowsWalk(const GpuPackedLinearArgs& a, int count) : LinearWalk(a), rows(count) {}
-  WEIR_DEVICE int columns() const { return rows; }
-};
+WEIR_DEVICE void bring_weights(LinearWalk walk, const Pipe& pipe) {
+  if (device::lane() != 0) return;
+  RingPlace at;
+  for (; walk.more(); walk.next()) {
+    pipe.weights.wait_free(at);
+    device::barrier_expect(&pipe.weights.filled[at.slot], walk.bytes());
+    device::bulk_copy(pipe.slot(at), walk.source(), walk.bytes(), &pipe.weights.filled[at.slot]);
+    at.advance(pipe.size.slots);
+  }
+}
 
 // The rows of a block, in shared memory in the types that the outputs take.
 struct Rows {
@@ -202,12 +218,7 @@ struct NormedRows {
   }
 };
 
-// The warps that multiply.
-template <int kTiles8>
-WEIR_DEVICE void multiply(const GpuPackedLinearArgs& args, const Pipe& pipe, const Rows& rows, float* squares) {
-  const RowsWalk walk(args, rows.count);
-  Bringer<RowsWalk> bringer(walk, pipe.ring.slots);
-  bringer.bring(pipe.ring);
+WEIR_DEVICE void take_rows(const GpuPackedLinearArgs& args, const Rows& rows, float* squares) {
   if (args.norm != nullptr) {
     const NormedRows normed(args);
     device::wait_for_previous();
@@ -219,24 +230,34 @@ WEIR_DEVICE void multiply(const GpuPackedLinearArgs& args, const Pipe& pipe, con
     copy_rows(args, rows);
   }
   device::threads_barrier(1, kPackedMultiplying);
-  uint32_t mine[kTiles8];
+}
+
+// The warps that multiply: output by output.
+template <int kTiles8>
+WEIR_DEVICE void multiply(LinearWalk walk, const Pipe& pipe, const Rows& rows) {
+  RingPlace at;
+  RingPlace to;
+  for (; walk.more(); walk.next_output()) {
+    const GpuPacked& w = walk.weight();
+    const PackedRun run = walk.run();
+    const uint8_t* x = rows.of[operand_type(w.format)];
+    OwnUnit own[2];
+    uint32_t columns[2][kTiles8];
 #pragma unroll
-  for (int c = 0; c < kTiles8; ++c) {
-    mine[c] = column_address(rows.of[0], rows.row_bytes, min(8 * c + device::lane() % 8, rows.count - 1), 0);
+    for (int i = 0; i < 2; ++i) {
+      const int u = device::warp() + i * kPackedWarps;
+      own[i] = {u * packed_unit_bytes(w.format), false, w.tiles % 2 != 0 && u == run.tail - 1};
+      const int block = walk.together > 1 ? u % walk.blocks : u;
+#pragma unroll
+      for (int c = 0; c < kTiles8; ++c) {
+        const int row = min(8 * c + device::lane() % 8, rows.count - 1);
+        columns[i][c] = column_address(x, rows.row_bytes, row, block * kBlockK);
+      }
+    }
+    const auto step = static_cast<uint32_t>(walk.together > 1 ? 0 : walk.limit * kBlockK * 2);
+    with_packed_format(
+        w.format, [&]<int kFormat>() { multiply_run<kFormat, kTiles8, false>(pipe, at, to, run, own, columns, step); });
   }
-  const auto f16_from = static_cast<uint32_t>(rows.of[kOperandF16] - rows.of[0]);
-  multiply_groups<kTiles8>(
-      pipe, walk, bringer,
-      [&](const RowsWalk& w, RingPlace, uint32_t (&out)[2][kTiles8]) {
-        const uint32_t from = operand_type(w.format()) == kOperandF16 ? f16_from : 0;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const auto k = static_cast<uint32_t>(w.block(2 * device::warp() + i) * kBlockK);
-#pragma unroll
-          for (int c = 0; c < kTiles8; ++c) out[i][c] = mine[c] + from + 2 * k;
-        }
-      },
-      [](const RowsWalk&, int, RingPlace) {});
 }
 
 // `up` is the finished sum eight rows further down the strip.
@@ -255,13 +276,12 @@ WEIR_DEVICE void finish(const GpuPackedOutput& out, int strip, int row, int r, f
 
 // The warps that join: thread i holds row i % 16 of the strip of input rows i / 16, i / 16 + 4, ...
 template <int kTiles8>
-WEIR_DEVICE void join(const GpuPackedLinearArgs& args, const Pipe& pipe, const Rows& rows) {
+WEIR_DEVICE void join(LinearWalk walk, const Pipe& pipe, const Rows& rows) {
   constexpr int kApart = kPackedJoinWarps * device::kWarp / kStripRows;
   constexpr int kEach = 8 * kTiles8 / kApart;
-  LinearWalk walk(args);
   ScaleReader<LinearWalk> reader(pipe.scales, walk);
   device::wait_for_previous();
-  const int thread = static_cast<int>(threadIdx.x) - kPackedMultiplying;
+  const int thread = static_cast<int>(threadIdx.x) - kPackedJoining;
   const int row = thread % kStripRows;
   const int column = thread / kStripRows;
   float totals[kEach];
@@ -273,7 +293,7 @@ WEIR_DEVICE void join(const GpuPackedLinearArgs& args, const Pipe& pipe, const R
     const auto place = [&](int strip, int r) {
       return static_cast<float*>(out.y) + (rows.first + r) * out.y_stride + (walk.strip + strip) * kStripRows + row;
     };
-    if (walk.group == 0) {
+    if (walk.stage == 0) {
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int r = column + i * kApart;
@@ -282,7 +302,7 @@ WEIR_DEVICE void join(const GpuPackedLinearArgs& args, const Pipe& pipe, const R
       }
     }
     const float* scales = reader.next() + row / 8;
-    pipe.sums.wait_filled(to);
+    pipe.joined.wait_filled(to);
     const int blocks = walk.blocks_of_strip();
     for (int strip = 0; strip < walk.count; ++strip) {
 #pragma unroll
@@ -290,9 +310,9 @@ WEIR_DEVICE void join(const GpuPackedLinearArgs& args, const Pipe& pipe, const R
         if (thread / device::kWarp * 2 + i * kApart >= rows.count) continue;  // the same for a whole warp
         const int r = column + i * kApart;
         const int unit = strip * blocks;
-        float total = join_blocks(walk.group == 0 ? 0.0F : totals[i],
-                                  pipe.sums.unit(to, unit) + min(r, rows.count - 1) * kSumStride + row,
-                                  pipe.sums.unit_stride(), scales + 2 * unit, blocks);
+        float total = join_blocks(walk.stage == 0 ? 0.0F : totals[i],
+                                  pipe.unit(to, unit) + min(r, rows.count - 1) * kSumStride + row, pipe.unit_stride(),
+                                  scales + 2 * unit, blocks);
         totals[i] = total;
         if (!walk.last()) continue;
         if (out.weight.row_scales != nullptr) total *= out.weight.row_scales[(walk.strip + strip) * kStripRows + row];
@@ -302,8 +322,8 @@ WEIR_DEVICE void join(const GpuPackedLinearArgs& args, const Pipe& pipe, const R
         finish(out, walk.strip + strip, row, rows.first + r, total, up, before[i]);
       }
     }
-    warp_arrive(&pipe.sums.free[to.slot]);
-    to.advance(pipe.sums.slots);
+    warp_arrive(&pipe.joined.free[to.slot]);
+    to.advance(pipe.size.sum_slots);
   }
 }
 
@@ -311,11 +331,12 @@ template <int kTiles8>
 WEIR_DEVICE void linear_packed(const GpuPackedLinearArgs& args) {
   extern __shared__ __align__(128) uint8_t shared[];
   const Rows rows(args, shared, 8 * kTiles8);
-  Pipe pipe;
-  auto* squares =
-      reinterpret_cast<float*>(pipe.make(rows.behind(args), args.slots, kPieceBytes, rows.count, args.sum_slots, 1));
-  if (device::warp() < kPackedWarps) return multiply<kTiles8>(args, pipe, rows, squares);
-  join<kTiles8>(args, pipe, rows);
+  const Pipe pipe(args.ring, rows.behind(args));
+  const LinearWalk walk(args);
+  if (brings()) return bring_weights(walk, pipe);
+  if (!multiplies()) return join<kTiles8>(walk, pipe, rows);
+  take_rows(args, rows, reinterpret_cast<float*>(pipe.behind()));
+  multiply<kTiles8>(walk, pipe, rows);
 }
 
 }  // namespace
@@ -323,7 +344,7 @@ WEIR_DEVICE void linear_packed(const GpuPackedLinearArgs& args) {
 WEIR_KERNEL_BOUNDED(weir_linear_packed_8, GpuPackedLinearArgs, kPackedThreads, 2) {
   linear_packed<1>(args);
 }
-WEIR_KERNEL_BOUNDED(weir_linear_packed_16, GpuPackedLinearArgs, kPackedThreads, 2) {
+WEIR_KERNEL_BOUNDED(weir_linear_packed_16, GpuPackedLinearArgs, kPackedThreads, 1) {
   linear_packed<2>(args);
 }
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "ops/linear/packed.h"
+#include "ops/linear/packed_sizes.h"
 
 namespace weir {
 
@@ -45,10 +45,9 @@ struct GpuPackedLinearArgs {
   int32_t count = 0;
   int32_t k = 0;
   float eps = 1e-6F;
-  int32_t types = 0;      // bit per operand type that the outputs take
-  int32_t slots = 0;      // of a warp's ring
-  int32_t sum_slots = 0;  // groups whose sums may wait to be joined
-  int32_t groups = 0;     // of rows
+  int32_t types = 0;   // bit per operand type that the outputs take
+  int32_t groups = 0;  // of rows
+  PackedRing ring;
 };
 
 // Row-major weights in their stored format to the packed form. With `second`, its rows are interleaved as packed.h says

@@ -8,14 +8,37 @@
 namespace weir {
 namespace {
 
-constexpr int kThreads = 32 * (kPackedWarps + kPackedJoinWarps);
+constexpr int kThreads = 32 * (kPackedWarps + 1 + kPackedJoinWarps);
 constexpr int64_t kTwoRowTilesK = 4096;  // up to here 16 rows fit beside a ring
 
-// Groups whose sums wait to be joined: more where they are small, one where rows leave room for no more.
-int32_t sum_slots(int64_t rows, int64_t k) {
-  constexpr int64_t kLargeK = 3072;
-  if (rows > 8 && k > kLargeK) return 1;
-  return rows <= 2 ? 4 : 2;
+int32_t slot_bytes(const GpuPackedLinearArgs& args, int32_t units) {
+  int32_t bytes = 0;
+  for (int32_t i = 0; i < args.count; ++i) {
+    const int32_t format = args.outputs[i].weight.format;
+    bytes = std::max(bytes, packed_stage_units(format, units) * packed_unit_bytes(format));
+  }
+  return bytes;
+}
+
+// The largest stages of which enough fit, if possible beside another block; sums of more stages where they are small.
+PackedRing choose_ring(const GpuPackedLinearArgs& args, int64_t shared_bytes_max, int64_t fixed, int rows) {
+  PackedRing ring;
+  ring.columns = rows;
+  const auto fits = [&](bool alone, int units, int least) {
+    ring.units = units;
+    ring.slot_bytes = slot_bytes(args, units);
+    for (ring.sum_slots = rows == 1 ? 4 : 2; ring.sum_slots > 0; ring.sum_slots /= 2) {
+      if (packed_slots(shared_bytes_max, alone, fixed, &ring, least)) return true;
+    }
+    return false;
+  };
+  bool fp8 = false;
+  for (int32_t i = 0; i < args.count; ++i) fp8 = fp8 || args.outputs[i].weight.format != kGpuBf16;
+  const int most = fp8 ? kPackedUnits : packed_stage_units(kGpuBf16, kPackedUnits);
+  WEIR_CHECK(fits(false, most, 3) || fits(false, kPackedWarps, 3) || fits(true, most, 3) ||
+                 fits(true, kPackedWarps, 3) || fits(true, kPackedWarps, 2),
+             "no room for a ring beside {} rows of {}", rows, args.k);
+  return ring;
 }
 
 }  // namespace
@@ -75,15 +98,13 @@ void linear_packed(Gpu& gpu, GpuPackedLinearArgs args) {
   const int64_t row_limit = args.rows > 8 && args.types != 3 && args.k <= kTwoRowTilesK ? 16 : 8;
   const auto rows = static_cast<int>(std::min<int64_t>(args.rows, row_limit));
   args.groups = static_cast<int32_t>((args.rows + row_limit - 1) / row_limit);
-  args.sum_slots = sum_slots(rows, args.k);
   const int copies = args.types == 3 ? 2 : 1;
   const int64_t fixed = int64_t{copies} * rows * packed_row_bytes(args.k) + int64_t{rows} * kPackedWarps * 4;
-  args.slots = packed_slots(info.shared_bytes_max, fixed, kPieceBytes, rows, args.sum_slots);
-  WEIR_CHECK(args.slots > 0, "no room for a ring beside {} rows of {}", rows, args.k);
+  args.ring = choose_ring(args, info.shared_bytes_max, fixed, rows);
   device::Grid grid;
   grid.x = std::min<int64_t>(info.multiprocessors, strips) * args.groups;
   grid.threads = kThreads;
-  grid.shared_bytes = fixed + packed_pipe_bytes(args.slots, kPieceBytes, rows, args.sum_slots);
+  grid.shared_bytes = fixed + packed_pipe_bytes(args.ring);
   grid.overlap = true;
   gpu.launch(row_limit == 16 ? "weir_linear_packed_16" : "weir_linear_packed_8", grid, args);
 }

@@ -82,12 +82,11 @@ WEIR_DEVICE void packed_mma(float* d, const uint32_t* a, uint32_t b0, uint32_t b
   }
 }
 
-// d[unit][tile of 8 columns][4] = the products of kUnits blocks of K, kTiles tiles each, of weights in shared memory,
-// weights[unit][tile].
+// d[unit][tile of 8 columns][4] = the products of kUnits blocks of K, kTiles tiles each, of weights in shared memory.
 // `columns[unit][c]`: the shared address of this lane's part of B at the block's first k: row l % 8 of column tile c, k
 // 8 (l / 8), so that load_matrices() brings 32 k. Units are independent chains, side by side.
 template <int kFormat, int kUnits, int kTiles8, int kTiles>
-WEIR_DEVICE void block_products(const uint8_t* const (&weights)[kUnits][2], const uint32_t (&columns)[kUnits][kTiles8],
+WEIR_DEVICE void block_products(const uint8_t* const (&weights)[kUnits], const uint32_t (&columns)[kUnits][kTiles8],
                                 float (&d)[kUnits][kTiles8][4]) {
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
@@ -102,7 +101,7 @@ WEIR_DEVICE void block_products(const uint8_t* const (&weights)[kUnits][2], cons
     uint32_t a[kUnits][4][4];
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) {
-      PackedTile<kFormat>::load(weights[u][tile], a[u]);
+      PackedTile<kFormat>::load(weights[u] + tile * PackedTile<kFormat>::kBytes, a[u]);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "ops/linear/packed.h"
+#include "ops/linear/packed_sizes.h"
 
 namespace weir {
 
@@ -31,8 +31,13 @@ struct GpuExpertsArgs {
   int32_t d = 0;
   int32_t f = 0;
   int32_t format = kGpuFp8Block;  // of all experts
-  int32_t slots = 0;              // of a warp's ring; filled in, as the next
-  int32_t sum_slots = 0;          // groups whose sums may wait to be joined
+  PackedRing ring;                // filled in
 };
+
+// Units of a stage of `down`: whole dot products.
+constexpr int32_t experts_down_units(const GpuExpertsArgs& args, int32_t units) {
+  const int32_t few = packed_stage_units(args.format, units);
+  return few * kBlockK >= args.f ? few : units;
+}
 
 }  // namespace weir

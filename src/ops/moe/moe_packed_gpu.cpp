@@ -9,7 +9,7 @@
 namespace weir {
 namespace {
 
-constexpr int kThreads = 32 * (kPackedWarps + kPackedJoinWarps);
+constexpr int kThreads = 32 * (kPackedWarps + 1 + kPackedJoinWarps);
 // As routes.h and moe_packed.cu have them.
 constexpr int64_t kEntryBytes = 24;
 constexpr int64_t kEntryWeightsBytes = 24;
@@ -23,16 +23,27 @@ int64_t routes_bytes(const GpuExpertsArgs& args) {
   return round_up(routes, 16) + entries * kEntryWeightsBytes;
 }
 
-void launch(Gpu& gpu, std::string_view kernel, int64_t blocks, int64_t fixed, int slot_bytes, GpuExpertsArgs args) {
+// Large stages beside another block, else alone on the multiprocessor: then more of them are on the way, which the long
+// kernels of many rows need. slot_bytes(units): of a stage.
+template <class SlotBytes>
+void launch(Gpu& gpu, std::string_view kernel, int64_t blocks, int64_t fixed, const SlotBytes& slot_bytes,
+            GpuExpertsArgs args) {
   const device::DeviceInfo& info = gpu.device->info();
-  const int columns = std::min(args.rows, 8);
-  args.sum_slots = args.rows <= 2 ? 4 : 2;
-  args.slots = packed_slots(info.shared_bytes_max, fixed, slot_bytes, columns, args.sum_slots);
-  WEIR_CHECK(args.slots > 0, "no room for a ring beside {} rows, {} x {}", args.rows, args.d, args.f);
+  PackedRing& ring = args.ring;
+  ring.columns = std::min(args.rows, 8);
+  ring.sum_slots = args.rows == 1 ? 4 : 2;
+  const auto fits = [&](bool alone, int units, int least) {
+    ring.units = units;
+    ring.slot_bytes = static_cast<int32_t>(slot_bytes(units));
+    return ring.slot_bytes > 0 && packed_slots(info.shared_bytes_max, alone, fixed, &ring, least);
+  };
+  WEIR_CHECK(fits(false, kPackedUnits, 3) || fits(true, kPackedUnits, 3) || fits(true, kPackedWarps, 3) ||
+                 fits(true, kPackedUnits, 2),
+             "no room for a ring beside {} rows, {} x {}", args.rows, args.d, args.f);
   device::Grid grid;
   grid.x = std::min<int64_t>(info.multiprocessors, blocks);
   grid.threads = kThreads;
-  grid.shared_bytes = round_up(fixed + packed_pipe_bytes(args.slots, slot_bytes, columns, args.sum_slots), 16);
+  grid.shared_bytes = round_up(fixed + packed_pipe_bytes(ring), 16);
   grid.overlap = true;
   gpu.launch(kernel, grid, args);
 }
@@ -48,11 +59,20 @@ void experts_packed(Gpu& gpu, const GpuExpertsArgs& args) {
   const int columns = std::min(args.rows, 8);
   const int64_t routed = int64_t{args.rows} * args.top_k;
   const int64_t strips = args.f / (kStripRows / 2);
-  launch(gpu, "weir_experts_gate_up", std::min<int64_t>(routed, args.experts) * strips,
-         int64_t{columns} * packed_row_bytes(args.d) + routes_bytes(args), kPieceBytes, args);
-  launch(gpu, "weir_experts_down", (args.d + kStripRows - 1) / kStripRows,
-         routes_bytes(args) + int64_t{args.rows} * 2 * kStripRows * 4,
-         kPieceBytes + columns * packed_row_bytes(kBlockK), args);
+  const int unit_bytes = packed_unit_bytes(args.format);
+  launch(
+      gpu, "weir_experts_gate_up", std::min<int64_t>(routed, args.experts) * strips,
+      int64_t{columns} * packed_row_bytes(args.d) + routes_bytes(args),
+      [&](int units) { return packed_stage_units(args.format, units) * unit_bytes; }, args);
+  const int blocks = (args.f / kTileK + 1) / 2;
+  launch(
+      gpu, "weir_experts_down", (args.d + kStripRows - 1) / kStripRows,
+      routes_bytes(args) + int64_t{args.rows} * 2 * kStripRows * 4,
+      [&](int units) {
+        const int here = experts_down_units(args, units);
+        return here < blocks ? 0 : here * unit_bytes + here / blocks * columns * packed_row_bytes(args.f);
+      },
+      args);
 }
 
 }  // namespace weir

@@ -165,7 +165,7 @@ TEST_F(MoePacked, TiesGoToTheLowerIndexAndNansComeLast) {
 }
 
 // A layer of the 35B model, twice, so that the second-level cache does not serve the weights.
-class MoePackedTiming : public GpuTest {
+class MoePackedTiming : public GpuTest, public ::testing::WithParamInterface<int32_t> {
  protected:
   static constexpr int64_t kD = 2048;
   static constexpr int64_t kF = 512;
@@ -302,24 +302,25 @@ class MoePackedTiming : public GpuTest {
   double distinct_ = 0;
 };
 
-TEST_F(MoePackedTiming, Timing) {
+TEST_P(MoePackedTiming, Timing) {
   make();
-  for (const int32_t rows : {1, 2, 4, 8, 16, 32, 64}) {
-    make_rows(rows);
-    const auto front_bytes = static_cast<double>(packed_data_bytes(router_) + packed_data_bytes(gate_up_));
-    const double expert_part =
-        (distinct_ + 1) * static_cast<double>(expert_bytes()) - static_cast<double>(packed_data_bytes(gate_up_));
-    const auto mixer_bytes = static_cast<double>(packed_data_bytes(in_) + packed_data_bytes(out_));
-    time("front", front_bytes, [&](int turn) { front(turn); });
-    time("experts", expert_part, [&](int turn) { experts(turn); });
-    time("layer", front_bytes + expert_part + mixer_bytes, [&](int turn) {
-      in_proj(turn);
-      out_proj(turn);
-      front(turn);
-      experts(turn);
-    });
-  }
+  make_rows(GetParam());
+  const auto front_bytes = static_cast<double>(packed_data_bytes(router_) + packed_data_bytes(gate_up_));
+  const double expert_part =
+      (distinct_ + 1) * static_cast<double>(expert_bytes()) - static_cast<double>(packed_data_bytes(gate_up_));
+  const auto mixer_bytes = static_cast<double>(packed_data_bytes(in_) + packed_data_bytes(out_));
+  time("front", front_bytes, [&](int turn) { front(turn); });
+  time("experts", expert_part, [&](int turn) { experts(turn); });
+  time("layer", front_bytes + expert_part + mixer_bytes, [&](int turn) {
+    in_proj(turn);
+    out_proj(turn);
+    front(turn);
+    experts(turn);
+  });
 }
+
+INSTANTIATE_TEST_SUITE_P(Rows, MoePackedTiming, ::testing::Values(1, 2, 4, 8, 16, 32, 64),
+                         [](const auto& info) { return std::to_string(info.param); });
 
 }  // namespace
 }  // namespace weir
