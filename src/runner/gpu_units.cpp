@@ -15,6 +15,10 @@ namespace {
 
 constexpr int64_t kWideK = 4096;  // up to here 16 rows fit the shared memory of one pass
 
+bool takes_f16(WeightFormat format) {
+  return format == WeightFormat::kFp8Block || format == WeightFormat::kFp8Row;
+}
+
 // Names follow the choices of PackedExecutor.
 class Namer {
  public:
@@ -48,8 +52,9 @@ class Namer {
     return rows_ <= kFewRows && format == WeightFormat::kFp8Block && k % kBlockK == 0 &&
            (blocks >= kWarps || kWarps % blocks == 0);
   }
-  std::string few_rows(int64_t k) const {
-    const int64_t limit = rows_ > 8 && k <= kWideK ? 16 : 8;
+  // `mixed`: some matrices take f16 rows, others bf16.
+  std::string few_rows(int64_t k, bool mixed = false) const {
+    const int64_t limit = rows_ > 8 && !mixed && k <= kWideK ? 16 : 8;
     const int64_t passes = (rows_ + limit - 1) / limit;
     return fmt::format("linear_packed_{}{}", limit, passes > 1 ? fmt::format(" x {}", passes) : "");
   }
@@ -69,10 +74,12 @@ class Namer {
   void fill(const LinearOp& op, bool normed, GpuUnit* unit) const {
     int64_t n = 0;
     int64_t k = 0;
+    bool mixed = false;
     for (const LinearOp::Output& output : op.outputs) {
       const WeightMatrix& weight = matrix(output.weight);
       n += weight.n;
       k = weight.k;
+      mixed |= takes_f16(weight.format) != takes_f16(matrix(op.outputs.front().weight).format);
       unit->what += fmt::format("{}{}", unit->what.empty() ? "" : "+", slot_name(output.weight.slot));
       // A projection of two formats is named by its largest matrix, which comes first.
       if (unit->format.empty()) unit->format = weight_format_name(weight.format);
@@ -82,7 +89,9 @@ class Namer {
     const bool few = rows_ <= PackedExecutor::kRowsWithNorm;
     const bool of_head = op.outputs.front().y.buffer == program_.logits;
     const bool fp8 = !of_head && fewest(matrix(op.outputs.front().weight).format, k);
-    unit->kernel = fp8 ? "linear_few" : few ? few_rows(k) : fmt::format("{}linear_prompt", normed ? "norm_rows, " : "");
+    unit->kernel = fp8   ? "linear_few"
+                   : few ? few_rows(k, mixed)
+                         : fmt::format("{}linear_prompt", normed ? "norm_rows, " : "");
     if (of_head) unit->kernel += ", sample";
   }
   void fill(const AttentionOp& op, bool, GpuUnit* unit) const {
@@ -114,11 +123,13 @@ class Namer {
     unit->what = fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width,
                              config_.experts_per_token, config_.shared_width);
     unit->format = weight_format_name(layer.moe.experts.front().gate.format);
+    const bool mixed =
+        config_.shared_width > 0 && takes_f16(layer.moe.router.format) != takes_f16(layer.moe.shared.gate.format);
     const bool few = config_.shared_width > 0 && fewest(layer.moe.experts.front().gate.format, config_.hidden) &&
                      fewest(layer.moe.experts.front().down.format, config_.expert_width);
     unit->kernel = few ? "linear_few, few_gate_up, few_down"
                    : rows_ <= kPackedMoeRows
-                       ? fmt::format("{}, experts_gate_up, experts_down", few_rows(config_.hidden))
+                       ? fmt::format("{}, experts_gate_up, experts_down", few_rows(config_.hidden, mixed))
                        : "norm_rows, linear_prompt, routes, moe_prompt";
   }
 
