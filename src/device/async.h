@@ -93,6 +93,18 @@ WEIR_DEVICE void copy16(void* to, const void* from, bool valid = true) {
 WEIR_DEVICE void copy4(void* to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
+// The same of 8 bytes.
+WEIR_DEVICE void copy8(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+// 16 bytes of what nobody writes and this multiprocessor reads once.
+WEIR_DEVICE uint4 load_once(const void* from) {
+  uint4 out;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "l"(from));
+  return out;
+}
 WEIR_DEVICE void copies_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -116,10 +128,6 @@ WEIR_DEVICE void fence_async() {
 WEIR_DEVICE void threads_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-// Counts among those `threads` without waiting.
-WEIR_DEVICE void threads_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 
 // Clusters: blocks that run at the same time beside each other.
 WEIR_DEVICE uint32_t cluster_rank() {
@@ -135,6 +143,10 @@ WEIR_DEVICE void cluster_barrier() {
 // arrives again.
 WEIR_DEVICE void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+// For what barrier_init_done() orders alone: no other writes before it.
+WEIR_DEVICE void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 WEIR_DEVICE void cluster_wait() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");

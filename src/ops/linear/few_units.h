@@ -18,17 +18,9 @@ struct FewUnit {
   uint4 words[4];  // [tile][row g, row g + 8]
 };
 
-WEIR_DEVICE uint4 load_once(const uint8_t* from) {
-  uint4 out;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-               : "l"(from));
-  return out;
-}
-
 WEIR_DEVICE void load_unit(const uint8_t* unit, FewUnit& to) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) to.words[i] = load_once(unit + i * 512 + device::lane() * 16);
+  for (int i = 0; i < 4; ++i) to.words[i] = device::load_once(unit + i * 512 + device::lane() * 16);
 }
 
 // The unit times the columns at `address` (as load_matrices() takes them), from zero.
@@ -91,26 +83,12 @@ WEIR_DEVICE float join_units(const float* sums, int stride, const float* scales,
   return total;
 }
 
-// A warp's way through units warp, warp + 8, ...: which block of K each is, at least eight a strip or a divisor of
-// eight.
-struct FewWalk {
-  int unit;
-  int block;
-
-  WEIR_DEVICE explicit FewWalk(int blocks) : unit(device::warp()), block(device::warp() % blocks) {}
-  WEIR_DEVICE void advance(int blocks) {
-    unit += kFewWarps;
-    block += kFewWarps;
-    while (block >= blocks) block -= blocks;
-  }
-};
-
-// Runs a warp's share of `units`: `weights(unit)` is where a unit lies, `columns(unit, block)` the address of what it
-// is multiplied with; its sums go to sums[unit][columns_kept][16]. `begin()` is called once the first loads are under
-// way.
+// Runs a warp's share, warp, warp + 8, ..., of `count` units: `weights(unit)` is where a unit lies, `columns(unit)` the
+// address of what it is multiplied with; its sums go to sums[unit][columns_kept][16]. `begin()` is called once the
+// first loads are under way.
 template <class Weights, class Columns, class Begin>
-WEIR_DEVICE void run_units(int count, int blocks, int columns_kept, float* sums, const Weights& weights,
-                           const Columns& columns, const Begin& begin) {
+WEIR_DEVICE void run_units(int count, int columns_kept, float* sums, const Weights& weights, const Columns& columns,
+                           const Begin& begin) {
   FewUnit units[kFewDepth];
 #pragma unroll
   for (int i = 0; i < kFewDepth; ++i) {
@@ -118,17 +96,17 @@ WEIR_DEVICE void run_units(int count, int blocks, int columns_kept, float* sums,
     if (u < count) load_unit(weights(u), units[i]);
   }
   begin();
-  FewWalk at(blocks);
-  while (at.unit < count) {
+  int unit = device::warp();
+  while (unit < count) {
 #pragma unroll
     for (int i = 0; i < kFewDepth; ++i) {
-      if (at.unit >= count) break;
+      if (unit >= count) break;
       float d[4];
-      multiply_unit(units[i], columns(at.unit, at.block), d);
-      const int next = at.unit + kFewDepth * kFewWarps;
+      multiply_unit(units[i], columns(unit), d);
+      const int next = unit + kFewDepth * kFewWarps;
       if (next < count) load_unit(weights(next), units[i]);
-      keep_unit(sums + at.unit * columns_kept * kStripRows, columns_kept, d);
-      at.advance(blocks);
+      keep_unit(sums + unit * columns_kept * kStripRows, columns_kept, d);
+      unit += kFewWarps;
     }
   }
 }

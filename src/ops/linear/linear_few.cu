@@ -94,25 +94,26 @@ WEIR_DEVICE void multiply_bf16(const GpuFewArgs& args, const FewShared& m, int f
   const int blocks = args.k / kBlockK;
   const int row = min(device::lane() % 8, args.rows);
   const uint32_t columns = device::shared_address(m.bf16 + row * m.row_bytes + device::lane() / 8 * 16);
-  FewWalk at(blocks);
-  for (; at.unit < count * blocks; at.advance(blocks)) {
-    const Strip s = find_strip(args, args.fp8_count, first + at.unit / blocks);
+#pragma unroll 1
+  for (int at = device::warp(); at < count * blocks; at += kFewWarps) {
+    const int block = at & (blocks - 1);
+    const Strip s = find_strip(args, args.fp8_count, first + at / blocks);
     const GpuPacked& w = args.outputs[s.output].weight;
-    const uint8_t* unit = w.data + (static_cast<int64_t>(s.strip) * blocks + at.block) * 4096;
+    const uint8_t* unit = w.data + (static_cast<int64_t>(s.strip) * blocks + block) * 4096;
     uint4 words[8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) words[i] = load_once(unit + i * 512 + device::lane() * 16);
+    for (int i = 0; i < 8; ++i) words[i] = device::load_once(unit + i * 512 + device::lane() * 16);
     float d[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       uint32_t b[4];
-      device::load_matrices(b, columns + static_cast<uint32_t>(at.block * kBlockK + i * 32) * 2U);
+      device::load_matrices(b, columns + static_cast<uint32_t>(block * kBlockK + i * 32) * 2U);
       const uint32_t a0[4] = {words[2 * i].x, words[2 * i].y, words[2 * i].z, words[2 * i].w};
       const uint32_t a1[4] = {words[2 * i + 1].x, words[2 * i + 1].y, words[2 * i + 1].z, words[2 * i + 1].w};
       device::mma_bf16(d, a0, b[0], b[1]);
       device::mma_bf16(d, a1, b[2], b[3]);
     }
-    keep_unit(sums + at.unit * args.rows * kStripRows, args.rows, d);
+    keep_unit(sums + at * args.rows * kStripRows, args.rows, d);
   }
 }
 
@@ -184,19 +185,20 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 2) {
   const int strips = min(high, args.fp8_strips) - first;
   const int first_bf16 = max(0, low - args.fp8_strips + 1) / 2;
   const int strips_bf16 = max(0, high - args.fp8_strips + 1) / 2 - first_bf16;
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < strips * blocks * 2; i += kFewThreads) {
-    m.scales[i] = args.scales[first * blocks * 2 + i];
-  }
   const int row = min(device::lane() % 8, args.rows);
   const uint32_t columns = device::shared_address(m.f16 + row * m.row_bytes + device::lane() / 8 * 16);
   float before = 0;
   const uint8_t* weights = args.weights + static_cast<int64_t>(first) * blocks * kFewUnitBytes;
   run_units(
-      strips * blocks, blocks, args.rows, m.sums,
+      strips * blocks, args.rows, m.sums,
       [&](int unit) { return weights + static_cast<int64_t>(unit) * kFewUnitBytes; },
-      [&](int, int block) { return columns + static_cast<uint32_t>(block * kBlockK * 2); },
+      [&](int unit) { return columns + static_cast<uint32_t>((unit & (blocks - 1)) * kBlockK * 2); },
       [&] {
+#pragma unroll 1
+        for (int i = static_cast<int>(threadIdx.x); i < strips * blocks; i += kFewThreads) {
+          device::copy8(m.scales + 2 * i, args.scales + 2 * (first * blocks + i));
+        }
+        device::copies_commit();
         device::wait_for_previous();
         device::start_next();
         before = read_before(args, first, strips);
@@ -204,6 +206,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 2) {
       });
   float* sums_bf16 = m.sums + strips * blocks * args.rows * kStripRows;
   if (strips_bf16 > 0) multiply_bf16(args, m, first_bf16, strips_bf16, sums_bf16);
+  device::copies_wait<0>();
   __syncthreads();
   finish(args, 0, first, strips, m.sums, m.scales, before);
   if (strips_bf16 > 0) finish(args, args.fp8_count, first_bf16, strips_bf16, sums_bf16, nullptr, 0);

@@ -29,7 +29,7 @@ struct GpuFewArgs {
   int32_t fp8_strips = 0;  // of all of them; filled in, as the next
   int32_t bf16_strips = 0;
   int32_t strips_max = 0;  // of a block, of both kinds together
-  int32_t k = 0;           // a multiple of 128, at least 1,024 or a divisor of it
+  int32_t k = 0;           // 128 times a power of two
   float eps = 1e-6F;
 };
 

@@ -34,7 +34,8 @@ Plan plan(const Gpu& gpu, GpuFewArgs args) {
   args.strips_max = static_cast<int32_t>(share + 1);
   const int64_t blocks = args.k / kBlockK;
   const int64_t rows = (args.bf16_strips > 0 ? 2 : 1) * (args.rows + 1) * (2 * int64_t{args.k} + 16);
-  out.grid.shared_bytes = rows + args.strips_max * blocks * (args.rows * kStripRows + 2) * kFloat + kWarps * 8 * kFloat;
+  out.grid.shared_bytes =
+      rows + args.strips_max * blocks * (args.rows * kStripRows + 2) * kFloat + kWarps * kFewRows * kFloat;
   out.grid.threads = 256;
   out.grid.overlap = true;
   out.args = args;
@@ -46,7 +47,7 @@ Plan plan(const Gpu& gpu, GpuFewArgs args) {
 bool few_takes(const Gpu& gpu, const GpuFewArgs& args) {
   const int64_t blocks = args.k / kBlockK;
   if (args.rows < 1 || args.rows > kFewRows || args.k % kBlockK != 0 || args.fp8_count == 0) return false;
-  if (blocks < kWarps && kWarps % blocks != 0) return false;
+  if ((blocks & (blocks - 1)) != 0) return false;
   for (int32_t i = 0; i < args.count; ++i) {
     const GpuPacked& w = args.outputs[i].weight;
     if (w.format != (i < args.fp8_count ? kGpuFp8Block : kGpuBf16) || w.k != args.k) return false;

@@ -27,8 +27,8 @@ struct GpuFewExpertsArgs {
   int32_t experts = 0;  // X
   int32_t top_k = 0;
   int32_t shared = 0;
-  int32_t d = 0;          // a multiple of 128
-  int32_t f = 0;          // a multiple of 128
+  int32_t d = 0;          // 128 times a power of two
+  int32_t f = 0;          // the same
   int32_t items_max = 0;  // strips of a block of the first kernel; filled in
 };
 

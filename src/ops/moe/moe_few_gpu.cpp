@@ -9,13 +9,15 @@
 namespace weir {
 namespace {
 
-constexpr int64_t kWarps = 8;  // of few_units.h
 constexpr int64_t kFloat = sizeof(float);
-constexpr int64_t kStatic = 2048;  // shared memory that the kernels have beside what is asked for
+constexpr int64_t kStatic = 4096;  // shared memory that the kernels have beside what is asked for
 
-bool whole_warps(int64_t k) {
-  const int64_t blocks = k / kBlockK;
-  return k % kBlockK == 0 && blocks > 0 && (blocks >= kWarps || kWarps % blocks == 0);
+bool power_of_two(int64_t n) {
+  return n > 0 && (n & (n - 1)) == 0;
+}
+// 128 times a power of two: places are found by shifts.
+bool whole_blocks(int64_t k) {
+  return k % kBlockK == 0 && power_of_two(k / kBlockK);
 }
 
 int64_t items(const GpuFewExpertsArgs& args) {
@@ -49,7 +51,7 @@ device::Grid down_grid(const GpuFewExpertsArgs& args) {
 
 bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args) {
   if (args.rows < 1 || args.rows > kFewMoeRows || args.top_k + args.shared > kFewSlots ||
-      args.experts > kPackedExpertsMax || !whole_warps(args.d) || !whole_warps(args.f) || args.stride == 0) {
+      args.experts > kPackedExpertsMax || !whole_blocks(args.d) || !whole_blocks(args.f) || args.stride == 0) {
     return false;
   }
   GpuFewExpertsArgs sized = args;
