@@ -1,5 +1,6 @@
 #include "cli/command_bench_streams.h"
 
+#include <fmt/format.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -95,6 +96,11 @@ class Runner {
     if (header.finish == FinishReason::kNone) return Ok{};
     if (header.finish != FinishReason::kLength && !stream.ended) {
       return make_error(ErrorCode::kInternal, "a stream ended early: {}", event.message);
+    }
+    if (waiting_ > 0) {
+      return Error{ErrorCode::kExhausted,
+                   fmt::format("a stream filled its context before all {} decoded", what_.streams),
+                   "raise --max-model-len, or lower --streams"};
     }
     if (stream.last_us == 0) stream.last_us = header.now_us;
     --open_;

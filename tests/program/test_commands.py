@@ -199,6 +199,17 @@ def test_a_model_of_odd_shapes_runs_on_the_plain_kernels_and_strict_kernels_refu
     assert weir("plan", GOLDENS / "moe-odd", "--strict-kernels").returncode == 0
 
 
+def test_bench_prints_a_row_for_the_machine_the_prompt_and_each_number_of_streams(shipped):
+    done = weir("bench", shipped, "--json", "--repeats", 1, "--prompt-tokens", 96, "--output-tokens", 8, "--streams", "1,3", "--max-num-seqs", 3)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["what"] for row in rows] == ["machine", "prefill", "decode", "decode"]
+    assert [row["streams"] for row in rows[2:]] == [1, 3]
+    assert all(row["step_ms"] > 0 and row["tokens_s"] > 0 and 64 < row["context"] < 128 for row in rows[2:])
+    assert "--max-model-len" in refused("bench", shipped, "--repeats", 1, "--prompt-tokens", 64, "--output-tokens", 8, "--streams", "3",
+                                        "--max-num-seqs", 3, "--max-model-len", 72, "--max-num-batched-tokens", 4, code=3)
+
+
 def test_operations_are_timed_on_a_gpu_alone():
     assert "--device cuda" in refused("bench", GOLDEN, "--ops")
 

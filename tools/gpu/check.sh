@@ -25,7 +25,7 @@ step() {  # step LINES LIMIT command...: the last LINES of what it prints, withi
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-step 1 120 bin/ops_gpu_test
+step 1 180 bin/ops_gpu_test
 step 0 120 bin/test_goldens
 grep -a -e "values: mean" -e PASSED -e FAILED "$log"
 step 1 180 bin/test_invariance
