@@ -126,7 +126,8 @@ double StepCost::macs(int64_t streams, int64_t context) const {
 }
 
 double StepCost::prompt_macs(int64_t tokens) const {
-  return static_cast<double>(tokens) * static_cast<double>(body_macs + tokens / 2 * context_macs) +
+  const int64_t earlier = tokens / 2;  // of a row, in the mean
+  return static_cast<double>(tokens) * static_cast<double>(body_macs + earlier * context_macs) +
          static_cast<double>(head_macs);
 }
 
