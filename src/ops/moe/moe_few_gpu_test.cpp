@@ -1,0 +1,201 @@
+// The kernels for few rows of FP8 experts give the bits of the general ones.
+#include "ops/moe/moe_few_gpu.h"
+
+#include <algorithm>
+
+#include "ops/linear/linear_few_gpu.h"
+#include "ops/linear/packed_test_tools.h"
+#include "ops/moe/moe_packed_gpu.h"
+
+namespace weir {
+namespace {
+
+// To nearest, ties to even; for values within f16's normal range.
+uint16_t float_to_f16(float x) {
+  const _Float16 half = static_cast<_Float16>(x);
+  uint16_t bits = 0;
+  std::memcpy(&bits, &half, sizeof(bits));
+  return bits;
+}
+
+class MoeFew : public GpuTest {
+ protected:
+  // FP8 experts, each one's parts a stride behind those of the one before.
+  struct Experts {
+    OnDevice<uint8_t> memory;
+    OnDevice<GpuPackedMlp> table;
+    std::vector<GpuPackedMlp> mlps;
+    int64_t stride = 0;
+  };
+
+  Experts make(int64_t d, int64_t f, int32_t experts) {
+    const GpuPacked up = packed_shape(2 * f, d, kGpuFp8Block);
+    const GpuPacked down = packed_shape(d, f, kGpuFp8Block);
+    const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
+    const int64_t parts[4] = {aligned(packed_data_bytes(up)), aligned(packed_scale_floats(up) * 4),
+                              aligned(packed_data_bytes(down)), aligned(packed_scale_floats(down) * 4)};
+    Experts out;
+    out.stride = parts[0] + parts[1] + parts[2] + parts[3];
+    out.memory = zeros<uint8_t>(static_cast<size_t>(out.stride * (experts + 1)));
+    for (int32_t e = 0; e <= experts; ++e) {
+      const auto seed = static_cast<uint64_t>(10 * e);
+      const TestMatrix gate = random_matrix(f, d, kGpuFp8Block, seed + 1);
+      const TestMatrix upper = random_matrix(f, d, kGpuFp8Block, seed + 2);
+      const PackedOnDevice a = pack_on_device(gpu(), gate, &upper);
+      const PackedOnDevice b = pack_on_device(gpu(), random_matrix(d, f, kGpuFp8Block, seed + 3));
+      uint8_t* at = out.memory.data() + e * out.stride;
+      const auto put = [&](const void* from, int64_t bytes, int64_t room) {
+        gpu().stream->copy(reinterpret_cast<std::byte*>(at), static_cast<const std::byte*>(from), bytes);
+        uint8_t* place = at;
+        at += room;
+        return place;
+      };
+      GpuPackedMlp mlp{a.packed, b.packed};
+      mlp.gate_up.data = put(a.packed.data, packed_data_bytes(up), parts[0]);
+      mlp.gate_up.scales = reinterpret_cast<float*>(put(a.packed.scales, packed_scale_floats(up) * 4, parts[1]));
+      mlp.down.data = put(b.packed.data, packed_data_bytes(down), parts[2]);
+      mlp.down.scales = reinterpret_cast<float*>(put(b.packed.scales, packed_scale_floats(down) * 4, parts[3]));
+      EXPECT_TRUE(gpu().stream->wait().ok());
+      out.mlps.push_back(mlp);
+    }
+    out.table = upload(out.mlps);
+    return out;
+  }
+};
+
+TEST_F(MoeFew, HasTheBitsOfTheGeneralKernels) {
+  struct Case {
+    int64_t d;
+    int64_t f;
+    int32_t experts;
+    int32_t top_k;
+  };
+  constexpr Case kCases[] = {{256, 128, 16, 4}, {2048, 512, 40, 8}, {1024, 1024, 300, 10}};
+  for (const Case& c : kCases) {
+    const Experts m = make(c.d, c.f, c.experts);
+    for (const int32_t rows : {1, 2, 7, 8, 9, 31, 64}) {
+      const std::vector<float> x = normal_values(static_cast<size_t>(rows * c.d), 1, 5);
+      std::vector<uint16_t> halves;
+      for (const float v : x) halves.push_back(float_to_f16(v));
+      OnDevice<uint16_t> in = upload(halves);
+      OnDevice<float> router = upload(normal_values(static_cast<size_t>(rows * (c.experts + 1)), 2, 6));
+      const int64_t slots = c.top_k + 1;
+      const std::vector<float> before = normal_values(static_cast<size_t>(rows * c.d), 1, 7);
+      const auto run = [&](int which) {
+        OnDevice<uint16_t> hidden = upload(std::vector<uint16_t>(static_cast<size_t>(rows * slots * c.f), 0x3000));
+        OnDevice<float> y = upload(before);
+        Gpu g = gpu();
+        if (which == 0) {
+          GpuExpertsArgs args;
+          args.table = m.table.data();
+          args.router = router.data();
+          args.x = in.data();
+          args.hidden = hidden.data();
+          args.y = y.data();
+          args.y_stride = c.d;
+          args.rows = rows;
+          args.experts = c.experts;
+          args.top_k = c.top_k;
+          args.shared = 1;
+          args.d = static_cast<int32_t>(c.d);
+          args.f = static_cast<int32_t>(c.f);
+          experts_packed(g, args);
+        } else {
+          GpuFewExpertsArgs args;
+          args.gate_up = m.mlps[0].gate_up.data;
+          args.down = m.mlps[0].down.data;
+          args.gate_up_scales = m.mlps[0].gate_up.scales;
+          args.down_scales = m.mlps[0].down.scales;
+          args.stride = m.stride;
+          args.router = router.data();
+          args.x = in.data();
+          args.hidden = hidden.data();
+          args.y = y.data();
+          args.y_stride = c.d;
+          args.rows = rows;
+          args.experts = c.experts;
+          args.top_k = c.top_k;
+          args.shared = 1;
+          args.d = static_cast<int32_t>(c.d);
+          args.f = static_cast<int32_t>(c.f);
+          if (which == 1) {
+            EXPECT_TRUE(few_experts_takes(g, args));
+            experts_few(g, args);
+          } else {
+            EXPECT_TRUE(some_experts_takes(g, args));
+            experts_some(g, args);
+          }
+        }
+        return y.read();
+      };
+      const std::vector<float> general = run(0);
+      EXPECT_NE(general, before);
+      if (rows <= kFewMoeRows) {
+        EXPECT_EQ(run(1), general) << rows << " rows, " << c.experts << " experts, few";
+      }
+      EXPECT_EQ(run(2), general) << rows << " rows, " << c.experts << " experts, some";
+    }
+  }
+}
+
+TEST_F(MoeFew, ProductsHaveTheBitsOfTheGeneralKernel) {
+  constexpr int64_t kK = 2048;
+  const PackedOnDevice fp8 = pack_on_device(gpu(), random_matrix(1040, kK, kGpuFp8Block, 1));
+  const PackedOnDevice bf16 = pack_on_device(gpu(), random_matrix(33, kK, kGpuBf16, 2));
+  const PackedOnDevice head = pack_on_device(gpu(), random_matrix(40'008, kK, kGpuBf16, 3));
+  for (const int32_t rows : {1, 3, 8}) {
+    OnDevice<float> x = upload(normal_values(static_cast<size_t>(rows * kK), 2, 4));
+    OnDevice<float> norm = upload(normal_values(kK, 0.1F, 5));
+    const auto run = [&](bool few) {
+      OnDevice<float> a = zeros<float>(static_cast<size_t>(rows) * 1040);
+      OnDevice<float> b = zeros<float>(static_cast<size_t>(rows) * 33);
+      OnDevice<float> c = zeros<float>(static_cast<size_t>(rows) * 40'008);
+      Gpu g = gpu();
+      const auto fill = [&](auto* args) {
+        args->x = x.data();
+        args->norm = norm.data();
+        args->x_stride = kK;
+        args->k = kK;
+        args->rows = rows;
+      };
+      if (few) {
+        GpuFewArgs args;
+        fill(&args);
+        args.outputs[0] = {fp8.packed, a.data(), 1040, kPackedStore, 0};
+        args.outputs[1] = {bf16.packed, b.data(), 33, kPackedStore, 0};
+        args.count = 2;
+        args.fp8_count = 1;
+        EXPECT_TRUE(few_takes(g, args));
+        linear_few(g, args);
+        GpuFewArgs vocabulary;
+        fill(&vocabulary);
+        vocabulary.outputs[0] = {head.packed, c.data(), 40'008, kPackedStore, 0};
+        vocabulary.count = 1;
+        EXPECT_TRUE(head_few_takes(g, vocabulary));
+        head_few(g, vocabulary);
+      } else {
+        GpuPackedLinearArgs args;
+        fill(&args);
+        args.outputs[0] = {fp8.packed, a.data(), 1040, kPackedStore, 0};
+        args.outputs[1] = {bf16.packed, b.data(), 33, kPackedStore, 0};
+        args.count = 2;
+        linear_packed(g, args);
+        GpuPackedLinearArgs vocabulary;
+        fill(&vocabulary);
+        vocabulary.outputs[0] = {head.packed, c.data(), 40'008, kPackedStore, 0};
+        vocabulary.count = 1;
+        linear_packed(g, vocabulary);
+      }
+      std::vector<float> all = a.read();
+      const std::vector<float> second = b.read();
+      const std::vector<float> third = c.read();
+      all.insert(all.end(), second.begin(), second.end());
+      all.insert(all.end(), third.begin(), third.end());
+      return all;
+    };
+    EXPECT_EQ(run(true), run(false)) << rows << " rows";
+  }
+}
+
+}  // namespace
+}  // namespace weir
