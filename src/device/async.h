@@ -144,10 +144,6 @@ WEIR_DEVICE void cluster_barrier() {
 WEIR_DEVICE void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
-// For what barrier_init_done() orders alone: no other writes before it.
-WEIR_DEVICE void cluster_arrive_relaxed() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
 WEIR_DEVICE void cluster_wait() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
