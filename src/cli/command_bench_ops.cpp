@@ -64,6 +64,7 @@ class OpsBench {
                   {"prompt", rows.prompt},
                   {"context", context},
                   {"kernel", time.kernels},
+                  {"planned_kernel", unit.kernel},
                   {"chosen", "heuristic"},
                   {"us", micros},
                   {rows.prompt ? "gflop" : "mb", amount},
@@ -72,9 +73,10 @@ class OpsBench {
       fmt::print("{}\n", row.dump());
       return;
     }
-    fmt::print("{:<12} {:>6} {:>4} {:<42} {:<12} {:>9.2f} {:>8.1f} {:>9.2f} {:>8.2f} {:>6.1f}  {}\n", unit.operation,
+    fmt::print("{:<12} {:>6} {:>4} {:<42} {:<12} {:>9.2f} {:>8.1f} {:>9.2f} {:>8.2f} {:>6.1f}  {}{}\n", unit.operation,
                rows.rows, unit.layers.size(), unit.what, unit.format, micros, micros * layers, amount, floor,
-               100.0 * floor / micros, time.kernels);
+               100.0 * floor / micros, time.kernels,
+               kernels_match(unit.kernel, time.kernels) ? "" : fmt::format(" (planned: {})", unit.kernel));
   }
 
   Status whole(PackedProfile* profile, const UnitRows& rows, int64_t context, double sum) const {

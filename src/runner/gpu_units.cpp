@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "base/check.h"
@@ -45,18 +47,33 @@ class Namer {
     WEIR_CHECK(found != nullptr, "no matrix {} in layer {}", slot_name(ref.slot), ref.layer);
     return *found;
   }
-  // The kernels for at most eight rows take FP8, beside BF16 where they norm the rows themselves.
-  bool fewest(WeightFormat format, int64_t k) const {
-    const int64_t blocks = k / kBlockK;
-    constexpr int64_t kWarps = 8;  // that share a row's blocks
-    return rows_ <= kFewRows && format == WeightFormat::kFp8Block && k % kBlockK == 0 &&
-           (blocks >= kWarps || kWarps % blocks == 0);
+  // The kernels of few instructions take FP8 and share K out in whole parts.
+  static bool shared_out(WeightFormat format, int64_t k) {
+    return format == WeightFormat::kFp8Block && k % kBlockK == 0 &&
+           std::has_single_bit(static_cast<uint64_t>(k / kBlockK));
   }
   // `mixed`: some matrices take f16 rows, others bf16.
   std::string few_rows(int64_t k, bool mixed = false) const {
-    const int64_t limit = rows_ > 8 && !mixed && k <= kWideK ? 16 : 8;
-    const int64_t passes = (rows_ + limit - 1) / limit;
-    return fmt::format("linear_packed_{}{}", limit, passes > 1 ? fmt::format(" x {}", passes) : "");
+    return rows_ > 8 && !mixed && k <= kWideK ? "linear_packed_16" : "linear_packed_8";
+  }
+  std::string linear(const LinearOp& op, int64_t k, bool mixed, bool normed) const {
+    const WeightFormat format = matrix(op.outputs.front().weight).format;
+    if (rows_ > PackedExecutor::kRowsWithNorm) return normed ? "norm_rows, linear_prompt" : "linear_prompt";
+    if (rows_ > kFewRows) return few_rows(k, mixed);
+    const bool of_head = op.outputs.front().y.buffer == program_.logits;
+    return !of_head && shared_out(format, k) ? "linear_few" : few_rows(k, mixed);
+  }
+  std::string experts(const MoeWeights& moe) const {
+    if (rows_ > kPackedMoeRows) return "norm_rows, linear_prompt, routes, moe_prompt";
+    const MlpWeights& expert = moe.experts.front();
+    const bool shared = config_.shared_width > 0;
+    const bool mixed = shared && takes_f16(moe.router.format) != takes_f16(moe.shared.gate.format);
+    const std::string front = few_rows(config_.hidden, mixed);
+    if (rows_ > kFewRows || !shared || !shared_out(expert.gate.format, config_.hidden) ||
+        !shared_out(expert.down.format, config_.expert_width)) {
+      return front + ", experts_gate_up, experts_down";
+    }
+    return "linear_few, few_gate_up, few_down";
   }
 
   void fill(const EmbedOp&, bool, GpuUnit* unit) const {
@@ -86,13 +103,8 @@ class Namer {
     }
     unit->layers = {op.outputs.front().weight.layer};
     unit->what += fmt::format(" [{}, {}]", n, k);
-    const bool few = rows_ <= PackedExecutor::kRowsWithNorm;
-    const bool of_head = op.outputs.front().y.buffer == program_.logits;
-    const bool fp8 = !of_head && fewest(matrix(op.outputs.front().weight).format, k);
-    unit->kernel = fp8   ? "linear_few"
-                   : few ? few_rows(k, mixed)
-                         : fmt::format("{}linear_prompt", normed ? "norm_rows, " : "");
-    if (of_head) unit->kernel += ", sample";
+    unit->kernel = linear(op, k, mixed, normed);
+    if (op.outputs.front().y.buffer == program_.logits) unit->kernel += ", sample";
   }
   void fill(const AttentionOp& op, bool, GpuUnit* unit) const {
     unit->layers = {op.layer};
@@ -123,14 +135,7 @@ class Namer {
     unit->what = fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width,
                              config_.experts_per_token, config_.shared_width);
     unit->format = weight_format_name(layer.moe.experts.front().gate.format);
-    const bool mixed =
-        config_.shared_width > 0 && takes_f16(layer.moe.router.format) != takes_f16(layer.moe.shared.gate.format);
-    const bool few = config_.shared_width > 0 && fewest(layer.moe.experts.front().gate.format, config_.hidden) &&
-                     fewest(layer.moe.experts.front().down.format, config_.expert_width);
-    unit->kernel = few ? "linear_few, few_gate_up, few_down"
-                   : rows_ <= kPackedMoeRows
-                       ? fmt::format("{}, experts_gate_up, experts_down", few_rows(config_.hidden, mixed))
-                       : "norm_rows, linear_prompt, routes, moe_prompt";
+    unit->kernel = experts(layer.moe);
   }
 
   const Program& program_;
@@ -153,7 +158,30 @@ void add(GpuUnit unit, GpuUnit::Part part, std::vector<GpuUnit>* units) {
   units->push_back(std::move(unit));
 }
 
+// "a, b" as {a, b}.
+std::vector<std::string_view> names_of(std::string_view list) {
+  std::vector<std::string_view> names;
+  while (!list.empty()) {
+    const size_t end = std::min(list.find(", "), list.size());
+    names.push_back(list.substr(0, end));
+    list.remove_prefix(std::min(end + 2, list.size()));
+  }
+  return names;
+}
+
 }  // namespace
+
+bool kernels_match(std::string_view planned, std::string_view launched) {
+  const std::vector<std::string_view> kinds = names_of(planned);
+  const std::vector<std::string_view> names = names_of(launched);
+  const auto some_name = [&](std::string_view kind) {
+    return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return name.starts_with(kind); });
+  };
+  const auto some_kind = [&](std::string_view name) {
+    return std::any_of(kinds.begin(), kinds.end(), [&](std::string_view kind) { return name.starts_with(kind); });
+  };
+  return std::all_of(kinds.begin(), kinds.end(), some_name) && std::all_of(names.begin(), names.end(), some_kind);
+}
 
 int64_t gpu_kv_value_bytes(const ModelConfig& config) {
   return packed_takes(config).ok() ? 2 : 4;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "models/config.h"
@@ -27,12 +28,15 @@ struct GpuUnit {
   std::string operation;
   std::string what;    // weights and shape
   std::string format;  // stored format of the weights
-  std::string kernel;  // in the order of their launch
+  std::string kernel;  // or kernels, in the order of their launch: the beginnings of their names
   bool head = false;   // over the sampled rows
   std::vector<int32_t> layers;
   std::vector<Part> parts;  // of each layer; points into the program
   StepCost cost;            // of one layer
 };
+
+// Whether these kernels were launched, each of a planned kind and every kind. Lists: "linear_few, few_gate_up".
+bool kernels_match(std::string_view planned, std::string_view launched);
 
 // Bytes of a key's or value's element in the layout that the model takes on a GPU.
 int64_t gpu_kv_value_bytes(const ModelConfig& config);

@@ -59,8 +59,17 @@ TEST_F(GpuUnits, HoldEveryOperationOnceAndNormsWithTheirReader) {
 
 TEST_F(GpuUnits, OfAPromptSampleOneRow) {
   load("moe-fit");
-  EXPECT_EQ(units({64, true}).back().kernel, "linear_packed_8, sample");
+  EXPECT_EQ(units({64, true}).back().kernel, units({1, false}).back().kernel);
   EXPECT_EQ(units({64, false}).back().kernel, "norm_rows, linear_prompt, sample");
+}
+
+TEST_F(GpuUnits, KernelsMatchByTheBeginningsOfTheirNames) {
+  EXPECT_TRUE(kernels_match("paged_prepare, paged_rows, paged_merge", "paged_prepare, paged_rows, paged_merge_pages"));
+  EXPECT_TRUE(kernels_match("gdn_chunk_products, gdn_chunks",
+                            "gdn_chunk_products, gdn_chunks, gdn_chunk_products, gdn_chunks"));
+  EXPECT_FALSE(kernels_match("linear_few", "linear_packed_8"));
+  EXPECT_FALSE(kernels_match("linear_few, sample", "linear_few"));
+  EXPECT_FALSE(kernels_match("linear_few", "linear_few, sample_kernel"));
 }
 
 TEST_F(GpuUnits, RandomRoutingTouchesExpertsAsOftenAsItsFormulaSays) {

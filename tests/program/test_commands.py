@@ -181,7 +181,7 @@ def test_a_gpu_plan_names_the_kernels_of_each_kind_of_step():
     steps = {(row["rows"], row["prompt"]) for row in planned["operations"]}
     assert steps == {(1, False), (32, False), (256, True)}
     kernels = {(row["operation"], row["rows"], row["prompt"]): row["kernel"] for row in planned["operations"] if row["program"] == "main"}
-    assert kernels["feed-forward", 1, False] == "linear_packed_8, experts_gate_up, experts_down"
+    assert kernels["feed-forward", 1, False].endswith("experts_gate_up, experts_down")
     assert kernels["feed-forward", 256, True].endswith("routes, moe_prompt")
     assert kernels["attention", 1, False] == "paged_prepare, paged_rows, paged_merge"
     assert kernels["attention", 256, True] == "paged_prepare, paged_prompt"
