@@ -128,6 +128,10 @@ WEIR_DEVICE void fence_async() {
 WEIR_DEVICE void threads_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// Counts among those `threads` without waiting.
+WEIR_DEVICE void threads_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 // Clusters: blocks that run at the same time beside each other.
 WEIR_DEVICE uint32_t cluster_rank() {

@@ -124,8 +124,7 @@ class PackedExecutor final : public Executor {
   bool fewest_rows(const LinearOp& op, const Rows& rows);
   void few_rows(const LinearOp& op, const Rows& rows);
   void many_rows(const LinearOp& op, const Rows& rows);
-  bool few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
-  void front_of_experts(const PackedFeedForward& layer, const Rows& rows);
+  bool fewest_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void few_rows_dense(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);

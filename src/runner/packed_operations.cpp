@@ -103,7 +103,7 @@ void PackedExecutor::sample_rows(const Rows& rows) {
 bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
   GpuFewArgs args;
   args.rows = static_cast<int32_t>(rows.count);
-  if (rows.count > kFewRows) return false;
+  if (rows.count > kFewRows || rows.chosen != nullptr) return false;
   for (const bool fp8 : {true, false}) {
     for (const LinearOp::Output& output : op.outputs) {
       const GpuPacked& weight = weights_.matrix(output.weight);
@@ -117,15 +117,8 @@ bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
   if (norm_.there) {
     args.x = data(norm_.x);
     args.x_stride = stride(norm_.x);
-    args.x_rows = rows.chosen;
     args.norm = norm_.weight;
     args.eps = config_.rms_eps;
-    if (rows.chosen != nullptr) args.normed_out = data({program_.normed, 0});
-    if (head_few_takes(gpu_, args)) {
-      head_few(gpu_, args);
-      return true;
-    }
-    if (rows.chosen != nullptr) return false;
   } else {
     if (args.count > args.fp8_count) return false;
     args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);
@@ -265,8 +258,8 @@ void PackedExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
   norm_.there = false;
 }
 
-// The same as few_rows_sparse() by the kernels for FP8 experts; false where they do not take them.
-bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+// The same as few_rows_sparse() by the kernels for at most eight rows; false where they do not take them.
+bool PackedExecutor::fewest_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
   const int64_t logits = layer.experts + layer.shared;
   GpuFewArgs front;
   front.rows = static_cast<int32_t>(rows.count);
@@ -299,20 +292,15 @@ bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFe
   args.shared = layer.shared;
   args.d = layer.router.k;
   args.f = layer.width;
-  const bool few = few_takes(gpu_, front) && few_experts_takes(gpu_, args);
-  if (!few && !some_experts_takes(gpu_, args)) return false;
-  if (few) {
-    linear_few(gpu_, front);
-    experts_few(gpu_, args);
-  } else {
-    front_of_experts(layer, rows);
-    experts_some(gpu_, args);
-  }
+  if (!few_takes(gpu_, front) || !few_experts_takes(gpu_, args)) return false;
+  linear_few(gpu_, front);
+  experts_few(gpu_, args);
   return true;
 }
 
-// Norm, router and the shared expert's hidden values in one kernel.
-void PackedExecutor::front_of_experts(const PackedFeedForward& layer, const Rows& rows) {
+// Norm, router and the shared expert's hidden values in one kernel; then the experts.
+void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+  if (rows.count <= kFewMoeRows && fewest_rows_sparse(op, layer, rows)) return;
   const int32_t type = operand_type(layer.format);
   const int64_t logits = layer.experts + layer.shared;
   GpuPackedLinearArgs front;
@@ -330,20 +318,14 @@ void PackedExecutor::front_of_experts(const PackedFeedForward& layer, const Rows
                                     int64_t{layer.slots()} * layer.width, kPackedSwiglu, type};
   }
   linear_packed(gpu_, front);
-}
-
-// Then the experts.
-void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
-  if (few_rows_sparse_fp8(op, layer, rows)) return;
-  front_of_experts(layer, rows);
   GpuExpertsArgs args;
   args.table = layer.table;
   args.router = router_;
-  args.x = operands(operand_type(layer.format));
+  args.x = operands(type);
   args.hidden = hidden_;
   args.y = data(op.y);
   args.y_stride = stride(op.y);
-  args.rows = static_cast<int32_t>(rows.count);
+  args.rows = front.rows;
   args.experts = layer.experts;
   args.top_k = layer.top_k;
   args.shared = layer.shared;

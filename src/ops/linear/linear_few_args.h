@@ -22,7 +22,6 @@ struct GpuFewArgs {
   const float* norm = nullptr;
   uint16_t* x_out_bf16 = nullptr;
   uint16_t* x_out_f16 = nullptr;
-  float* normed_out = nullptr;  // of head_few(): the normed rows, [rows][K]; may be null
   int64_t x_stride = 0;
   int32_t rows = 0;
   int32_t count = 0;

@@ -42,10 +42,6 @@ Plan plan(const Gpu& gpu, GpuFewArgs args) {
   return out;
 }
 
-int64_t head_shared_bytes(const GpuFewArgs& args) {
-  return (args.rows + 1) * (2 * int64_t{args.k} + 16) + kFewRows * kWarps * kFloat;
-}
-
 }  // namespace
 
 bool few_takes(const Gpu& gpu, const GpuFewArgs& args) {
@@ -68,25 +64,6 @@ void linear_few(Gpu& gpu, GpuFewArgs args) {
   WEIR_CHECK(few_takes(gpu, args), "{} rows, {} matrices of K {}", args.rows, args.count, args.k);
   const Plan p = plan(gpu, args);
   gpu.launch("weir_linear_few", p.grid, p.args);
-}
-
-bool head_few_takes(const Gpu& gpu, const GpuFewArgs& args) {
-  const GpuPacked& w = args.outputs[0].weight;
-  return args.rows >= 1 && args.rows <= kFewRows && args.count == 1 && w.format == kGpuBf16 && w.k == args.k &&
-         args.k % (2 * kBlockK) == 0 && args.norm != nullptr && args.outputs[0].kind == kPackedStore &&
-         head_shared_bytes(args) <= gpu.device->info().shared_bytes_max;
-}
-
-void head_few(Gpu& gpu, const GpuFewArgs& args) {
-  WEIR_CHECK(head_few_takes(gpu, args), "{} rows, a matrix of K {}", args.rows, args.k);
-  device::Grid grid;
-  // Two blocks of a multiprocessor, where there is work for their warps.
-  grid.x = std::min<int64_t>(2 * int64_t{gpu.device->info().multiprocessors},
-                             (args.outputs[0].weight.strips + kWarps - 1) / kWarps);
-  grid.shared_bytes = head_shared_bytes(args);
-  grid.threads = 256;
-  grid.overlap = true;
-  gpu.launch("weir_head_few", grid, args);
 }
 
 }  // namespace weir

@@ -1,4 +1,4 @@
-// Arguments of the sparse experts over at most eight rows, or 64, with packed FP8 weights.
+// Arguments of the sparse experts over at most eight rows with packed FP8 weights.
 #pragma once
 
 #include <cstdint>

@@ -47,32 +47,6 @@ device::Grid down_grid(const GpuFewExpertsArgs& args) {
   return grid;
 }
 
-// As moe_some.cu and routes.h lay out their shared memory.
-constexpr int64_t kSomeUnits = 32;
-constexpr int64_t kSomeColumns = 8;
-constexpr int64_t kEntryBytes = 24;
-
-int64_t routes_bytes(const GpuFewExpertsArgs& args) {
-  const int64_t words = (args.rows + 7) / 8;
-  const int64_t routed = int64_t{args.rows} * args.top_k;
-  const int64_t entries = std::min(routed, args.experts + routed / 8) + words;
-  return entries * kEntryBytes + 4 * (args.rows * (kPackedTopMax + 1) + args.experts * (2 + words) + 33);
-}
-
-// Two batches' sums and scales, and the routes.
-int64_t some_bytes(const GpuFewExpertsArgs& args) {
-  return 2 * kSomeUnits * (kSomeColumns * kStripRows + 2) * kFloat + routes_bytes(args);
-}
-
-int64_t some_gate_up_bytes(const GpuFewExpertsArgs& args) {
-  return (kSomeColumns + 1) * (2 * int64_t{args.d} + 16) + some_bytes(args);
-}
-
-int64_t some_down_bytes(const GpuFewExpertsArgs& args) {
-  const int64_t entries = kSomeUnits / (args.f / kBlockK);
-  return 2 * entries * kSomeColumns * (2 * int64_t{args.f} + 16) + some_bytes(args);
-}
-
 }  // namespace
 
 bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args) {
@@ -91,32 +65,6 @@ void experts_few(Gpu& gpu, GpuFewExpertsArgs args) {
   const device::Grid grid = gate_up_grid(gpu, &args);
   gpu.launch("weir_few_gate_up", grid, args);
   gpu.launch("weir_few_down", down_grid(args), args);
-}
-
-bool some_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args) {
-  if (args.rows < 1 || args.rows > kPackedMoeRows || args.top_k > kPackedTopMax || args.experts > kPackedExpertsMax ||
-      !whole_blocks(args.d) || !whole_blocks(args.f) || args.d > kSomeUnits * kBlockK ||
-      args.f > kSomeUnits * kBlockK || args.stride == 0) {
-    return false;
-  }
-  const int64_t room = gpu.device->info().shared_bytes_max - kStatic;
-  return some_gate_up_bytes(args) <= room && some_down_bytes(args) <= room;
-}
-
-void experts_some(Gpu& gpu, const GpuFewExpertsArgs& args) {
-  WEIR_CHECK(some_experts_takes(gpu, args), "{} rows, top {} of {} experts, {} x {}", args.rows, args.top_k,
-             args.experts, args.d, args.f);
-  device::Grid grid;
-  grid.threads = 256;
-  grid.overlap = true;
-  const int64_t entries = std::min<int64_t>(int64_t{args.rows} * args.top_k, args.experts);
-  // Two blocks of a multiprocessor, where there are strips for them.
-  grid.x = std::min<int64_t>(2 * int64_t{gpu.device->info().multiprocessors}, entries * (args.f / (kStripRows / 2)));
-  grid.shared_bytes = some_gate_up_bytes(args);
-  gpu.launch("weir_some_gate_up", grid, args);
-  grid.x = (args.d + kStripRows - 1) / kStripRows;
-  grid.shared_bytes = some_down_bytes(args);
-  gpu.launch("weir_some_down", grid, args);
 }
 
 }  // namespace weir

@@ -12,8 +12,4 @@ bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args);
 // Two kernels, as experts_packed() and with its conditions.
 void experts_few(Gpu& gpu, GpuFewExpertsArgs args);
 
-// The same for up to kPackedMoeRows rows; rows of an expert share a read of it.
-bool some_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args);
-void experts_some(Gpu& gpu, const GpuFewExpertsArgs& args);
-
 }  // namespace weir
