@@ -63,8 +63,8 @@ class GpuTest : public ::testing::Test {
   OnDevice<T> zeros(size_t count) {
     return OnDevice<T>(gpu(), count);
   }
-  // Microseconds of one call of `f` on the device: the mean over `repeats` recorded in a graph, after one replay that is
-  // not counted.
+  // Microseconds of one call of `f` on the device: the mean over `repeats` recorded in a graph, after one replay that
+  // is not counted.
   template <class Function>
   double micros(int repeats, const Function& f) {
     stream_.begin_graph();
