@@ -59,6 +59,21 @@ WEIR_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, Barrier* 
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 }
+// The second-level cache gives up first what is read under this policy: weights pass by, and what every step needs
+// again (instructions, tables, the rows themselves) stays.
+WEIR_DEVICE uint64_t read_once_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+// bulk_copy() of what this step reads once.
+WEIR_DEVICE void bulk_copy_once(void* to, const void* from, uint32_t bytes, Barrier* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(read_once_policy())
+      : "memory");
+}
 // Copies `bytes` (as above) from shared to device memory by the copy engine, behind the thread's stores so far; what
 // ordinary stores wrote needs fence_async() first.
 WEIR_DEVICE void bulk_store(void* to, const void* from, uint32_t bytes) {
@@ -97,12 +112,12 @@ WEIR_DEVICE void copy4(void* to, const void* from) {
 WEIR_DEVICE void copy8(void* to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
-// 16 bytes of what nobody writes and this multiprocessor reads once.
+// 16 bytes of what nobody writes and this step reads once.
 WEIR_DEVICE uint4 load_once(const void* from) {
   uint4 out;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-               : "l"(from));
+               : "l"(from), "l"(read_once_policy()));
   return out;
 }
 WEIR_DEVICE void copies_commit() {
@@ -127,10 +142,6 @@ WEIR_DEVICE void fence_async() {
 // `threads` of the block, named by `id` (1 to 15), wait for each other.
 WEIR_DEVICE void threads_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-// Counts among those `threads` without waiting.
-WEIR_DEVICE void threads_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // Clusters: blocks that run at the same time beside each other.

@@ -58,6 +58,7 @@ struct Grid {
   int threads = 1;           // of a block
   int64_t shared_bytes = 0;  // dynamic shared memory of a block
   int cluster = 1;           // blocks along x that run together
+  int shared_split = 0;      // KiB of the memory beside a multiprocessor that are shared memory; 0: the driver chooses
   bool overlap = false;      // may start before the kernel before it has ended; it waits itself
 };
 

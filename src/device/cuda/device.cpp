@@ -221,7 +221,7 @@ void Stream::launch_raw(const Kernel& kernel, const Grid& grid, const void* args
                  grid.z <= kGridYzMax && grid.threads > 0 && grid.threads <= 1024,
              "{}: a grid of {} x {} x {} blocks of {} threads", kernel.name_, grid.x, grid.y, grid.z, grid.threads);
   void* parameters[] = {const_cast<void*>(args)};
-  std::array<CUlaunchAttribute, 2> attributes{};
+  std::array<CUlaunchAttribute, 3> attributes{};
   CUlaunchConfig config{};
   config.gridDimX = static_cast<unsigned>(grid.x);
   config.gridDimY = static_cast<unsigned>(grid.y);
@@ -241,6 +241,12 @@ void Stream::launch_raw(const Kernel& kernel, const Grid& grid, const void* args
     CUlaunchAttribute& attribute = attributes.at(config.numAttrs++);
     attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     attribute.value.programmaticStreamSerializationAllowed = 1;
+  }
+  if (grid.shared_split > 0) {
+    // In percent, rounded down: the next larger split that the hardware has is taken.
+    CUlaunchAttribute& attribute = attributes.at(config.numAttrs++);
+    attribute.id = CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+    attribute.value.sharedMemCarveout = static_cast<unsigned>(grid.shared_split * 100 / 228);
   }
   note(
       enter(*device_->impl()).cuLaunchKernelEx(&config, static_cast<CUfunction>(kernel.function_), parameters, nullptr),
