@@ -1,10 +1,10 @@
 // Joins the states of generated rows: bound by reading them once from the second-level cache. Segments are weighed by
 // the largest score of all; lane i of 32 adds segments i, i + 32, ..., then the lanes are added, all in ascending
 // order, so bits depend on the number of pages alone. Of pages, which are few, a block merges 64 columns of a row and
-// head, a lane being 16 threads of four columns, and joins the pages of a segment first, with the operations of the
-// block that would have taken the whole segment; of segments, a warp merges 128 columns, eight segments under way.
+// head, a lane being 16 threads of four columns, as many lanes as a row may have segments, and joins the pages of a
+// segment first, with the operations of the block that would have taken the whole segment; of segments, a warp merges
+// 128 columns, eight segments under way.
 #include "device/async.h"
-#include "device/mma.h"
 #include "ops/attention/attention_states.h"
 
 namespace weir {
@@ -13,29 +13,9 @@ namespace {
 inline constexpr int kE = kPagedHeadDim;
 inline constexpr int kMergeLanes = device::kWarp;
 inline constexpr int kMergeColumns = 64;
-inline constexpr int kMergeThreads = kMergeLanes * kMergeColumns / 4;
+inline constexpr int kLaneThreads = kMergeColumns / 4;
+inline constexpr int kMergeThreads = kMergeLanes * kLaneThreads;  // at most
 inline constexpr int kMergeWarps = 8;
-
-// Weighs a state against all of a row and head's.
-WEIR_DEVICE float weight_of(float largest, float largest_of_all) {
-  return exp2f(largest - largest_of_all);
-}
-
-// Four columns of a segment.
-struct Columns {
-  State state;
-  float4 out;
-};
-WEIR_DEVICE void join_columns(Columns& into, float2 state, float4 out) {
-  const Join j = join(into.state.largest, state.x);
-  into.state = {j.largest, joined(j, into.state.total, state.y)};
-  into.out = {joined(j, into.out.x, out.x), joined(j, into.out.y, out.y), joined(j, into.out.z, out.z),
-              joined(j, into.out.w, out.w)};
-}
-WEIR_DEVICE float4 weighed(float4 out, float weight, float4 sum) {
-  return {fmaf(out.x, weight, sum.x), fmaf(out.y, weight, sum.y), fmaf(out.z, weight, sum.z),
-          fmaf(out.w, weight, sum.w)};
-}
 
 // The pages of a segment; those that are there.
 struct Batch {
@@ -67,6 +47,8 @@ WEIR_KERNEL_BOUNDED(weir_paged_merge_pages, GpuPagedAttentionArgs, kMergeThreads
   __shared__ float totals[kMergeLanes];
   __shared__ float warps[kMergeThreads / device::kWarp];
   const int thread = static_cast<int>(threadIdx.x);
+  const int threads = static_cast<int>(blockDim.x);
+  const int lanes = threads / kLaneThreads;
   const int head = static_cast<int>(blockIdx.y);
   const int index = static_cast<int>(blockIdx.z);
   const int first_column = static_cast<int>(blockIdx.x) * kMergeColumns;
@@ -79,18 +61,18 @@ WEIR_KERNEL_BOUNDED(weir_paged_merge_pages, GpuPagedAttentionArgs, kMergeThreads
   device::wait_for_previous();
   device::start_next();
   if (pages == 0) return;
-  const int lane = thread / (kMergeColumns / 4);
-  const int column = thread % (kMergeColumns / 4);
+  const int lane = thread / kLaneThreads;
+  const int column = thread % kLaneThreads;
   const float2* state = partial_state(args, index, head);
   const auto* out = reinterpret_cast<const float4*>(partial_out(args, index, head, 0) + first_column) + column;
   Batch batch;
   read_pages(state, out, lane, pages, batch);
   float largest = -INFINITY;
-  for (int i = thread; i < pages; i += kMergeThreads) largest = fmaxf(largest, state[i].x);
+  for (int i = thread; i < pages; i += threads) largest = fmaxf(largest, state[i].x);
   largest = device::warp_max(largest);
   if (device::lane() == 0) warps[device::warp()] = largest;
   __syncthreads();
-  for (float x : warps) largest = fmaxf(largest, x);
+  for (int i = 0; i < threads / device::kWarp; ++i) largest = fmaxf(largest, warps[i]);
   float4 sum = {0, 0, 0, 0};
   float total = 0;
   for (int segment = lane; segment < segments; segment += kMergeLanes) {
@@ -106,8 +88,8 @@ WEIR_KERNEL_BOUNDED(weir_paged_merge_pages, GpuPagedAttentionArgs, kMergeThreads
   if (thread >= kMergeColumns) return;
   float all = 0;
   float y = 0;
-#pragma unroll
-  for (int i = 0; i < kMergeLanes; ++i) {
+#pragma unroll 4
+  for (int i = 0; i < lanes; ++i) {
     all += totals[i];
     y += reinterpret_cast<const float*>(outs[i])[thread];
   }
@@ -115,7 +97,7 @@ WEIR_KERNEL_BOUNDED(weir_paged_merge_pages, GpuPagedAttentionArgs, kMergeThreads
       static_cast<uint16_t>(device::half_pair(args.y_type != 0, finished(y, all, gate), 0.0F));
 }
 
-WEIR_KERNEL_BOUNDED(weir_paged_merge_segments, GpuPagedAttentionArgs, kMergeWarps* device::kWarp, 4) {
+WEIR_KERNEL_BOUNDED(weir_paged_merge_segments, GpuPagedAttentionArgs, kMergeWarps* device::kWarp, 3) {
   static_assert(kMergeLanes == device::kWarp, "a lane of the order is a lane of the warp");
   constexpr int kAhead = 8;  // segments under way
   const int unit = static_cast<int>(blockIdx.x) * kMergeWarps + device::warp();
@@ -160,9 +142,7 @@ WEIR_KERNEL_BOUNDED(weir_paged_merge_segments, GpuPagedAttentionArgs, kMergeWarp
   }
   const int64_t at = int64_t{head} * kE + 4 * column;
   const float4 gate = *reinterpret_cast<const float4*>(args.qg + t * args.qg_stride + at + int64_t{head + 1} * kE);
-  *reinterpret_cast<uint2*>(args.y + t * args.y_stride + at) = {
-      device::half_pair(args.y_type != 0, finished(y.x, all, gate.x), finished(y.y, all, gate.y)),
-      device::half_pair(args.y_type != 0, finished(y.z, all, gate.z), finished(y.w, all, gate.w))};
+  *reinterpret_cast<uint2*>(args.y + t * args.y_stride + at) = finished_columns(args, y, all, gate);
 }
 
 }  // namespace weir

@@ -74,6 +74,8 @@ WEIR_DEVICE uint4 norm_and_rotate(const GpuPagedAttentionArgs& args, const float
 WEIR_KERNEL_BOUNDED(weir_paged_prepare, GpuPagedAttentionArgs, kThreads, 4) {
   __shared__ float2 turns[kE / 2];
   __shared__ float4 heads[kWarps][kE / 4];
+  // What follows reads nothing before its own wait that the kernels before this one write.
+  device::start_next();
   const int64_t t = blockIdx.x;
   const GpuRow row = args.rows[t];
   uint8_t* page = nullptr;
@@ -83,7 +85,6 @@ WEIR_KERNEL_BOUNDED(weir_paged_prepare, GpuPagedAttentionArgs, kThreads, 4) {
   }
   __syncthreads();
   device::wait_for_previous();
-  device::start_next();
   if (row.position < 0) return;
   const int chunk = paged_tile_byte(row.position % kPagedTokens, 8 * device::lane());
   float* head = reinterpret_cast<float*>(heads[device::warp()]);

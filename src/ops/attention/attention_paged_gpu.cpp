@@ -3,17 +3,21 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "ops/linear/few_share.h"
 
 namespace weir {
 namespace {
 
 constexpr int64_t kPrepareWarps = 8;
-constexpr int64_t kFewRows = 256;  // from here on a block a row fills the device
-// Below so many (segment, key head, row) blocks each page is a block of its own: three fit each of 132 multiprocessors.
+constexpr int64_t kManyRows = 256;  // from here on a block a row fills the device
+// Below so many (row, key head, segment), with more than one segment, blocks take pages.
 constexpr int64_t kSpreadBelow = 512;
+constexpr int64_t kResident = 396;          // blocks of generated rows at a time: three on each of 132 multiprocessors
+constexpr int64_t kShortPairs = 48;         // (row, key head) of at most a segment: so many clusters run at a time
 constexpr int64_t kRowsShared = 76'416;     // three times in 228 KiB
 constexpr int64_t kPromptShared = 196'864;  // 64 KiB of queries, two stages of 64 KiB
 constexpr int64_t kMergeColumns = 64;
+constexpr int64_t kMergeLaneThreads = 16;
 constexpr int64_t kMergeWarps = 8;
 constexpr int64_t kGridMax = 65'535;  // blocks along y and z
 
@@ -26,8 +30,8 @@ void check(const GpuPagedAttentionArgs& args) {
   WEIR_CHECK(args.page_offset % 128 == 0, "a layer {} bytes into a page", args.page_offset);
 }
 
-bool spread(int64_t kv_heads, int64_t count, int64_t segments_max) {
-  return count * kv_heads * segments_max < kSpreadBelow;
+bool spread(int64_t pairs, int64_t segments_max) {
+  return segments_max > 1 && pairs * segments_max < kSpreadBelow;
 }
 
 }  // namespace
@@ -37,8 +41,9 @@ void paged_attention_prepare(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_
   if (rows == 0) return;
   device::Grid grid;
   grid.x = rows;
-  grid.y = rows < kFewRows ? (args.heads + args.kv_heads + kPrepareWarps - 1) / kPrepareWarps : 1;
+  grid.y = rows < kManyRows ? (args.heads + args.kv_heads + kPrepareWarps - 1) / kPrepareWarps : 1;
   grid.threads = kPrepareWarps * 32;
+  if (rows <= 8) grid.shared_split = kFewSplit;
   grid.overlap = true;
   gpu.launch("weir_paged_prepare", grid, args);
 }
@@ -48,11 +53,12 @@ void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t c
   WEIR_CHECK(count <= kGridMax && segments_max > 0, "{} rows of {} segments", count, segments_max);
   if (count == 0) return;
   GpuPagedAttentionArgs call = args;
-  const bool pages = spread(args.kv_heads, count, segments_max);
+  const int64_t pairs = count * args.kv_heads;
+  const bool pages = spread(pairs, segments_max);
   const int64_t slots = segments_max * (pages ? kPagedSegmentPages : 1);
   call.count = static_cast<int32_t>(count);
   call.spread = pages ? 1 : 0;
-  call.slots = slots == 1 ? 0 : static_cast<int32_t>(slots);
+  call.slots = segments_max == 1 ? 0 : static_cast<int32_t>(slots);
   WEIR_CHECK(call.slots == 0 || args.partial != nullptr, "{} segments and nowhere to join them", segments_max);
   device::Grid grid;
   grid.x = slots;
@@ -61,13 +67,18 @@ void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t c
   grid.threads = 128;
   grid.shared_bytes = kRowsShared;
   grid.overlap = true;
+  if (segments_max == 1 && pairs <= kShortPairs) {
+    grid.x = grid.cluster = kPagedSegmentPages;
+    return gpu.launch("weir_paged_short", grid, call);
+  }
+  if (pages) grid.x = std::clamp<int64_t>(kResident / pairs, 1, slots);
   gpu.launch("weir_paged_rows", grid, call);
   if (call.slots == 0) return;
   grid.shared_bytes = 0;
   if (pages) {
     grid.x = kPagedHeadDim / kMergeColumns;
     grid.y = args.heads;
-    grid.threads = 512;
+    grid.threads = static_cast<int>(kMergeLaneThreads * std::clamp<int64_t>((segments_max + 1) / 2 * 2, 4, 32));
     return gpu.launch("weir_paged_merge_pages", grid, call);
   }
   grid.x = (count * args.heads * 2 + kMergeWarps - 1) / kMergeWarps;

@@ -18,7 +18,7 @@ void paged_attention_prepare(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_
 
 // Attends `count` generated rows, each to its positions up to its own; args.count, slots and spread are set here. No
 // row has more than segments_max segments of kPagedSegment tokens; the launches depend on count and segments_max alone:
-// two, or one for many rows of one segment. Cost: 4 E K bytes a token of context and row.
+// two, or one for rows of one segment. Cost: 4 E K bytes a token of context and row.
 void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t count, int64_t segments_max);
 
 // Bytes of args.partial for calls of at most this many rows and segments.

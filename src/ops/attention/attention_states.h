@@ -1,7 +1,7 @@
 // For kernel files: softmax states of generated rows, how they become one, and where they wait for the merge.
 #pragma once
 
-#include "device/kernel.h"
+#include "device/mma.h"
 #include "ops/attention/attention_paged_args.h"
 
 namespace weir {
@@ -28,6 +28,31 @@ WEIR_DEVICE float joined(const Join& j, float into, float from) {
 
 WEIR_DEVICE float finished(float out, float total, float gate) {
   return __fmul_rn(out / total, device::sigmoid(gate));
+}
+
+// Weighs a state against all of a row and head's.
+WEIR_DEVICE float weight_of(float largest, float largest_of_all) {
+  return exp2f(largest - largest_of_all);
+}
+WEIR_DEVICE float4 weighed(float4 out, float weight, float4 sum) {
+  return {fmaf(out.x, weight, sum.x), fmaf(out.y, weight, sum.y), fmaf(out.z, weight, sum.z),
+          fmaf(out.w, weight, sum.w)};
+}
+
+// Four columns of a head.
+struct Columns {
+  State state;
+  float4 out;
+};
+WEIR_DEVICE void join_columns(Columns& into, float2 state, float4 out) {
+  const Join j = join(into.state.largest, state.x);
+  into.state = {j.largest, joined(j, into.state.total, state.y)};
+  into.out = {joined(j, into.out.x, out.x), joined(j, into.out.y, out.y), joined(j, into.out.z, out.z),
+              joined(j, into.out.w, out.w)};
+}
+WEIR_DEVICE uint2 finished_columns(const GpuPagedAttentionArgs& args, float4 out, float total, float4 gate) {
+  return {device::half_pair(args.y_type != 0, finished(out.x, total, gate.x), finished(out.y, total, gate.y)),
+          device::half_pair(args.y_type != 0, finished(out.z, total, gate.z), finished(out.w, total, gate.w))};
 }
 
 WEIR_DEVICE int pages_of(GpuRow row) {

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "ops/gdn/slot.h"
+#include "ops/linear/few_share.h"
 
 namespace weir {
 namespace {
@@ -84,6 +85,7 @@ void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args) {
   grid.shared_bytes = rows_shared_bytes(tiles);
   grid.cluster = launched.cluster;
   grid.overlap = true;
+  if (args.sequence_count <= 2) grid.shared_split = kFewSplit;
   gpu.launch(tiles == 1 ? "weir_gdn_rows" : "weir_gdn_rows_wide", grid, launched);
 }
 

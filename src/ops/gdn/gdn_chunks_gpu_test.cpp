@@ -352,6 +352,43 @@ TEST_F(GdnPacked, SequencesSideBySideDoNotTouchEachOther) {
   }
 }
 
+TEST_F(GdnPacked, ManySequencesHaveTheBitsOfEachAlone) {
+  constexpr int64_t kSequences = 37;
+  const Layer layer(shape_of(2, 2));
+  const auto first_count = [](int64_t i) { return i % 5 == 3 ? int64_t{64} : 5 * i % 71; };
+  const auto second_count = [](int64_t i) { return i % 6; };
+  std::vector<Piece> first;
+  std::vector<Piece> second;
+  int64_t rows = 0;
+  for (int64_t i = 0; i < kSequences; ++i) {
+    first.push_back({i, rows, first_count(i), 0});
+    rows += first_count(i);
+  }
+  for (int64_t i = 0; i < kSequences; ++i) {
+    second.push_back({i, rows, second_count(i), first_count(i)});
+    rows += second_count(i);
+  }
+  const Inputs inputs(layer.shape, 60, rows);
+  const int64_t width = layer.shape.values();
+  Mixer together(gpu(), layer, inputs, kSequences);
+  together.run(Family::kRows, first);
+  together.run(Family::kRows, second);
+  const Floats all = together.y();
+  for (size_t i = 0; i < kSequences; ++i) {
+    Mixer alone(gpu(), layer, inputs, 1);
+    alone.run(Family::kRows, {{0, first[i].row_begin, first[i].row_count, 0}});
+    alone.run(Family::kRows, {{0, second[i].row_begin, second[i].row_count, second[i].position}});
+    const Floats one = alone.y();
+    for (const Piece& piece : {first[i], second[i]}) {
+      const auto begin = piece.row_begin * width;
+      const auto end = begin + piece.row_count * width;
+      EXPECT_TRUE(cases::same_bits({all.data() + begin, all.data() + end}, {one.data() + begin, one.data() + end}))
+          << "sequence " << i << " from " << piece.position;
+    }
+    EXPECT_EQ(together.slot(static_cast<int64_t>(i)), alone.slot(0)) << "sequence " << i;
+  }
+}
+
 TEST_F(GdnPacked, PromptsAndGeneratedRowsContinueEachOther) {
   const Layer layer(shape_of(1, 2));
   const Inputs inputs(layer.shape, 50, 210);

@@ -95,18 +95,85 @@ WEIR_DEVICE void load_slot(Shared<kTiles>& m, const Place& p, int rows) {
   // At the end of a chunk the state moves and no key of the ring is needed by itself.
   const int keys = rows == kRing ? 0 : max(0, min(rows - p.own * p.rank, p.own));
   device::barrier_expect(&m.loaded, kTiles * (kDim + rows) * kRowBytes + keys * kKeyBytes);
-  device::bulk_copy(m.state, p.state, kTiles * kDim * kRowBytes, &m.loaded);
+  device::bulk_copy_once(m.state, p.state, kTiles * kDim * kRowBytes, &m.loaded);
   if (rows > 0) {
     for (int tile = 0; tile < kTiles; ++tile) {
-      device::bulk_copy(m.update[tile], p.update + tile * kRing * kColumns, rows * kRowBytes, &m.loaded);
+      device::bulk_copy_once(m.update[tile], p.update + tile * kRing * kColumns, rows * kRowBytes, &m.loaded);
     }
   }
-  if (keys > 0) device::bulk_copy(m.keys, p.keys + p.own * p.rank * kDim, keys * kKeyBytes, &m.loaded);
+  if (rows == kRing) device::bulk_prefetch(p.keys + p.own * p.rank * kDim, p.own * kKeyBytes);
+  if (keys > 0) device::bulk_copy_once(m.keys, p.keys + p.own * p.rank * kDim, keys * kKeyBytes, &m.loaded);
 }
 
-// S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T, in shared memory and in the slot.
+inline constexpr int kSliceParts = kOwnMax * kDim / 4 / (2 * kDim);  // float4 that a thread copies of a slice's keys
+
+// A slice of the ring's keys on its way through a thread: kOwnMax rows of the slot.
+WEIR_DEVICE void read_slice(const float* keys, int slice, float4* parts) {
+#pragma unroll
+  for (int i = 0; i < kSliceParts; ++i) {
+    const auto* from = reinterpret_cast<const float4*>(keys + slice * kOwnMax * kDim);
+    parts[i] = __ldcg(from + i * 2 * kDim + thread());
+  }
+}
+
+// S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T, in shared memory and in the slot, before the first row. A thread
+// has four keys and four columns; the ring's keys, with their factors, pass through the place of the block's own, which
+// no later row needs.
 template <int kTiles>
 WEIR_DEVICE void fold(Shared<kTiles>& m, const Place& p) {
+  const bool works = device::warp() < kParts;
+  const int row = thread() / 8 * 4;
+  const int column = thread() % 8 * 4;
+  float4 parts[kSliceParts];
+  float4 sum[kTiles][4];
+  if (works) read_slice(p.keys, 0, parts);
+  if (thread() < kRing) m.b[thread()] = expf(m.log_decay[kRing - 1] - m.log_decay[thread()]);
+  const float fade = expf(m.log_decay[kRing - 1]);
+#pragma unroll
+  for (int i = 0; works && i < kTiles * 4; ++i) {
+    const float4 x = *reinterpret_cast<const float4*>(m.state[i / 4][row + i % 4] + column);
+    sum[i / 4][i % 4] = {fade * x.x, fade * x.y, fade * x.z, fade * x.w};
+  }
+#pragma unroll 1
+  for (int slice = 0; slice < kRing / kOwnMax; ++slice) {
+    __syncthreads();
+    for (int i = 0; works && i < kSliceParts; ++i) {
+      const int at = i * 2 * kDim + thread();
+      const float factor = m.b[slice * kOwnMax + at / (kDim / 4)];
+      const float4 x = parts[i];
+      reinterpret_cast<float4*>(m.keys)[at] = {factor * x.x, factor * x.y, factor * x.z, factor * x.w};
+    }
+    if (works && slice + 1 < kRing / kOwnMax) read_slice(p.keys, slice + 1, parts);
+    __syncthreads();
+#pragma unroll 4
+    for (int t = 0; works && t < kOwnMax; ++t) {
+      const float4 key = *reinterpret_cast<const float4*>(m.keys[t] + row);
+      const float keys[4] = {key.x, key.y, key.z, key.w};
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const float4 x = *reinterpret_cast<const float4*>(m.update[tile][slice * kOwnMax + t] + column);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float4& to = sum[tile][i];
+          to = {fmaf(keys[i], x.x, to.x), fmaf(keys[i], x.y, to.y), fmaf(keys[i], x.z, to.z), fmaf(keys[i], x.w, to.w)};
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; works && i < kTiles * 4; ++i) {
+    const int at = row + i % 4;
+    *reinterpret_cast<float4*>(m.state[i / 4][at] + column) = sum[i / 4][i % 4];
+    *reinterpret_cast<float4*>(p.state + (i / 4 * kDim + at) * kColumns + column) = sum[i / 4][i % 4];
+  }
+  __syncthreads();
+}
+
+// The same, bit by bit, between two rows of a step. Slower, with a few registers: those that fold() takes would push
+// what a thread keeps over the rows to memory in every step, and make it wait for the loads before the kernel before it
+// has ended.
+template <int kTiles>
+WEIR_DEVICE void fold_within(Shared<kTiles>& m, const Place& p) {
   constexpr int kRows = 8;  // of the state that a warp moves at a time
   if (thread() < kRing) m.b[thread()] = expf(m.log_decay[kRing - 1] - m.log_decay[thread()]);
   __syncthreads();
@@ -408,15 +475,17 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
   int base = s.base;
   const int ring = s.position - base;
   load_slot(m, p, ring);
-  Thread<kTiles> own;
-  open_thread(args, p, s, own);
   if (thread() < ring) m.log_decay[thread()] = p.log_decay[thread()];
-  __syncthreads();
-  device::barrier_wait(&m.loaded, 0);
   if (ring == kRing) {
+    __syncthreads();
+    device::barrier_wait(&m.loaded, 0);
     fold(m, p);
     base = s.position;
   }
+  Thread<kTiles> own;
+  open_thread(args, p, s, own);
+  __syncthreads();
+  device::barrier_wait(&m.loaded, 0);
   device::wait_for_previous();
   device::start_next();
 
@@ -426,7 +495,7 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
     const int position = s.position + row;
     if (position - base == kRing) {
       device::cluster_barrier();  // the keys of this step's rows are in the slot
-      fold(m, p);
+      fold_within(m, p);
       base = position;
     }
     const int i = position - base;

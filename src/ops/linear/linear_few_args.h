@@ -9,9 +9,11 @@ namespace weir {
 
 inline constexpr int32_t kFewRows = 8;
 
+// Barriers of a block of these kernels: at most 32 slots of the ring, twice, one for rows, one to keep 16 bytes.
+inline constexpr int32_t kFewBarriers = 66;
+
 // As GpuPackedLinearArgs; the FP8 outputs come first, and each one's strips and scales lie behind those of the one
-// before it. Strips of all FP8 outputs are shared out in one row, then those of the BF16 outputs, each of which counts
-// as two.
+// before it.
 struct GpuFewArgs {
   GpuPackedOutput outputs[kGpuLinearGroupMax];
   const uint8_t* weights = nullptr;  // of the FP8 outputs; filled in, as the next
@@ -22,6 +24,7 @@ struct GpuFewArgs {
   const float* norm = nullptr;
   uint16_t* x_out_bf16 = nullptr;
   uint16_t* x_out_f16 = nullptr;
+  float* normed_out = nullptr;  // of head_few(): the normed rows, [rows][K]; may be null
   int64_t x_stride = 0;
   int32_t rows = 0;
   int32_t count = 0;
@@ -29,6 +32,9 @@ struct GpuFewArgs {
   int32_t fp8_strips = 0;  // of all of them; filled in, as the next
   int32_t bf16_strips = 0;
   int32_t strips_max = 0;  // of a block, of both kinds together
+  int32_t fp8_blocks = 0;  // blocks that take FP8 strips; the others take BF16 ones
+  int32_t ring_bytes = 0;  // filled in, as these two
+  int32_t under_way = 0;   // chunks of eight units at a time; the same
   int32_t k = 0;           // 128 times a power of two
   float eps = 1e-6F;
 };

@@ -100,7 +100,7 @@ WEIR_DEVICE void bring_weights(LinearWalk walk, const Pipe& pipe) {
   for (; walk.more(); walk.next()) {
     pipe.weights.wait_free(at);
     device::barrier_expect(&pipe.weights.filled[at.slot], walk.bytes());
-    device::bulk_copy(pipe.slot(at), walk.source(), walk.bytes(), &pipe.weights.filled[at.slot]);
+    device::bulk_copy_once(pipe.slot(at), walk.source(), walk.bytes(), &pipe.weights.filled[at.slot]);
     at.advance(pipe.size.slots);
   }
 }
@@ -310,9 +310,9 @@ WEIR_DEVICE void join(LinearWalk walk, const Pipe& pipe, const Rows& rows) {
         if (thread / device::kWarp * 2 + i * kApart >= rows.count) continue;  // the same for a whole warp
         const int r = column + i * kApart;
         const int unit = strip * blocks;
-        float total = join_blocks(walk.stage == 0 ? 0.0F : totals[i],
-                                  pipe.unit(to, unit) + min(r, rows.count - 1) * kSumStride + row, pipe.unit_stride(),
-                                  scales + 2 * unit, blocks);
+        float total = join_blocks<8>(walk.stage == 0 ? 0.0F : totals[i],
+                                     pipe.unit(to, unit) + min(r, rows.count - 1) * kSumStride + row,
+                                     pipe.unit_stride(), scales + 2 * unit, blocks);
         totals[i] = total;
         if (!walk.last()) continue;
         if (out.weight.row_scales != nullptr) total *= out.weight.row_scales[(walk.strip + strip) * kStripRows + row];

@@ -25,15 +25,15 @@ struct PromptStages {
   int32_t slots = 0;
   int64_t shared_bytes = 0;
 };
-constexpr PromptStages prompt_stages(int32_t tile_bytes) {
+// `beside`: bytes of shared memory for other use.
+constexpr PromptStages prompt_stages(int32_t tile_bytes, int32_t beside = 0) {
   constexpr int32_t kShared = 227 * 1024;
-  // Aligning; barriers; descriptions of units.
-  constexpr int32_t kRest = kPromptAlign + (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;
+  constexpr int32_t kRest = (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;  // barriers; descriptions of units
   PromptStages stages;
   stages.weight_bytes = 2 * kPromptStrips * tile_bytes;
-  const int32_t fit = (kShared - kRest) / (2 * kPromptXBytes + stages.weight_bytes);
+  const int32_t fit = (kShared - kRest - beside) / (2 * kPromptXBytes + stages.weight_bytes);
   stages.slots = fit < kPromptSlotsMax ? fit : kPromptSlotsMax;
-  stages.shared_bytes = kRest + int64_t{stages.slots} * (2 * kPromptXBytes + stages.weight_bytes);
+  stages.shared_bytes = kRest + beside + int64_t{stages.slots} * (2 * kPromptXBytes + stages.weight_bytes);
   return stages;
 }
 

@@ -250,17 +250,17 @@ TEST_F(LinearPrompt, MultipliesAGroupOfFormats) {
 
 // Prompts and generated rows are computed by different instructions; this says how much that shows.
 TEST_F(LinearPrompt, AgreesWithTheProductOfFewRows) {
-  for (const int32_t format : {kGpuBf16, kGpuMxfp4}) {
+  for (const int32_t format : kFormats) {
     constexpr int64_t kRows = 33;
     const TestMatrix w = random_matrix(256, 2048, format, 3);
     Matrix matrix = put(w);
     const std::vector<float> x = operand_rounded(normal_values(kRows * 2048, 1, 5));
     const std::vector<float> prompt = run(x, matrix.packed);
     const PackedOnDevice packed = pack_on_device(gpu(), w);
-    OnDevice<uint16_t> in = upload(bf16_values(x));
+    OnDevice<uint16_t> in = upload(operand_bits(x, format));
     OnDevice<float> y = zeros<float>(kRows * 256);
     GpuPackedLinearArgs args;
-    args.x_bf16 = in.data();
+    (operand_type(format) == kOperandF16 ? args.x_f16 : args.x_bf16) = in.data();
     args.x_stride = 2048;
     args.k = 2048;
     args.rows = kRows;

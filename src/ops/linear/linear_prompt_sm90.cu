@@ -10,6 +10,7 @@ inline constexpr int kTokenTilesTogether = 12;
 
 struct LinearWork {
   static constexpr bool kKnownBefore = true;
+  static constexpr int kBeside = 0;
   const GpuPromptArgs& args;
 
   WEIR_DEVICE int count() const { return args.row_tiles * args.token_tiles; }
@@ -33,12 +34,12 @@ struct LinearWork {
   WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return unit.first + r; }
   WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
 
-  // Row g + 8 h of a strip: eight lanes write 32 bytes that follow each other. What is there is read for eight tokens
-  // at once, so that the reads wait for each other less. `tokens`: how many there are, unless there are all.
+  // Row g + 8 h of a strip: eight lanes write 32 bytes that follow each other. What is there is read for all tokens
+  // at once, so that the reads do not wait for each other. `tokens`: how many there are, unless there are all.
   template <int kSize, bool kAdd, bool kAll>
   WEIR_DEVICE static void write(float* y, int64_t stride, int tokens, int h, float scale,
                                 const float (&total)[kSize / 2]) {
-    constexpr int kTogether = kSize / 4 < 8 ? kSize / 4 : 8;
+    constexpr int kTogether = kSize / 4;
 #pragma unroll
     for (int first = 0; first < kSize / 4; first += kTogether) {
       float old[kTogether] = {};
@@ -58,7 +59,8 @@ struct LinearWork {
     }
   }
   template <int kSize>
-  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2]) const {
+  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2],
+                          uint8_t*) const {
     const GpuPromptOutput& out = args.outputs[unit.index];
     const int n = part.strip * kStripRows + device::lane() / 4;
     const int t = device::lane() % 4;

@@ -21,6 +21,11 @@ WEIR_DEVICE bool brings() {
   return device::warp() == kPackedWarps;
 }
 
+// Which of the warps that join this is.
+WEIR_DEVICE int joiner() {
+  return device::warp() - kPackedWarps - 1;
+}
+
 // Counts through the slots of a ring.
 struct RingPlace {
   int slot = 0;
@@ -217,9 +222,10 @@ struct ScaleReader {
   }
 };
 
-// Joins `blocks` sums in ascending order: `sums` `stride` apart, their scales two apart.
+// Joins `blocks` sums in ascending order, kTogether of them read at once: `sums` `stride` apart, their scales two
+// apart.
+template <int kTogether>
 WEIR_DEVICE float join_blocks(float total, const float* sums, int stride, const float* scales, int blocks) {
-  constexpr int kTogether = 8;
   for (int first = 0; first < blocks; first += kTogether) {
     float sum[kTogether];
     float scale[kTogether];

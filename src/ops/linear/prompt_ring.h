@@ -66,14 +66,18 @@ struct PromptRing {
   device::Barrier* filled;
   device::Barrier* free;
   PromptUnit* units;  // [slots]: of the unit whose first stage it is
+  uint8_t* beside;
   int slots;
   int weight_bytes;
 
-  WEIR_DEVICE PromptRing(uint8_t* shared, int ring_slots, int ring_weight_bytes)
+  // `shared`: aligned to kPromptAlign; `beside_bytes`: for other use.
+  WEIR_DEVICE PromptRing(uint8_t* shared, int ring_slots, int ring_weight_bytes, int beside_bytes)
       : slots(ring_slots), weight_bytes(ring_weight_bytes) {
-    x = shared + (kPromptAlign - device::shared_address(shared) % kPromptAlign) % kPromptAlign;
+    if (device::shared_address(shared) % kPromptAlign != 0) __trap();
+    x = shared;
     weights = x + slots * 2 * kPromptXBytes;
-    units = reinterpret_cast<PromptUnit*>(weights + slots * weight_bytes);
+    beside = weights + slots * weight_bytes;
+    units = reinterpret_cast<PromptUnit*>(beside + beside_bytes);
     filled = reinterpret_cast<device::Barrier*>(reinterpret_cast<uint8_t*>(units) + slots * kPromptUnitBytes);
     free = filled + slots;
     if (threadIdx.x == 0) {

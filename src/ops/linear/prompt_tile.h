@@ -1,10 +1,9 @@
 // For kernel files of Hopper: tiles of packed weights times rows, float32 sums as ops/linear/packed.h states them.
 //
-// A block works through units, one after the other: 128 rows of a weight matrix (8 strips) times up to 128 rows of x,
-// all of K; or 64 rows (4 strips), and the rows of x are shared out between the warpgroups. Two warpgroups compute, a
-// warp a strip: weights become registers, rows of x are read by the matrix units from shared memory. Each holds the
-// sums of the running block of K and the total. The warpgroups take turns half a block apart, so that one joins its
-// block while the other multiplies. A third warpgroup brings both operands: ops/linear/prompt_ring.h.
+// A block of threads works through units, one after the other: 128 rows of a weight matrix (8 strips) times up to 128
+// rows of x, all of K; or 64 rows (4 strips), and the rows of x are shared out between the warpgroups. Two warpgroups
+// compute, a warp a strip: weights become registers, rows of x are read by the matrix units from shared memory. A third
+// warpgroup brings both operands: ops/linear/prompt_ring.h.
 #pragma once
 
 #include "device/wgmma.h"
@@ -18,21 +17,9 @@ inline constexpr int kPromptWarpgroup = 4;  // warps
 inline constexpr int kPromptFewRegisters = 72;
 inline constexpr int kPromptManyRegisters = 216;
 
-// Turns of the two warpgroups: named barriers 1 and 2, each between those who pass and those who take it.
-struct PromptTurns {
-  static constexpr int kFirst = 1;
-  int own;
-  WEIR_DEVICE PromptTurns() : own(device::warp() / kPromptWarpgroup) {
-    if (own == 1) pass();  // the first turn is the other's
-  }
-  WEIR_DEVICE void take() const { device::threads_barrier(kFirst + own, kPromptComputing); }
-  WEIR_DEVICE void pass() const { device::threads_arrive(kFirst + (own ^ 1), kPromptComputing); }
-};
-
 // A computing warp's view of the ring.
 struct PromptReader {
   const PromptRing& ring;
-  const PromptTurns& turns;
   PromptPlace at;
   int strip = 0;        // of the unit, that this warp takes
   uint32_t x_byte = 0;  // of a slot: where this warpgroup's columns begin
@@ -79,7 +66,6 @@ WEIR_DEVICE void join_block(const PromptReader& reader, PromptPlace done, float2
 // unit's first stage is there. While the matrix units work on a tile, the weights of the next become registers.
 template <int kFormat, int kSize>
 WEIR_DEVICE void multiply_unit(PromptReader& reader, const PromptUnit& unit, float (&total)[kSize / 2]) {
-  constexpr bool kTurns = kSize >= 64;  // less is bound by bringing
   const int blocks = (unit.tiles + 1) / 2;
   const auto* scales = reinterpret_cast<const float2*>(unit.scales);
   if (scales != nullptr) scales += min(reader.strip, unit.strips - 1) * blocks;
@@ -93,12 +79,10 @@ WEIR_DEVICE void multiply_unit(PromptReader& reader, const PromptUnit& unit, flo
   for (int block = 0; block < unit.tiles / 2; ++block) {
     const float2 scale = scale_of(block);
     const PromptPlace now = reader.at;
-    if constexpr (kTurns) reader.turns.take();
     multiply_tile<kFormat, kSize>(reader, 0, even, sum);
     reader.take_weights<kFormat>(1, odd);
     multiply_tile<kFormat, kSize>(reader, 1, odd, sum);
     device::wgmma_wait<1>();
-    if constexpr (kTurns) reader.turns.pass();
     reader.at.advance(reader.ring.slots);
     if (block + 1 < blocks) {
       reader.wait_filled();
@@ -108,14 +92,12 @@ WEIR_DEVICE void multiply_unit(PromptReader& reader, const PromptUnit& unit, flo
   }
   if (unit.tiles % 2 == 0) return;
   const float2 scale = scale_of(blocks - 1);
-  if constexpr (kTurns) reader.turns.take();
   multiply_tile<kFormat, kSize>(reader, 0, even, sum);
-  if constexpr (kTurns) reader.turns.pass();
   join_block<kSize>(reader, reader.at, scale, sum, total);
   reader.at.advance(reader.ring.slots);
 }
 
-// Where a warp's totals belong: its strip of the matrix, its first row among the unit's.
+// Where a warp's totals belong: its strip of the matrix, maybe behind the last; its first row among the unit's.
 struct PromptPart {
   int strip;
   int row;
@@ -127,19 +109,18 @@ WEIR_DEVICE void compute_unit(const Work& work, PromptReader& reader, const Prom
   multiply_unit<kFormat, kSize>(reader, unit, total);
   const int warpgroup = device::warp() / kPromptWarpgroup;
   const PromptPart part{unit.strip + reader.strip, unit.split != 0 ? warpgroup * kSize : 0};
-  if (reader.strip < unit.strips && part.row < unit.rows) work.template finish<kSize>(unit, part, total);
+  if (part.row < unit.rows) work.template finish<kSize>(unit, part, total, reader.ring.beside);
 }
 
 template <class Work>
 WEIR_DEVICE void compute(const Work& work, const PromptRing& ring) {
   device::wait_for_previous();
   device::start_next();
-  const PromptTurns turns;
-  PromptReader reader{ring, turns};
+  PromptReader reader{ring, {}};
   while (true) {
     reader.wait_filled();
     const PromptUnit unit = ring.unit(reader.at);
-    if (unit.columns == 0) return;
+    if (unit.columns == 0) break;
     const int warpgroup = device::warp() / kPromptWarpgroup;
     reader.strip = unit.split != 0 ? device::warp() % kPromptWarpgroup : device::warp();
     reader.x_byte = unit.split != 0 ? static_cast<uint32_t>(warpgroup * unit.columns * kTileK * 2) : 0;
@@ -156,15 +137,16 @@ WEIR_DEVICE void compute(const Work& work, const PromptRing& ring) {
       }
     });
   }
+  device::bulk_stores_wait();
 }
 
 // What a kernel of this kind does. Work: kKnownBefore; count(), unit(i): the units, the same for every thread, passed
 // over where they have no strips; row(unit, r), x_stride(): which row of x is row r of the unit; finish<size>(unit,
-// part, total): by each warp that has rows.
+// part, total, beside): by the warps of each warpgroup that has rows; kBeside: bytes of shared memory at `beside`.
 template <class Work>
 WEIR_DEVICE void prompt_products(const Work& work, int slots, int weight_bytes) {
   extern __shared__ __align__(1024) uint8_t shared[];
-  const PromptRing ring(shared, slots, weight_bytes);
+  const PromptRing ring(shared, slots, weight_bytes, Work::kBeside);
   if (static_cast<int>(threadIdx.x) >= kPromptComputing) {
     device::fewer_registers<kPromptFewRegisters>();
     bring(work, ring);

@@ -12,7 +12,8 @@ namespace {
 constexpr int kThreads = 32 * (kPackedWarps + 1 + kPackedJoinWarps);
 // As routes.h and moe_packed.cu have them.
 constexpr int64_t kEntryBytes = 24;
-constexpr int64_t kEntryWeightsBytes = 24;
+constexpr int64_t kEntryWeightsBytes = 32;
+constexpr int64_t kPairBytes = 8;
 constexpr int64_t kRouteSlots = kPackedTopMax + 1;
 
 int64_t routes_bytes(const GpuExpertsArgs& args) {
@@ -20,7 +21,8 @@ int64_t routes_bytes(const GpuExpertsArgs& args) {
   const int64_t routed = int64_t{args.rows} * args.top_k;
   const int64_t entries = std::min(routed, args.experts + routed / 8) + words;
   const int64_t routes = entries * kEntryBytes + 4 * (args.rows * kRouteSlots + args.experts * (2 + words) + 33);
-  return round_up(routes, 16) + entries * kEntryWeightsBytes;
+  return round_up(routes, 16) + (entries + 1) * kEntryWeightsBytes +
+         args.rows * (args.top_k + args.shared) * kPairBytes;
 }
 
 // Large stages beside another block, else alone on the multiprocessor: then more of them are on the way, which the long

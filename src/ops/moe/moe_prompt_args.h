@@ -11,6 +11,13 @@ inline constexpr int32_t kMoePromptSlotsMax = 33;  // experts of a row, the shar
 inline constexpr int32_t kMoePromptChunk = 64;     // rows whose assignments a block places: the bits of a mask
 inline constexpr int32_t kMoePromptTableMax = 1024;
 
+// Products of the second matrices stand in tiles of so many columns, [tiles][rows * slots][64], each column of a tile
+// where moe_prompt_place() says; they go there from shared memory, so many positions of the list at a time, a half of a
+// warpgroup's part being written while the other is read.
+inline constexpr int32_t kMoePromptColumns = 64;
+inline constexpr int32_t kMoePromptTogether = 32;
+inline constexpr int32_t kMoePromptStaging = 2 * 2 * kMoePromptTogether * kMoePromptColumns * 4;
+
 // Up to kPromptTokens rows of one expert: list positions [first, first + rows).
 struct GpuMoeTile {
   int32_t expert;
@@ -48,7 +55,7 @@ struct GpuMoePromptArgs {
   GpuMoeTile* tiles = nullptr;    // of the list
   int32_t* tile_count = nullptr;  // 1
   uint16_t* hidden = nullptr;     // [rows * slots][width], in the order of the list
-  float* products = nullptr;      // [rows * slots][columns]
+  float* products = nullptr;
 };
 
 }  // namespace weir

@@ -1,6 +1,7 @@
 #include "ops/moe/moe_prompt_gpu.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "base/check.h"
 #include "ops/linear/linear_prompt_gpu.h"
@@ -26,7 +27,7 @@ int64_t lay_out(GpuMoePromptArgs* args, std::byte* work) {
   take(&args->tiles, assignments / kPromptTokens + args->experts_total);
   take(&args->tile_count, 1);
   take(&args->hidden, assignments * args->width);
-  take(&args->products, assignments * args->columns);
+  take(&args->products, assignments * ceil_div(args->columns, kMoePromptColumns) * kMoePromptColumns);
   return bytes;
 }
 
@@ -40,9 +41,15 @@ void place(Gpu& gpu, const GpuMoePromptArgs& args) {
   gpu.launch("weir_moe_prompt_place", grid, args);
 }
 
-// The most units there can be: every whole one, and one that is not whole of each expert.
-int64_t units_max(const GpuMoePromptArgs& args) {
-  return (int64_t{args.rows} * args.slots / kPromptTokens + args.experts_total) * args.row_tiles;
+// Launches a kernel over units of experts' matrices with up to `n` rows.
+void products(Gpu& gpu, std::string_view kernel, GpuMoePromptArgs args, int64_t n, int32_t beside) {
+  const PromptStages stages = prompt_stages(args.tile_bytes, beside);
+  args.slots_of_ring = stages.slots;
+  args.weight_bytes = stages.weight_bytes;
+  args.row_tiles = static_cast<int32_t>(ceil_div(n, int64_t{kPromptStrips} * kStripRows));
+  // The most units there can be: every whole tile of rows, and one that is not whole of each expert.
+  const int64_t row_tiles = int64_t{args.rows} * args.slots / kPromptTokens + args.experts_total;
+  gpu.launch(kernel, prompt_grid(gpu, row_tiles * args.row_tiles, stages), args);
 }
 
 }  // namespace
@@ -62,18 +69,12 @@ void moe_prompt(Gpu& gpu, GpuMoePromptArgs args, std::byte* work) {
   WEIR_CHECK(args.experts_total > 0 && args.experts_total <= kMoePromptTableMax, "{} experts", args.experts_total);
   WEIR_CHECK(args.columns % 8 == 0 && args.width % 8 == 0 && args.x_stride % 8 == 0 && args.y_stride % 4 == 0,
              "D {}, F {}, rows {} and {} apart", args.columns, args.width, args.x_stride, args.y_stride);
-  const PromptStages stages = prompt_stages(args.tile_bytes);
-  args.slots_of_ring = stages.slots;
-  args.weight_bytes = stages.weight_bytes;
   for (int64_t left = args.rows; left > 0; left -= kMoePromptRows) {
     args.rows = static_cast<int32_t>(std::min(left, kMoePromptRows));
     lay_out(&args, work);
     place(gpu, args);
-    constexpr int64_t kTileRows = kPromptStrips * kStripRows;
-    args.row_tiles = static_cast<int32_t>(ceil_div(2 * int64_t{args.width}, kTileRows));
-    gpu.launch("weir_moe_prompt_hidden", prompt_grid(gpu, units_max(args), stages), args);
-    args.row_tiles = static_cast<int32_t>(ceil_div(args.columns, kTileRows));
-    gpu.launch("weir_moe_prompt_products", prompt_grid(gpu, units_max(args), stages), args);
+    products(gpu, "weir_moe_prompt_hidden", args, 2 * int64_t{args.width}, 0);
+    products(gpu, "weir_moe_prompt_products", args, args.columns, kMoePromptStaging);
     device::Grid grid;
     grid.x = args.rows;
     grid.threads = 256;

@@ -56,10 +56,19 @@ WEIR_DEVICE void write_tiles(const GpuMoePromptArgs& args, int expert, int first
   if (expert == args.experts_total - 1) *args.tile_count = tile;
 }
 
+inline constexpr int kStagingBarrier = 1;  // and 2: of a warpgroup
+
+// Where column c of 64 stands among the products at this position of the list: the lanes of a warp, which hold rows of
+// different columns, write to different banks.
+WEIR_DEVICE int moe_prompt_place(int c, int position) {
+  return c ^ (position / 2 % 4 * 8);
+}
+
 // What both products share; kDown: the second.
 template <bool kDown>
 struct ExpertWork {
   static constexpr bool kKnownBefore = false;
+  static constexpr int kBeside = kDown ? kMoePromptStaging : 0;
   const GpuMoePromptArgs& args;
 
   WEIR_DEVICE int count() const { return *args.tile_count * args.row_tiles; }
@@ -80,13 +89,15 @@ struct ExpertWork {
 };
 
 struct HiddenWork : ExpertWork<false> {
-  WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return args.list[unit.first + r]; }
+  WEIR_DEVICE int row(const PromptUnit& unit, int r) const { return args.list[unit.first + r]; }
   WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
 
   // A lane has a hidden value of two tokens; lanes of rows g and g ^ 1 exchange, and each writes two values of one.
   template <int kSize>
-  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2]) const {
+  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2],
+                          uint8_t*) const {
     const int strip = part.strip;
+    if (strip * kStripRows >= unit.n) return;
     const bool f16 = operand_type(unit.format) == kOperandF16;
     const int g = device::lane() / 4;
     const int odd = g % 2;
@@ -115,28 +126,52 @@ struct HiddenWork : ExpertWork<false> {
 };
 
 struct ProductWork : ExpertWork<true> {
-  WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return unit.first + r; }
+  WEIR_DEVICE int row(const PromptUnit& unit, int r) const { return unit.first + r; }
   WEIR_DEVICE int64_t x_stride() const { return args.width; }
 
+  // 64 rows of D of 32 tokens at a time go by way of shared memory, from where the copy engine takes them: a half of
+  // the warpgroup's part is written while the other is read.
   template <int kSize>
-  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2]) const {
-    const int n = part.strip * kStripRows + device::lane() / 4;
+  WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2],
+                          uint8_t* beside) const {
+    constexpr int kTokens = kSize < kMoePromptTogether ? kSize : kMoePromptTogether;
+    const int warpgroup = device::warp() / kPromptWarpgroup;
+    const bool issues = threadIdx.x % (kPromptWarpgroup * device::kWarp) == 0;
+    const int g = device::lane() / 4;
     const int t = device::lane() % 4;
-    const float* scales = unit.row_scales;
+    const int column = device::warp() % kPromptWarpgroup * kStripRows + g;  // of 64
+    const int n = part.strip * kStripRows + g;
+    const int tile = part.strip / kPromptWarpgroup;
+    float scale[2] = {1.0F, 1.0F};
+    if (unit.row_scales != nullptr) {
+      scale[0] = unit.row_scales[min(n, unit.n - 1)];
+      scale[1] = unit.row_scales[min(n + 8, unit.n - 1)];
+    }
+    float* to = args.products + (static_cast<int64_t>(tile) * args.rows * args.slots + unit.first) * kMoePromptColumns;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      if (n + 8 * h >= unit.n) return;
-      const float scale = scales != nullptr ? scales[n + 8 * h] : 1.0F;
-      float* y = args.products + static_cast<int64_t>(unit.first + 2 * t) * args.columns + n + 8 * h;
+    for (int first = 0; first < kSize; first += kTokens) {
+      auto* half = reinterpret_cast<float*>(beside) +
+                   (2 * warpgroup + first / kTokens % 2) * kMoePromptTogether * kMoePromptColumns;
+      if (issues && first == 0) device::bulk_stores_read<0>();
+      if (issues && first > 0) device::bulk_stores_read<1>();
+      device::threads_barrier(kStagingBarrier + warpgroup, kPromptWarpgroup * device::kWarp);
 #pragma unroll
-      for (int j = 0; j < kSize / 8; ++j) {
+      for (int i = 0; i < kTokens / 4; ++i) {
+        const int token = 8 * (i / 2) + 2 * t + i % 2;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          if (unit.rows == kSize || 8 * j + 2 * t + e < unit.rows) {
-            y[int64_t{8 * j + e} * args.columns] = total[4 * j + 2 * h + e] * scale;
-          }
+        for (int h = 0; h < 2; ++h) {
+          half[token * kMoePromptColumns + moe_prompt_place(column + 8 * h, unit.first + token)] =
+              total[4 * ((first / 8) + i / 2) + 2 * h + i % 2] * scale[h];
         }
       }
+      device::fence_async();
+      device::threads_barrier(kStagingBarrier + warpgroup, kPromptWarpgroup * device::kWarp);
+      const int tokens = min(kTokens, unit.rows - first);
+      if (issues && tokens > 0 && tile * kMoePromptColumns < args.columns) {
+        device::bulk_store(to + static_cast<int64_t>(first) * kMoePromptColumns, half,
+                           static_cast<uint32_t>(tokens * kMoePromptColumns * sizeof(float)));
+      }
+      if (issues) device::bulk_stores_commit();
     }
   }
 };
@@ -200,7 +235,7 @@ WEIR_KERNEL_BOUNDED(weir_moe_prompt_products, GpuMoePromptArgs, kPromptThreads, 
 
 // A block a row, four columns a thread and turn.
 WEIR_KERNEL(weir_moe_prompt_join, GpuMoePromptArgs) {
-  __shared__ int64_t starts[kMoePromptSlotsMax];
+  __shared__ int32_t starts[kMoePromptSlotsMax];
   __shared__ float weights[kMoePromptSlotsMax];
   device::wait_for_previous();
   device::start_next();
@@ -212,15 +247,19 @@ WEIR_KERNEL(weir_moe_prompt_join, GpuMoePromptArgs) {
     for (int i = 0; i < args.slots; ++i) {
       place += experts[i] < experts[thread] || (experts[i] == experts[thread] && i < thread) ? 1 : 0;
     }
-    starts[place] = static_cast<int64_t>(args.positions[row * args.slots + thread]) * args.columns;
+    starts[place] = args.positions[row * args.slots + thread];
     weights[place] = args.weights[row * args.slots + thread];
   }
   __syncthreads();
   for (int column = 4 * thread; column < args.columns; column += 4 * static_cast<int>(blockDim.x)) {
     float4 total = {0, 0, 0, 0};
+    const float* part =
+        args.products + int64_t{column / kMoePromptColumns} * args.rows * args.slots * kMoePromptColumns;
 #pragma unroll 4
     for (int i = 0; i < args.slots; ++i) {
-      const float4 product = __ldcs(reinterpret_cast<const float4*>(args.products + starts[i] + column));
+      const float* at = part + int64_t{starts[i]} * kMoePromptColumns;
+      const int place = moe_prompt_place(column % kMoePromptColumns, starts[i]);
+      const float4 product = __ldcs(reinterpret_cast<const float4*>(at + place));
       total.x = fmaf(weights[i], product.x, total.x);
       total.y = fmaf(weights[i], product.y, total.y);
       total.z = fmaf(weights[i], product.z, total.z);
