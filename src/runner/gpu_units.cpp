@@ -61,6 +61,7 @@ class Namer {
     if (rows_ > PackedExecutor::kRowsWithNorm) return normed ? "norm_rows, linear_prompt" : "linear_prompt";
     if (rows_ > kFewRows) return few_rows(k, mixed);
     const bool of_head = op.outputs.front().y.buffer == program_.logits;
+    if (of_head && normed && format == WeightFormat::kBf16 && k % (2 * kBlockK) == 0) return "head_few";
     return !of_head && shared_out(format, k) ? "linear_few" : few_rows(k, mixed);
   }
   std::string experts(const MoeWeights& moe) const {
@@ -69,11 +70,16 @@ class Namer {
     const bool shared = config_.shared_width > 0;
     const bool mixed = shared && takes_f16(moe.router.format) != takes_f16(moe.shared.gate.format);
     const std::string front = few_rows(config_.hidden, mixed);
-    if (rows_ > kFewRows || !shared || !shared_out(expert.gate.format, config_.hidden) ||
+    if (!shared || !shared_out(expert.gate.format, config_.hidden) ||
         !shared_out(expert.down.format, config_.expert_width)) {
       return front + ", experts_gate_up, experts_down";
     }
-    return "linear_few, few_gate_up, few_down";
+    if (rows_ <= kFewRows) return "linear_few, few_gate_up, few_down";
+    // As some_experts_takes() says.
+    const bool some =
+        config_.hidden >= 8 * kBlockK && config_.expert_width >= 2 * kBlockK && config_.expert_width <= 8 * kBlockK;
+    return some ? "norm_rows, linear_prompt, some_routes, some_gate_up, some_down"
+                : front + ", experts_gate_up, experts_down";
   }
 
   void fill(const EmbedOp&, bool, GpuUnit* unit) const {

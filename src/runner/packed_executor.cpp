@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "ops/cpu/aligned.h"
 #include "ops/gdn/gdn_chunks_gpu.h"
+#include "ops/moe/moe_few_gpu.h"
 #include "ops/moe/moe_packed_args.h"
 #include "ops/moe/moe_prompt_gpu.h"
 #include "ops/sample/sample_gpu.h"
@@ -118,6 +119,7 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
   experts_ = parts.take<int32_t>(limits_.rows * slots);
   expert_weights_ = parts.take<float>(limits_.rows * slots);
   moe_work_ = parts.take<std::byte>(work);
+  some_routes_ = parts.take<uint8_t>(kSomeRoutesBytes);
   partial_ = parts.take<float>(kPartialBytes / kFloat);
   if (config_.count_layers(LayerKind::kLinear) > 0) {
     gdn_scratch_ = parts.take<uint8_t>(gdn_chunks_scratch_bytes(gdn_shape(config_), limits_.rows, limits_.sequences));

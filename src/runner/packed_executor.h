@@ -124,7 +124,9 @@ class PackedExecutor final : public Executor {
   bool fewest_rows(const LinearOp& op, const Rows& rows);
   void few_rows(const LinearOp& op, const Rows& rows);
   void many_rows(const LinearOp& op, const Rows& rows);
-  bool fewest_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
+  bool few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
+  void front_of_experts(const PackedFeedForward& layer, const Rows& rows);
+  void score_experts(const PackedFeedForward& layer, const Rows& rows);
   void few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void few_rows_dense(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
@@ -157,6 +159,7 @@ class PackedExecutor final : public Executor {
   int32_t* experts_ = nullptr;
   float* expert_weights_ = nullptr;
   std::byte* moe_work_ = nullptr;
+  uint8_t* some_routes_ = nullptr;
   float* partial_ = nullptr;
   uint8_t* gdn_scratch_ = nullptr;
   int32_t* fault_ = nullptr;

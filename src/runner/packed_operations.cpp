@@ -103,7 +103,7 @@ void PackedExecutor::sample_rows(const Rows& rows) {
 bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
   GpuFewArgs args;
   args.rows = static_cast<int32_t>(rows.count);
-  if (rows.count > kFewRows || rows.chosen != nullptr) return false;
+  if (rows.count > kFewRows) return false;
   for (const bool fp8 : {true, false}) {
     for (const LinearOp::Output& output : op.outputs) {
       const GpuPacked& weight = weights_.matrix(output.weight);
@@ -117,8 +117,15 @@ bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
   if (norm_.there) {
     args.x = data(norm_.x);
     args.x_stride = stride(norm_.x);
+    args.x_rows = rows.chosen;
     args.norm = norm_.weight;
     args.eps = config_.rms_eps;
+    if (rows.chosen != nullptr) args.normed_out = data({program_.normed, 0});
+    if (head_few_takes(gpu_, args)) {
+      head_few(gpu_, args);
+      return true;
+    }
+    if (rows.chosen != nullptr) return false;
   } else {
     if (args.count > args.fp8_count) return false;
     args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);
@@ -258,8 +265,8 @@ void PackedExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
   norm_.there = false;
 }
 
-// The same as few_rows_sparse() by the kernels for at most eight rows; false where they do not take them.
-bool PackedExecutor::fewest_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+// The same as few_rows_sparse() by the kernels for FP8 experts; false where they do not take them.
+bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
   const int64_t logits = layer.experts + layer.shared;
   GpuFewArgs front;
   front.rows = static_cast<int32_t>(rows.count);
@@ -292,15 +299,21 @@ bool PackedExecutor::fewest_rows_sparse(const FeedForwardOp& op, const PackedFee
   args.shared = layer.shared;
   args.d = layer.router.k;
   args.f = layer.width;
-  if (!few_takes(gpu_, front) || !few_experts_takes(gpu_, args)) return false;
-  linear_few(gpu_, front);
-  experts_few(gpu_, args);
+  args.routes = some_routes_;
+  if (few_takes(gpu_, front) && few_experts_takes(gpu_, args)) {
+    linear_few(gpu_, front);
+    experts_few(gpu_, args);
+  } else if (some_experts_takes(gpu_, args)) {
+    score_experts(layer, rows);
+    experts_some(gpu_, args);
+  } else {
+    return false;
+  }
   return true;
 }
 
-// Norm, router and the shared expert's hidden values in one kernel; then the experts.
-void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
-  if (rows.count <= kFewMoeRows && fewest_rows_sparse(op, layer, rows)) return;
+// Norm, router and the shared expert's hidden values in one kernel.
+void PackedExecutor::front_of_experts(const PackedFeedForward& layer, const Rows& rows) {
   const int32_t type = operand_type(layer.format);
   const int64_t logits = layer.experts + layer.shared;
   GpuPackedLinearArgs front;
@@ -318,14 +331,20 @@ void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedFo
                                     int64_t{layer.slots()} * layer.width, kPackedSwiglu, type};
   }
   linear_packed(gpu_, front);
+}
+
+// Then the experts.
+void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+  if (few_rows_sparse_fp8(op, layer, rows)) return;
+  front_of_experts(layer, rows);
   GpuExpertsArgs args;
   args.table = layer.table;
   args.router = router_;
-  args.x = operands(type);
+  args.x = operands(operand_type(layer.format));
   args.hidden = hidden_;
   args.y = data(op.y);
   args.y_stride = stride(op.y);
-  args.rows = front.rows;
+  args.rows = static_cast<int32_t>(rows.count);
   args.experts = layer.experts;
   args.top_k = layer.top_k;
   args.shared = layer.shared;
@@ -357,26 +376,33 @@ void PackedExecutor::few_rows_dense(const FeedForwardOp& op, const PackedFeedFor
   linear_packed(gpu_, down);
 }
 
-void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+// Normed rows in the types that experts and router take, and the router's logits, by kernels of many rows.
+void PackedExecutor::score_experts(const PackedFeedForward& layer, const Rows& rows) {
   const bool sparse = layer.router.n > 0;
   const int32_t type = operand_type(layer.format);
   const bool router_bf16 = sparse && operand_type(layer.router.format) == kOperandBf16;
   norm_to_operands(rows, type == kOperandBf16 || router_bf16, type == kOperandF16 || (sparse && !router_bf16), nullptr);
+  if (!sparse) return;
+  const int64_t logits = layer.experts + layer.shared;
+  GpuPromptArgs score;
+  score.x_bf16 = operands(kOperandBf16);
+  score.x_f16 = operands(kOperandF16);
+  score.x_stride = layer.router.k;
+  score.rows = static_cast<int32_t>(rows.count);
+  score.outputs[score.count++] = {layer.router, router_, logits, 0, 0};
+  if (layer.shared != 0) score.outputs[score.count++] = {layer.shared_gate, router_ + layer.experts, logits, 0, 0};
+  linear_prompt(gpu_, score);
+}
+
+void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+  const bool sparse = layer.router.n > 0;
+  score_experts(layer, rows);
   if (sparse) {
-    const int64_t logits = layer.experts + layer.shared;
-    GpuPromptArgs score;
-    score.x_bf16 = operands(kOperandBf16);
-    score.x_f16 = operands(kOperandF16);
-    score.x_stride = layer.router.k;
-    score.rows = static_cast<int32_t>(rows.count);
-    score.outputs[score.count++] = {layer.router, router_, logits, 0, 0};
-    if (layer.shared != 0) score.outputs[score.count++] = {layer.shared_gate, router_ + layer.experts, logits, 0, 0};
-    linear_prompt(gpu_, score);
     GpuRoutesArgs choice;
     choice.router = router_;
     choice.experts = experts_;
     choice.weights = expert_weights_;
-    choice.rows = score.rows;
+    choice.rows = static_cast<int32_t>(rows.count);
     choice.experts_total = layer.experts;
     choice.top_k = layer.top_k;
     choice.shared = layer.shared;

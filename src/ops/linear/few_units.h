@@ -1,7 +1,10 @@
-// For kernel files: products of at most eight rows with packed FP8 (and some BF16) weights by plain loads. A unit is a
-// block of K of a strip; a warp keeps four units under way in registers, from before its rows are known, and leaves
-// every unit's sums in shared memory, where they are joined once at the end. Short code on purpose: a decode step runs
-// each kernel once, and instructions come from memory too.
+// For kernel files: products of at most eight rows with packed FP8 (and some BF16) weights. A unit is a block of K of a
+// strip. One warp has the copy engine bring units into a ring of shared memory, eight at a time, from before the rows
+// are known; each of eight warps multiplies one of the eight and leaves its sums in shared memory, where they are
+// joined once at the end. few_share.h says how blocks of kernels that follow each other stand beside each other.
+//
+// A decode step runs through more instructions than the caches near a multiprocessor hold: fetching them takes longer
+// than these kernels' arithmetic. So loops stay rolled, and what one instruction of the copy engine does no loop does.
 #pragma once
 
 #include "device/async.h"
@@ -9,28 +12,72 @@
 
 namespace weir {
 
-inline constexpr int kFewWarps = 8;
-inline constexpr int kFewThreads = kFewWarps * device::kWarp;
-inline constexpr int kFewDepth = 4;  // units of a warp under way
+inline constexpr int kFewWarps = 8;  // that multiply
+inline constexpr int kFewThreads = (kFewWarps + 1) * device::kWarp;
 inline constexpr int kFewUnitBytes = 2 * packed_tile_bytes(kGpuFp8Block);
 
-struct FewUnit {
-  uint4 words[4];  // [tile][row g, row g + 8]
-};
-
-WEIR_DEVICE void load_unit(const uint8_t* unit, FewUnit& to) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) to.words[i] = device::load_once(unit + i * 512 + device::lane() * 16);
+WEIR_DEVICE bool few_brings() {
+  return device::warp() == kFewWarps;
 }
 
-// The unit times the columns at `address` (as load_matrices() takes them), from zero.
-WEIR_DEVICE void multiply_unit(const FewUnit& unit, uint32_t address, float (&d)[4]) {
+// The ring, and a barrier for what comes beside it (rows).
+struct FewRing {
+  uint8_t* data;
+  device::Barrier* filled;
+  device::Barrier* free;
+  device::Barrier* rows;
+  int slots;       // at most 32
+  int slot_bytes;  // of eight units
+
+  // By the warp that brings; the others may use the barriers after the block's next barrier.
+  WEIR_DEVICE void prepare() const {
+    if (device::lane() < slots) {
+      device::barrier_init(&filled[device::lane()], 1);
+      device::barrier_init(&free[device::lane()], kFewWarps);
+    }
+    if (device::lane() == 0) device::barrier_init(rows, 1);
+    device::barrier_init_done();
+    __syncwarp();
+  }
+
+  // By the same: brings `chunks` times eight units; `fill(chunk, slot, barrier)` announces and copies them. `under_way`
+  // of them at a time: what the block, or the kernel before, waits for meanwhile would queue behind more.
+  template <class Fill>
+  WEIR_DEVICE void bring(int chunks, int under_way, const Fill& fill) const {
+    if (device::lane() != 0) return;
+    under_way = min(under_way, slots);
+    int slot = 0;
+    uint32_t phase = 1;  // of `free`: the first round finds every slot free
+    int behind = 0;      // the chunk `under_way` before, its slot and phase
+    uint32_t phase_behind = 0;
+#pragma unroll 1
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      device::barrier_wait(&free[slot], phase);
+      if (chunk >= under_way) {
+        device::barrier_wait(&filled[behind], phase_behind);
+        if (++behind == slots) {
+          behind = 0;
+          phase_behind ^= 1U;
+        }
+      }
+      fill(chunk, data + slot * slot_bytes, &filled[slot]);
+      if (++slot == slots) {
+        slot = 0;
+        phase ^= 1U;
+      }
+    }
+  }
+};
+
+// One unit in shared memory times the columns at `address` (as load_matrices() takes them), from zero.
+WEIR_DEVICE void multiply_fp8(const uint8_t* unit, uint32_t address, float (&d)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) d[i] = 0;
+  const auto* from = reinterpret_cast<const uint4*>(unit) + device::lane();
 #pragma unroll
   for (int tile = 0; tile < 2; ++tile) {
-    const uint4 low = unit.words[2 * tile];
-    const uint4 high = unit.words[2 * tile + 1];
+    const uint4 low = from[2 * tile * device::kWarp];
+    const uint4 high = from[(2 * tile + 1) * device::kWarp];
     const uint32_t lows[4] = {low.x, low.y, low.z, low.w};
     const uint32_t highs[4] = {high.x, high.y, high.z, high.w};
 #pragma unroll
@@ -48,66 +95,89 @@ WEIR_DEVICE void multiply_unit(const FewUnit& unit, uint32_t address, float (&d)
   }
 }
 
+// The same of a BF16 unit, twice the size.
+WEIR_DEVICE void multiply_bf16(const uint8_t* unit, uint32_t address, float (&d)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) d[i] = 0;
+  const auto* from = reinterpret_cast<const uint4*>(unit) + device::lane();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint32_t b[4];
+    device::load_matrices(b, address + static_cast<uint32_t>(i) * 64U);
+    const uint4 low = from[2 * i * device::kWarp];
+    const uint4 high = from[(2 * i + 1) * device::kWarp];
+    const uint32_t a0[4] = {low.x, low.y, low.z, low.w};
+    const uint32_t a1[4] = {high.x, high.y, high.z, high.w};
+    device::mma_bf16(d, a0, b[0], b[1]);
+    device::mma_bf16(d, a1, b[2], b[3]);
+  }
+}
+
 // The sums of a unit's first `columns` columns: [column][16].
 WEIR_DEVICE void keep_unit(float* sums, int columns, const float (&d)[4]) {
-  const int g = device::lane() / 4;
   const int column = 2 * (device::lane() % 4);
+  float* to = sums + column * kStripRows + device::lane() / 4;
   if (column < columns) {
-    sums[column * kStripRows + g] = d[0];
-    sums[column * kStripRows + g + 8] = d[2];
+    to[0] = d[0];
+    to[8] = d[2];
   }
   if (column + 1 < columns) {
-    sums[(column + 1) * kStripRows + g] = d[1];
-    sums[(column + 1) * kStripRows + g + 8] = d[3];
+    to[kStripRows] = d[1];
+    to[kStripRows + 8] = d[3];
+  }
+}
+
+// By a warp that multiplies: its unit of every eight of `count`. `multiply(unit, place, d)`; sums go to
+// sums[unit][columns][16].
+template <class Multiply>
+WEIR_DEVICE void run_units(const FewRing& ring, int count, int columns, float* sums, const Multiply& multiply) {
+  int slot = 0;
+  uint32_t phase = 0;
+#pragma unroll 1
+  for (int first = 0; first < count; first += kFewWarps) {
+    const int unit = first + device::warp();
+    device::barrier_wait(&ring.filled[slot], phase);
+    if (unit < count) {
+      float d[4];
+      multiply(unit, ring.data + slot * ring.slot_bytes + device::warp() * (ring.slot_bytes / kFewWarps), d);
+      keep_unit(sums + unit * columns * kStripRows, columns, d);
+    }
+    __syncwarp();
+    if (device::lane() == 0) device::barrier_arrive(&ring.free[slot]);
+    if (++slot == ring.slots) {
+      slot = 0;
+      phase ^= 1U;
+    }
   }
 }
 
 // Joins `blocks` sums in ascending order, `stride` apart; scales (null: 1) two apart.
 WEIR_DEVICE float join_units(const float* sums, int stride, const float* scales, int blocks) {
+  constexpr int kTogether = 4;
   float total = 0;
-  int b = 0;
 #pragma unroll 1
-  for (; b + 4 <= blocks; b += 4) {
-    float part[4];
-    float scale[4];
+  for (int first = 0; first < blocks; first += kTogether) {
+    float part[kTogether];
+    float scale[kTogether];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      part[i] = sums[(b + i) * stride];
-      scale[i] = scales != nullptr ? scales[2 * (b + i)] : 1.0F;
+    for (int i = 0; i < kTogether; ++i) {
+      const bool there = first + i < blocks;
+      part[i] = there ? sums[(first + i) * stride] : 0.0F;
+      scale[i] = there && scales != nullptr ? scales[2 * (first + i)] : 1.0F;
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) total = fmaf(part[i], scale[i], total);
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i < blocks) total = fmaf(part[i], scale[i], total);
+    }
   }
-#pragma unroll 1
-  for (; b < blocks; ++b) total = fmaf(sums[b * stride], scales != nullptr ? scales[2 * b] : 1.0F, total);
   return total;
 }
 
-// Runs a warp's share, warp, warp + 8, ..., of `count` units: `weights(unit)` is where a unit lies, `columns(unit)` the
-// address of what it is multiplied with; its sums go to sums[unit][columns_kept][16]. `begin()` is called once the
-// first loads are under way.
-template <class Weights, class Columns, class Begin>
-WEIR_DEVICE void run_units(int count, int columns_kept, float* sums, const Weights& weights, const Columns& columns,
-                           const Begin& begin) {
-  FewUnit units[kFewDepth];
-#pragma unroll
-  for (int i = 0; i < kFewDepth; ++i) {
-    const int u = device::warp() + i * kFewWarps;
-    if (u < count) load_unit(weights(u), units[i]);
-  }
-  begin();
-  int unit = device::warp();
-  while (unit < count) {
-#pragma unroll
-    for (int i = 0; i < kFewDepth; ++i) {
-      if (unit >= count) break;
-      float d[4];
-      multiply_unit(units[i], columns(unit), d);
-      const int next = unit + kFewDepth * kFewWarps;
-      if (next < count) load_unit(weights(next), units[i]);
-      keep_unit(sums + unit * columns_kept * kStripRows, columns_kept, d);
-      unit += kFewWarps;
-    }
+// Zeros behind the rows in shared memory, for columns that are not there.
+WEIR_DEVICE void clear_row(uint8_t* row, int row_bytes) {
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < row_bytes / 16; i += kFewThreads) {
+    reinterpret_cast<uint4*>(row)[i] = uint4{0, 0, 0, 0};
   }
 }
 

@@ -3,13 +3,14 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "ops/cpu/aligned.h"
+#include "ops/linear/few_share.h"
 
 namespace weir {
 namespace {
 
-constexpr int64_t kWarps = 8;  // of few_units.h
 constexpr int64_t kFloat = sizeof(float);
+constexpr int64_t kBarrier = 8;
+constexpr int64_t kNormedMax = 4096;  // values of a row that is normed: a thread keeps four times four
 constexpr int64_t kStripsMax =
     24;  // of a block: more is a matrix that is read long enough for the ring of linear_packed
 
@@ -27,19 +28,37 @@ Plan plan(const Gpu& gpu, GpuFewArgs args) {
   }
   args.weights = args.outputs[0].weight.data;
   args.scales = args.outputs[0].weight.scales;
+  // A BF16 strip is worth two FP8 strips.
   const int64_t cost = args.fp8_strips + 2 * int64_t{args.bf16_strips};
-  Plan out;
-  out.grid.x = std::min<int64_t>(info.multiprocessors, cost);
-  const int64_t share = (cost + out.grid.x - 1) / out.grid.x;
-  args.strips_max = static_cast<int32_t>(share + 1);
+  const int64_t all = std::min<int64_t>(info.multiprocessors, cost);
+  int64_t bf16_blocks = 0;
+  if (args.bf16_strips > 0) {
+    bf16_blocks = std::clamp<int64_t>(all * 2 * args.bf16_strips / cost, 1, args.bf16_strips);
+  }
+  args.fp8_blocks = static_cast<int32_t>(std::clamp<int64_t>(all - bf16_blocks, 1, args.fp8_strips));
+  const auto share = [](int64_t strips, int64_t over) { return over == 0 ? 0 : (strips + over - 1) / over; };
+  const int64_t fp8_share = share(args.fp8_strips, args.fp8_blocks);
+  const int64_t bf16_share = share(args.bf16_strips, bf16_blocks);
+  args.strips_max = static_cast<int32_t>(std::max(fp8_share, bf16_share));
   const int64_t blocks = args.k / kBlockK;
-  const int64_t rows = (args.bf16_strips > 0 ? 2 : 1) * (args.rows + 1) * (2 * int64_t{args.k} + 16);
-  out.grid.shared_bytes =
-      rows + args.strips_max * blocks * (args.rows * kStripRows + 2) * kFloat + kWarps * kFewRows * kFloat;
-  out.grid.threads = 256;
-  out.grid.overlap = true;
+  // BF16 units have twice the size.
+  const int64_t slot_bytes = kFewWarps * kFewUnitBytes * (bf16_blocks > 0 ? 2 : 1);
+  const int64_t fixed = (args.rows + 1) * (2 * int64_t{args.k} + 16) +
+                        args.strips_max * blocks * (args.rows * kStripRows + 2) * kFloat +
+                        kFewWarps * kFewRows * kFloat + kFewBarriers * kBarrier;
+  args.ring_bytes = few_ring_bytes(std::max(fp8_share, 2 * bf16_share) * blocks, slot_bytes,
+                                   gpu.device->info().shared_bytes_max - fixed);
+  // What this kernel's block waits for would queue behind more, of one row; of several, weights are what it waits for.
+  args.under_way = args.rows == 1 ? 2 : 3;
+  Plan out;
   out.args = args;
+  // The router's and the shared expert's, before the experts' first kernel, is short.
+  out.grid = few_grid(args.fp8_blocks + bf16_blocks, args.ring_bytes + fixed, args.strips_max > 1 || bf16_blocks == 0);
   return out;
+}
+
+int64_t head_shared_bytes(const GpuFewArgs& args) {
+  return (args.rows + 1) * (2 * int64_t{args.k} + 16) + kFewRows * kFewWarps * kFloat;
 }
 
 }  // namespace
@@ -47,7 +66,7 @@ Plan plan(const Gpu& gpu, GpuFewArgs args) {
 bool few_takes(const Gpu& gpu, const GpuFewArgs& args) {
   const int64_t blocks = args.k / kBlockK;
   if (args.rows < 1 || args.rows > kFewRows || args.k % kBlockK != 0 || args.fp8_count == 0) return false;
-  if ((blocks & (blocks - 1)) != 0) return false;
+  if ((blocks & (blocks - 1)) != 0 || (args.norm != nullptr && args.k > kNormedMax)) return false;
   for (int32_t i = 0; i < args.count; ++i) {
     const GpuPacked& w = args.outputs[i].weight;
     if (w.format != (i < args.fp8_count ? kGpuFp8Block : kGpuBf16) || w.k != args.k) return false;
@@ -64,6 +83,25 @@ void linear_few(Gpu& gpu, GpuFewArgs args) {
   WEIR_CHECK(few_takes(gpu, args), "{} rows, {} matrices of K {}", args.rows, args.count, args.k);
   const Plan p = plan(gpu, args);
   gpu.launch("weir_linear_few", p.grid, p.args);
+}
+
+bool head_few_takes(const Gpu& gpu, const GpuFewArgs& args) {
+  const GpuPacked& w = args.outputs[0].weight;
+  return args.rows >= 1 && args.rows <= kFewRows && args.count == 1 && w.format == kGpuBf16 && w.k == args.k &&
+         args.k % (2 * kBlockK) == 0 && args.norm != nullptr && args.outputs[0].kind == kPackedStore &&
+         head_shared_bytes(args) <= gpu.device->info().shared_bytes_max;
+}
+
+void head_few(Gpu& gpu, const GpuFewArgs& args) {
+  WEIR_CHECK(head_few_takes(gpu, args), "{} rows, a matrix of K {}", args.rows, args.k);
+  device::Grid grid;
+  // Two blocks of a multiprocessor, where there is work for their warps.
+  grid.x = std::min<int64_t>(2 * int64_t{gpu.device->info().multiprocessors},
+                             (args.outputs[0].weight.strips + kFewWarps - 1) / kFewWarps);
+  grid.shared_bytes = head_shared_bytes(args);
+  grid.threads = 256;
+  grid.overlap = true;
+  gpu.launch("weir_head_few", grid, args);
 }
 
 }  // namespace weir

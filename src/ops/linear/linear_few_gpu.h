@@ -12,4 +12,8 @@ bool few_takes(const Gpu& gpu, const GpuFewArgs& args);
 // Filled in by the caller: what GpuFewArgs does not say otherwise. Overlaps with the kernel before it.
 void linear_few(Gpu& gpu, GpuFewArgs args);
 
+// One BF16 output of many strips over rows that are normed: a vocabulary head. Its bits are those of linear_packed().
+bool head_few_takes(const Gpu& gpu, const GpuFewArgs& args);
+void head_few(Gpu& gpu, const GpuFewArgs& args);
+
 }  // namespace weir

@@ -12,62 +12,52 @@ namespace {
 struct FewRoutes {
   int experts[kFewMoeRows * kFewSlots];  // [row][slots], without gaps
   float weights[kFewMoeRows * kFewSlots];
-  int chosen[kFewMoeRows][kFewSlots];  // as they were chosen
-  float values[kFewMoeRows][kFewSlots];
 };
 
-WEIR_DEVICE uint32_t key_of(uint64_t entry) {
-  return static_cast<uint32_t>(entry >> 32);
-}
-
-// One row by one warp: what choose_experts() chooses. Each lane sorts its logits, larger first, then the lower index;
-// the largest of all lanes' first is taken, one after the other.
+// One row by one warp: what choose_experts() chooses. `slots`: of a row in routes; `weigh`: weights too, and the shared
+// expert.
 template <int kEach>
 WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, int slots, FewRoutes& routes) {
   const int lane = device::lane();
   const float* logits = args.router + row * (args.experts + args.shared);
-  uint64_t entries[kEach];
+  uint32_t keys[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int e = lane + device::kWarp * i;
-    const uint32_t key = e < args.experts ? route_key(__ldcg(logits + e)) : 0;
-    entries[i] = static_cast<uint64_t>(key) << 32 | (0xffffffffU - static_cast<uint32_t>(e));
+    keys[i] = e < args.experts ? route_key(__ldcg(logits + e)) : 0;
   }
   const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
-#pragma unroll
-  for (int i = 1; i < kEach; ++i) {
-#pragma unroll
-    for (int j = i; j > 0; --j) {
-      const uint64_t a = entries[j - 1];
-      const uint64_t b = entries[j];
-      entries[j - 1] = a > b ? a : b;
-      entries[j] = a > b ? b : a;
-    }
-  }
+  int chosen = 0x7fffffff;  // of slot `lane`
+  uint32_t key = 0;
 #pragma unroll 1
   for (int s = 0; s < args.top_k; ++s) {
-    const uint32_t best = __reduce_max_sync(device::kAllLanes, key_of(entries[0]));
-    bool mine = key_of(entries[0]) == best;
-    if (__popc(__ballot_sync(device::kAllLanes, mine)) > 1) {
-      const uint32_t low = static_cast<uint32_t>(entries[0]);
-      mine = __reduce_max_sync(device::kAllLanes, mine ? low : 0) == low && mine;
-    }
-    if (!mine) continue;
-    routes.chosen[row][s] = static_cast<int>(0xffffffffU - static_cast<uint32_t>(entries[0]));
-    routes.values[row][s] = route_value(best);
+    uint32_t best = keys[0];
 #pragma unroll
-    for (int i = 0; i + 1 < kEach; ++i) entries[i] = entries[i + 1];
-    entries[kEach - 1] = 0;
+    for (int i = 1; i < kEach; ++i) best = max(best, keys[i]);
+    best = __reduce_max_sync(device::kAllLanes, best);
+    unsigned expert = 0xffffffffU;
+#pragma unroll
+    for (int i = kEach - 1; i >= 0; --i) {
+      if (keys[i] == best) expert = static_cast<unsigned>(lane + device::kWarp * i);
+    }
+    expert = __reduce_min_sync(device::kAllLanes, expert);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      if (expert == static_cast<unsigned>(lane + device::kWarp * i)) keys[i] = 0;
+    }
+    if (lane == s) {
+      chosen = static_cast<int>(expert);
+      key = best;
+    }
   }
-  __syncwarp();
-  const int mine = lane < args.top_k ? routes.chosen[row][lane] : 0x7fffffff;
   int rank = 0;
-#pragma unroll 1
-  for (int s = 0; s < args.top_k; ++s) rank += routes.chosen[row][s] < mine ? 1 : 0;
-  if (lane < args.top_k) routes.experts[row * slots + rank] = mine;
+#pragma unroll 2
+  for (int s = 0; s < args.top_k; ++s) rank += __shfl_sync(device::kAllLanes, chosen, s) < chosen ? 1 : 0;
+  if (lane < args.top_k) routes.experts[row * slots + rank] = chosen;
   if (!weigh) return;
-  const float largest = routes.values[row][0];
-  const float e = lane < args.top_k ? expf(routes.values[row][lane] - largest) : 0.0F;
+  const float value = route_value(key);
+  const float largest = __shfl_sync(device::kAllLanes, value, 0);
+  const float e = lane < args.top_k ? expf(value - largest) : 0.0F;
   const float weight = e / device::warp_sum(e);
   if (lane < args.top_k) routes.weights[row * slots + rank] = weight;
   if (lane == args.top_k && args.shared != 0) {
@@ -76,80 +66,93 @@ WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, int 
   }
 }
 
-// `slots`: of a row in routes; `weigh`: weights too, and the shared expert.
-WEIR_DEVICE void choose_all(const GpuFewExpertsArgs& args, bool weigh, int slots, FewRoutes& routes) {
-  if (device::warp() >= args.rows) return;
-  if (args.experts <= 256) {
-    choose<8>(args, device::warp(), weigh, slots, routes);
-  } else {
-    choose<16>(args, device::warp(), weigh, slots, routes);
-  }
-}
-
-// `count` rows of `size` f16 values, `from(r)`, to shared memory, and a row of zeros behind them.
-template <class From>
-WEIR_DEVICE void take_rows(uint8_t* to, int row_bytes, int count, int size, const From& from) {
-  // The last warps first: the first ones may be choosing.
-#pragma unroll 1
-  for (int r = kFewWarps - 1 - device::warp(); r <= count; r += kFewWarps) {
-    auto* row = reinterpret_cast<uint4*>(to + r * row_bytes);
-    const auto* source = reinterpret_cast<const uint4*>(from(r < count ? r : 0));
-#pragma unroll 4
-    for (int i = device::lane(); i < size / 8; i += device::kWarp) row[i] = r < count ? source[i] : uint4{0, 0, 0, 0};
-  }
-}
-
 // log2 of a power of two.
 WEIR_DEVICE int log_of(int power) {
   return 31 - __clz(power);
 }
 
-}  // namespace
+// The block's shared memory: ring, rows, sums, barriers, scales.
+struct FewMoeShared {
+  FewRing ring;
+  uint8_t* rows;  // [count + 1][row_bytes], the last one zeros
+  float* sums;    // [units][16]
+  float* scales;  // [units][2]
+  int row_bytes;
 
-WEIR_KERNEL_BOUNDED(weir_few_gate_up, GpuFewExpertsArgs, kFewThreads, 2) {
-  extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ FewRoutes routes;
+  WEIR_DEVICE FewMoeShared(const GpuFewExpertsArgs& args, uint8_t* shared, int count, int width, int units) {
+    row_bytes = 2 * width;  // one column is a row, the others zeros: no two lanes meet in a bank
+    rows = shared + args.ring_bytes;
+    sums = reinterpret_cast<float*>(rows + (count + 1) * row_bytes);
+    auto* barriers = reinterpret_cast<device::Barrier*>(sums + units * kStripRows);
+    scales = reinterpret_cast<float*>(barriers + kFewBarriers);
+    constexpr int kSlotBytes = kFewWarps * kFewUnitBytes;
+    ring = {shared, barriers, barriers + 32, barriers + 64, args.ring_bytes / kSlotBytes, kSlotBytes};
+  }
+};
+
+template <int kEach>
+WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes& routes) {
+  const int thread = static_cast<int>(threadIdx.x);
   const int blocks = args.d / kBlockK;
   const int block_bits = log_of(blocks);
   const int strip_bits = log_of(args.f / (kStripRows / 2));
-  const int row_bytes = 2 * args.d + 16;
-  float* sums = reinterpret_cast<float*>(shared + (args.rows + 1) * row_bytes);
-  float* scales = sums + args.items_max * blocks * kStripRows;
+  const FewMoeShared m(args, shared, args.rows, args.d, args.items_max * blocks);
   // Items: strip by strip of (row, slot) by (row, slot).
   const unsigned total = static_cast<unsigned>(args.rows * args.top_k) << strip_bits;
   const int first = static_cast<int>(total * blockIdx.x / gridDim.x);
   const int items = static_cast<int>(total * (blockIdx.x + 1) / gridDim.x) - first;
-  device::wait_for_previous();
-  device::start_next();
-  choose_all(args, false, args.top_k, routes);
-  take_rows(shared, row_bytes, args.rows, args.d, [&](int r) { return args.x + r * args.d; });
-  __syncthreads();
+  const int count = items << block_bits;
+  const int chunks = (count + kFewWarps - 1) / kFewWarps;
   const auto strip_of = [&](int item) { return (first + item) & ((1 << strip_bits) - 1); };
   const auto offset_of = [&](int item) { return routes.experts[(first + item) >> strip_bits] * args.stride; };
-  const uint32_t base = device::shared_address(shared + device::lane() / 8 * 16);
-  const bool own = device::lane() % 8 == 0;  // column 0 is the item's row, the others zeros
-  run_units(
-      items << block_bits, 1, sums,
-      [&](int unit) {
+  if (few_brings()) m.ring.prepare();
+  clear_row(m.rows + args.rows * m.row_bytes, m.row_bytes);
+  device::wait_for_previous();
+  device::start_next();
+  if (few_brings()) {
+    if (device::lane() == 0) {
+      device::barrier_expect(m.ring.rows, args.rows * m.row_bytes);
+      device::bulk_copy(m.rows, args.x, args.rows * m.row_bytes, m.ring.rows);
+    }
+    __syncwarp();
+  } else if (device::warp() < args.rows) {
+    choose<kEach>(args, device::warp(), false, args.top_k, routes);
+  }
+  __syncthreads();
+  if (few_brings()) {
+    const int together = min(kFewWarps, blocks);
+    const auto fill = [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
+      const int here = min(kFewWarps, count - chunk * kFewWarps);
+      device::barrier_expect(barrier, here * kFewUnitBytes);
+#pragma unroll 1
+      for (int i = 0; i < here; i += together) {
+        const int unit = chunk * kFewWarps + i;
         const int item = unit >> block_bits;
         const int at = strip_of(item) << block_bits | (unit & (blocks - 1));
-        return args.gate_up + offset_of(item) + static_cast<int64_t>(at) * kFewUnitBytes;
-      },
-      [&](int unit) {
-        const int row = own ? ((first + (unit >> block_bits)) >> strip_bits) / args.top_k : args.rows;
-        return base + static_cast<uint32_t>(row * row_bytes + (unit & (blocks - 1)) * kBlockK * 2);
-      },
-      [&] {
+        device::bulk_copy_once(slot + i * kFewUnitBytes,
+                               args.gate_up + offset_of(item) + static_cast<int64_t>(at) * kFewUnitBytes,
+                               together * kFewUnitBytes, barrier);
+      }
+    };
+    m.ring.bring(chunks, args.under_way, fill);
+  } else {
 #pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < items << block_bits; i += kFewThreads) {
-          const int item = i >> block_bits;
-          const auto* from =
-              reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(args.gate_up_scales) + offset_of(item));
-          device::copy8(scales + 2 * i, from + 2 * (strip_of(item) << block_bits | (i & (blocks - 1))));
-        }
-        device::copies_commit();
-      });
-  device::copies_wait<0>();
+    for (int i = thread; i < count; i += kFewWarps * device::kWarp) {
+      const int item = i >> block_bits;
+      const auto* from =
+          reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(args.gate_up_scales) + offset_of(item));
+      device::copy8(m.scales + 2 * i, from + 2 * (strip_of(item) << block_bits | (i & (blocks - 1))));
+    }
+    device::copies_commit();
+    device::barrier_wait(m.ring.rows, 0);
+    const uint32_t base = device::shared_address(m.rows + device::lane() / 8 * 16);
+    const bool own = device::lane() % 8 == 0;  // column 0 is the item's row, the others zeros
+    run_units(m.ring, count, 1, m.sums, [&](int unit, const uint8_t* place, float (&d)[4]) {
+      const int row = own ? ((first + (unit >> block_bits)) >> strip_bits) / args.top_k : args.rows;
+      multiply_fp8(place, base + static_cast<uint32_t>(row * m.row_bytes + (unit & (blocks - 1)) * kBlockK * 2), d);
+    });
+    device::copies_wait<0>();
+  }
   __syncthreads();
   const int values = items * kStripRows;
 #pragma unroll 1
@@ -157,8 +160,8 @@ WEIR_KERNEL_BOUNDED(weir_few_gate_up, GpuFewExpertsArgs, kFewThreads, 2) {
     const int i = min(begin + device::lane(), values - 1);
     const int item = i / kStripRows;
     const int row = i % kStripRows;
-    const float sum =
-        join_units(sums + item * blocks * kStripRows + row, kStripRows, scales + item * blocks * 2 + row / 8, blocks);
+    const float sum = join_units(m.sums + item * blocks * kStripRows + row, kStripRows,
+                                 m.scales + item * blocks * 2 + row / 8, blocks);
     const float up = __shfl_down_sync(device::kAllLanes, sum, kStripRows / 2);
     if (begin + device::lane() >= values || row >= kStripRows / 2) continue;
     const int entry = (first + item) >> strip_bits;
@@ -168,62 +171,111 @@ WEIR_KERNEL_BOUNDED(weir_few_gate_up, GpuFewExpertsArgs, kFewThreads, 2) {
   }
 }
 
-WEIR_KERNEL_BOUNDED(weir_few_down, GpuFewExpertsArgs, kFewThreads, 2) {
-  extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ FewRoutes routes;
+template <int kEach>
+WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes& routes) {
+  const int thread = static_cast<int>(threadIdx.x);
   const int blocks = args.f / kBlockK;
   const int block_bits = log_of(blocks);
   const int slots = args.top_k + args.shared;
   const int entries = args.rows * slots;
-  const int row_bytes = 2 * args.f + 16;
-  float* sums = reinterpret_cast<float*>(shared + (entries + 1) * row_bytes);
-  float* scales = sums + entries * blocks * kStripRows;
+  const int count = entries << block_bits;
+  const int chunks = (count + kFewWarps - 1) / kFewWarps;
+  const FewMoeShared m(args, shared, entries, args.f, count);
   const int strip = static_cast<int>(blockIdx.x);
   // The router's logits are of the kernel before the one before this, which has ended.
-  choose_all(args, true, slots, routes);
+  if (few_brings()) {
+    m.ring.prepare();
+  } else if (device::warp() < args.rows) {
+    choose<kEach>(args, device::warp(), true, slots, routes);
+  }
+  clear_row(m.rows + entries * m.row_bytes, m.row_bytes);
   __syncthreads();
-  const uint32_t base = device::shared_address(shared + device::lane() / 8 * 16);
-  const bool own = device::lane() % 8 == 0;
-  const int n = strip * kStripRows + static_cast<int>(threadIdx.x) % kStripRows;
-  const int r = static_cast<int>(threadIdx.x) / kStripRows;
+  const int together = min(kFewWarps, blocks);
+  const auto fill = [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
+    const int here = min(kFewWarps, count - chunk * kFewWarps);
+    device::barrier_expect(barrier, here * kFewUnitBytes);
+#pragma unroll 1
+    for (int i = 0; i < here; i += together) {
+      const int unit = chunk * kFewWarps + i;
+      const int at = strip << block_bits | (unit & (blocks - 1));
+      device::bulk_copy_once(
+          slot + i * kFewUnitBytes,
+          args.down + routes.experts[unit >> block_bits] * args.stride + static_cast<int64_t>(at) * kFewUnitBytes,
+          together * kFewUnitBytes, barrier);
+    }
+  };
+  const int row = thread % kStripRows;
+  const int n = strip * kStripRows + row;
+  const int r = thread / kStripRows;
+  const bool writes = r < args.rows && n < args.d;
   float* y = args.y + r * args.y_stride + n;
   float before = 0;
-  run_units(
-      entries << block_bits, 1, sums,
-      [&](int unit) {
-        const int at = strip << block_bits | (unit & (blocks - 1));
-        return args.down + routes.experts[unit >> block_bits] * args.stride + static_cast<int64_t>(at) * kFewUnitBytes;
-      },
-      [&](int unit) {
-        const int row = own ? unit >> block_bits : entries;
-        return base + static_cast<uint32_t>(row * row_bytes + (unit & (blocks - 1)) * kBlockK * 2);
-      },
-      [&] {
+  if (few_brings()) m.ring.bring(chunks, args.under_way, fill);
 #pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < entries << block_bits; i += kFewThreads) {
-          const auto* from = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(args.down_scales) +
-                                                            routes.experts[i >> block_bits] * args.stride);
-          device::copy8(scales + 2 * i, from + 2 * (strip << block_bits | (i & (blocks - 1))));
-        }
-        device::copies_commit();
-        device::wait_for_previous();
-        device::start_next();
-        if (args.add != 0 && r < args.rows && n < args.d) before = *y;
-        take_rows(shared, row_bytes, entries, args.f, [&](int entry) { return args.hidden + entry * args.f; });
-        __syncthreads();
-      });
+  for (int i = thread; i < count && !few_brings(); i += kFewWarps * device::kWarp) {
+    const auto* from = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(args.down_scales) +
+                                                      routes.experts[i >> block_bits] * args.stride);
+    device::copy8(m.scales + 2 * i, from + 2 * (strip << block_bits | (i & (blocks - 1))));
+  }
+  device::copies_commit();
+  if (!few_brings()) {
+    device::wait_for_previous();
+    device::start_next();
+    if (thread == 0) {
+      device::barrier_expect(m.ring.rows, entries * m.row_bytes);
+      device::bulk_copy(m.rows, args.hidden, entries * m.row_bytes, m.ring.rows);
+    }
+    __syncwarp();
+    before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
+    device::barrier_wait(m.ring.rows, 0);
+    const uint32_t base = device::shared_address(m.rows + device::lane() / 8 * 16);
+    const bool own = device::lane() % 8 == 0;
+    run_units(m.ring, count, 1, m.sums, [&](int unit, const uint8_t* place, float (&d)[4]) {
+      const int at = own ? unit >> block_bits : entries;
+      multiply_fp8(place, base + static_cast<uint32_t>(at * m.row_bytes + (unit & (blocks - 1)) * kBlockK * 2), d);
+    });
+  }
   device::copies_wait<0>();
   __syncthreads();
-  if (r >= args.rows || n >= args.d) return;
-  float total = 0;
+  // Every entry's dot by itself, where its first sum stood; then those of a row, weighed, in ascending order.
 #pragma unroll 1
+  for (int entry = r; entry < entries; entry += kFewThreads / kStripRows) {
+    float* of = m.sums + entry * blocks * kStripRows + row;
+    *of = join_units(of, kStripRows, m.scales + entry * blocks * 2 + row / 8, blocks);
+  }
+  __syncthreads();
+  if (!writes) return;
+  float sum = 0;
+#pragma unroll 2
   for (int slot = 0; slot < slots; ++slot) {
     const int entry = r * slots + slot;
-    const float dot = join_units(sums + entry * blocks * kStripRows + n % kStripRows, kStripRows,
-                                 scales + entry * blocks * 2 + n % kStripRows / 8, blocks);
-    total = fmaf(routes.weights[entry], dot, total);
+    sum = fmaf(routes.weights[entry], m.sums[entry * blocks * kStripRows + row], sum);
   }
-  *y = before + total;
+  *y = before + sum;
+}
+
+}  // namespace
+
+// One for at most 256 experts, one for 512.
+WEIR_KERNEL_BOUNDED(weir_few_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRoutes routes;
+  gate_up<8>(args, few_shared, routes);
+}
+WEIR_KERNEL_BOUNDED(weir_few_gate_up_many, GpuFewExpertsArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRoutes routes;
+  gate_up<16>(args, few_shared, routes);
+}
+WEIR_KERNEL_BOUNDED(weir_few_down, GpuFewExpertsArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRoutes routes;
+  down<8>(args, few_shared, routes);
+}
+WEIR_KERNEL_BOUNDED(weir_few_down_many, GpuFewExpertsArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRoutes routes;
+  down<16>(args, few_shared, routes);
 }
 
 }  // namespace weir

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "ops/linear/packed.h"
+#include "ops/linear/linear_few_args.h"
 
 namespace weir {
 
@@ -20,16 +20,20 @@ struct GpuFewExpertsArgs {
   const float* router = nullptr;  // [rows][X + shared]
   const uint16_t* x = nullptr;    // [rows][D], f16
   uint16_t* hidden = nullptr;     // [rows][top_k + shared][F], f16
+  uint8_t* routes = nullptr;      // of experts_some(): some_routes_bytes()
   float* y = nullptr;
   int64_t y_stride = 0;
   int32_t add = 1;
+  int32_t routes_bytes = 0;  // of it that kernels read; filled in
   int32_t rows = 0;
   int32_t experts = 0;  // X
   int32_t top_k = 0;
   int32_t shared = 0;
-  int32_t d = 0;          // 128 times a power of two
-  int32_t f = 0;          // the same
-  int32_t items_max = 0;  // strips of a block of the first kernel; filled in
+  int32_t d = 0;           // 128 times a power of two
+  int32_t f = 0;           // the same
+  int32_t ring_bytes = 0;  // of the kernel's weights on their way; filled in
+  int32_t under_way = 0;   // chunks of eight units at a time; the same
+  int32_t items_max = 0;   // strips of a block of the first kernel; filled in
 };
 
 }  // namespace weir

@@ -12,4 +12,9 @@ bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args);
 // Two kernels, as experts_packed() and with its conditions.
 void experts_few(Gpu& gpu, GpuFewExpertsArgs args);
 
+// The same for up to kPackedMoeRows rows, that share a read of an expert; `routes`: kSomeRoutesBytes. Three kernels.
+inline constexpr int64_t kSomeRoutesBytes = 32 * 1024;
+bool some_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args);
+void experts_some(Gpu& gpu, GpuFewExpertsArgs args);
+
 }  // namespace weir

@@ -70,10 +70,10 @@ TEST_F(MoeFew, HasTheBitsOfTheGeneralKernels) {
     int32_t experts;
     int32_t top_k;
   };
-  constexpr Case kCases[] = {{256, 128, 16, 4}, {2048, 512, 40, 8}, {1024, 1024, 300, 10}};
+  constexpr Case kCases[] = {{256, 128, 16, 4}, {2048, 512, 40, 8}, {1024, 256, 300, 10}};
   for (const Case& c : kCases) {
     const Experts m = make(c.d, c.f, c.experts);
-    for (const int32_t rows : {1, 2, 7, 8}) {
+    for (const int32_t rows : {1, 2, 7, 8, 9, 31, 64}) {
       const std::vector<float> x = normal_values(static_cast<size_t>(rows * c.d), 1, 5);
       std::vector<uint16_t> halves;
       for (const float v : x) halves.push_back(float_to_f16(v));
@@ -81,11 +81,23 @@ TEST_F(MoeFew, HasTheBitsOfTheGeneralKernels) {
       OnDevice<float> router = upload(normal_values(static_cast<size_t>(rows * (c.experts + 1)), 2, 6));
       const int64_t slots = c.top_k + 1;
       const std::vector<float> before = normal_values(static_cast<size_t>(rows * c.d), 1, 7);
-      const auto run = [&](bool few) {
+      const auto run = [&](int which) {
+        OnDevice<uint8_t> routes = zeros<uint8_t>(kSomeRoutesBytes);
         OnDevice<uint16_t> hidden = upload(std::vector<uint16_t>(static_cast<size_t>(rows * slots * c.f), 0x3000));
         OnDevice<float> y = upload(before);
         Gpu g = gpu();
-        if (!few) {
+        if (which < 2) {
+          // The shared expert's hidden values are there before these; experts_some() works them out itself.
+          GpuPackedLinearArgs front;
+          front.x_f16 = in.data();
+          front.x_stride = c.d;
+          front.k = static_cast<int32_t>(c.d);
+          front.rows = rows;
+          front.outputs[front.count++] = {m.mlps.back().gate_up, hidden.data() + c.top_k * c.f, slots * c.f,
+                                          kPackedSwiglu, kOperandF16};
+          linear_packed(g, front);
+        }
+        if (which == 0) {
           GpuExpertsArgs args;
           args.table = m.table.data();
           args.router = router.data();
@@ -118,14 +130,24 @@ TEST_F(MoeFew, HasTheBitsOfTheGeneralKernels) {
           args.shared = 1;
           args.d = static_cast<int32_t>(c.d);
           args.f = static_cast<int32_t>(c.f);
-          EXPECT_TRUE(few_experts_takes(g, args));
-          experts_few(g, args);
+          args.routes = routes.data();
+          if (which == 1) {
+            EXPECT_TRUE(few_experts_takes(g, args));
+            experts_few(g, args);
+          } else {
+            experts_some(g, args);
+          }
         }
         return y.read();
       };
-      const std::vector<float> general = run(false);
+      const std::vector<float> general = run(0);
       EXPECT_NE(general, before);
-      EXPECT_EQ(run(true), general) << rows << " rows, " << c.experts << " experts";
+      if (rows <= kFewMoeRows) {
+        EXPECT_EQ(run(1), general) << rows << " rows, " << c.experts << " experts, few";
+      }
+      if (c.d >= 1024) {
+        EXPECT_EQ(run(2), general) << rows << " rows, " << c.experts << " experts, some";
+      }
     }
   }
 }
@@ -134,12 +156,14 @@ TEST_F(MoeFew, ProductsHaveTheBitsOfTheGeneralKernel) {
   constexpr int64_t kK = 2048;
   const PackedOnDevice fp8 = pack_on_device(gpu(), random_matrix(1040, kK, kGpuFp8Block, 1));
   const PackedOnDevice bf16 = pack_on_device(gpu(), random_matrix(33, kK, kGpuBf16, 2));
+  const PackedOnDevice head = pack_on_device(gpu(), random_matrix(40'008, kK, kGpuBf16, 3));
   for (const int32_t rows : {1, 3, 8}) {
     OnDevice<float> x = upload(normal_values(static_cast<size_t>(rows * kK), 2, 4));
     OnDevice<float> norm = upload(normal_values(kK, 0.1F, 5));
     const auto run = [&](bool few) {
       OnDevice<float> a = zeros<float>(static_cast<size_t>(rows) * 1040);
       OnDevice<float> b = zeros<float>(static_cast<size_t>(rows) * 33);
+      OnDevice<float> c = zeros<float>(static_cast<size_t>(rows) * 40'008);
       Gpu g = gpu();
       const auto fill = [&](auto* args) {
         args->x = x.data();
@@ -157,6 +181,12 @@ TEST_F(MoeFew, ProductsHaveTheBitsOfTheGeneralKernel) {
         args.fp8_count = 1;
         EXPECT_TRUE(few_takes(g, args));
         linear_few(g, args);
+        GpuFewArgs vocabulary;
+        fill(&vocabulary);
+        vocabulary.outputs[0] = {head.packed, c.data(), 40'008, kPackedStore, 0};
+        vocabulary.count = 1;
+        EXPECT_TRUE(head_few_takes(g, vocabulary));
+        head_few(g, vocabulary);
       } else {
         GpuPackedLinearArgs args;
         fill(&args);
@@ -164,10 +194,17 @@ TEST_F(MoeFew, ProductsHaveTheBitsOfTheGeneralKernel) {
         args.outputs[1] = {bf16.packed, b.data(), 33, kPackedStore, 0};
         args.count = 2;
         linear_packed(g, args);
+        GpuPackedLinearArgs vocabulary;
+        fill(&vocabulary);
+        vocabulary.outputs[0] = {head.packed, c.data(), 40'008, kPackedStore, 0};
+        vocabulary.count = 1;
+        linear_packed(g, vocabulary);
       }
       std::vector<float> all = a.read();
       const std::vector<float> second = b.read();
+      const std::vector<float> third = c.read();
       all.insert(all.end(), second.begin(), second.end());
+      all.insert(all.end(), third.begin(), third.end());
       return all;
     };
     EXPECT_EQ(run(true), run(false)) << rows << " rows";
