@@ -1,0 +1,187 @@
+#include "cache/prefix_tree.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "base/check.h"
+
+namespace weir {
+
+PrefixTree::PrefixTree(int32_t blocks_max, int32_t page_classes, uint64_t seed)
+    : seed_(seed),
+      page_classes_(page_classes),
+      blocks_(static_cast<size_t>(blocks_max)),
+      pages_(static_cast<size_t>(blocks_max) * static_cast<size_t>(page_classes)),
+      buckets_(std::bit_ceil(std::max<size_t>(2 * static_cast<size_t>(blocks_max), 2)), -1) {
+  for (int32_t i = blocks_max - 1; i >= 0; --i) {
+    blocks_[static_cast<size_t>(i)].next_in_bucket = free_;
+    free_ = i;
+  }
+}
+
+PrefixTree::Block& PrefixTree::at(BlockId block) {
+  return const_cast<Block&>(std::as_const(*this).at(block));
+}
+
+const PrefixTree::Block& PrefixTree::at(BlockId block) const {
+  WEIR_CHECK(block.valid() && block.index() < blocks_.size() && blocks_[block.index()].token_count > 0,
+             "block {} is not in the tree", block.value());
+  return blocks_[block.index()];
+}
+
+uint64_t PrefixTree::name(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const {
+  const uint64_t before = parent.valid() ? at(parent).name : XXH3_64bits_withSeed(salt.data(), sizeof(salt), seed_);
+  return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), before);
+}
+
+bool PrefixTree::is(const Block& block, uint64_t name, BlockId parent, const CacheSalt& salt,
+                    std::span<const TokenId> tokens) const {
+  return block.name == name && block.parent == parent && static_cast<size_t>(block.token_count) == tokens.size() &&
+         (parent.valid() || block.salt == salt) && std::equal(tokens.begin(), tokens.end(), block.tokens.begin());
+}
+
+BlockId PrefixTree::look_up(uint64_t name, BlockId parent, const CacheSalt& salt,
+                            std::span<const TokenId> tokens) const {
+  for (int32_t i = buckets_[bucket(name)]; i >= 0; i = blocks_[static_cast<size_t>(i)].next_in_bucket) {
+    if (is(blocks_[static_cast<size_t>(i)], name, parent, salt, tokens)) return BlockId(i);
+  }
+  return {};
+}
+
+BlockId PrefixTree::find(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const {
+  return look_up(name(parent, salt, tokens), parent, salt, tokens);
+}
+
+BlockId PrefixTree::find_partial(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const {
+  if ((parent.valid() ? at(parent).partial_children : partial_at_start_) == 0) return {};
+  for (size_t count = std::min<size_t>(tokens.size(), kGridTokens - 1); count > 0; --count) {
+    if (const BlockId found = find(parent, salt, tokens.first(count)); found.valid()) return found;
+  }
+  return {};
+}
+
+BlockId PrefixTree::insert(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens,
+                           std::span<const PageId> pages) {
+  WEIR_CHECK(free_ >= 0, "no room for another block than {}", size_);
+  WEIR_CHECK(!tokens.empty() && tokens.size() <= kGridTokens && pages.size() == static_cast<size_t>(page_classes_),
+             "a block of {} tokens and {} pages", tokens.size(), pages.size());
+  WEIR_CHECK(!parent.valid() || (at(parent).token_count == kGridTokens && at(parent).users > 0),
+             "block {} can have no child now", parent.value());
+  const uint64_t name = this->name(parent, salt, tokens);
+  WEIR_CHECK(!look_up(name, parent, salt, tokens).valid(), "the block is in the tree already");
+  const int32_t index = free_;
+  Block& block = blocks_[static_cast<size_t>(index)];
+  free_ = block.next_in_bucket;
+  block = Block{};
+  block.name = name;
+  if (!parent.valid()) block.salt = salt;
+  block.parent = parent;
+  block.token_count = static_cast<int32_t>(tokens.size());
+  block.end = (parent.valid() ? at(parent).end : 0) + block.token_count;
+  std::copy(tokens.begin(), tokens.end(), block.tokens.begin());
+  std::copy(pages.begin(), pages.end(), pages_.begin() + static_cast<ptrdiff_t>(index) * page_classes_);
+  block.next_in_bucket = buckets_[bucket(name)];
+  buckets_[bucket(name)] = index;
+  const bool partial = block.token_count < kGridTokens;
+  if (parent.valid()) ++at(parent).children;
+  if (partial) ++(parent.valid() ? at(parent).partial_children : partial_at_start_);
+  append(&by_use_, &Block::by_use, index);
+  ++evictable_;
+  ++size_;
+  return BlockId(index);
+}
+
+void PrefixTree::remove(BlockId id) {
+  Block& block = at(id);
+  WEIR_CHECK(block.users == 0 && block.children == 0, "block {} has {} users and {} children", id.value(), block.users,
+             block.children);
+  WEIR_CHECK(!block.checkpoint.valid(), "block {} still has a checkpoint", id.value());
+  take_out(&by_use_, &Block::by_use, id.value());
+  --evictable_;
+  --size_;
+  if (block.parent.valid()) --at(block.parent).children;
+  if (block.token_count < kGridTokens) {
+    --(block.parent.valid() ? at(block.parent).partial_children : partial_at_start_);
+  }
+  int32_t* link = &buckets_[bucket(block.name)];
+  while (*link != id.value()) link = &blocks_[static_cast<size_t>(*link)].next_in_bucket;
+  *link = block.next_in_bucket;
+  block.token_count = 0;
+  block.next_in_bucket = free_;
+  free_ = id.value();
+}
+
+void PrefixTree::use(BlockId id) {
+  Block& block = at(id);
+  if (block.users++ > 0) return;
+  take_out(&by_use_, &Block::by_use, id.value());
+  --evictable_;
+}
+
+void PrefixTree::release(BlockId id) {
+  Block& block = at(id);
+  WEIR_CHECK(block.users > 0, "block {} released once more than used", id.value());
+  if (--block.users > 0) return;
+  append(&by_use_, &Block::by_use, id.value());
+  ++evictable_;
+}
+
+void PrefixTree::set_checkpoint(BlockId id, StateSlotId slot) {
+  Block& block = at(id);
+  WEIR_CHECK(slot.valid() && !block.checkpoint.valid(), "block {} has a checkpoint already", id.value());
+  block.checkpoint = slot;
+  append(&by_checkpoint_, &Block::by_checkpoint, id.value());
+  ++checkpoints_;
+}
+
+StateSlotId PrefixTree::take_checkpoint(BlockId id) {
+  Block& block = at(id);
+  WEIR_CHECK(block.checkpoint.valid(), "block {} has no checkpoint", id.value());
+  const StateSlotId slot = block.checkpoint;
+  block.checkpoint = {};
+  take_out(&by_checkpoint_, &Block::by_checkpoint, id.value());
+  --checkpoints_;
+  return slot;
+}
+
+void PrefixTree::touch_checkpoint(BlockId id) {
+  WEIR_CHECK(at(id).checkpoint.valid(), "block {} has no checkpoint", id.value());
+  take_out(&by_checkpoint_, &Block::by_checkpoint, id.value());
+  append(&by_checkpoint_, &Block::by_checkpoint, id.value());
+}
+
+std::span<const PageId> PrefixTree::pages(BlockId block) const {
+  at(block);
+  return std::span(pages_).subspan(block.index() * static_cast<size_t>(page_classes_),
+                                   static_cast<size_t>(page_classes_));
+}
+
+void PrefixTree::append(Order* order, Link Block::* link, int32_t index) {
+  blocks_[static_cast<size_t>(index)].*link = {order->last, -1};
+  if (order->last >= 0) {
+    (blocks_[static_cast<size_t>(order->last)].*link).behind = index;
+  } else {
+    order->first = index;
+  }
+  order->last = index;
+}
+
+void PrefixTree::take_out(Order* order, Link Block::* link, int32_t index) {
+  const Link own = blocks_[static_cast<size_t>(index)].*link;
+  if (own.before >= 0) {
+    (blocks_[static_cast<size_t>(own.before)].*link).behind = own.behind;
+  } else {
+    order->first = own.behind;
+  }
+  if (own.behind >= 0) {
+    (blocks_[static_cast<size_t>(own.behind)].*link).before = own.before;
+  } else {
+    order->last = own.before;
+  }
+}
+
+}  // namespace weir

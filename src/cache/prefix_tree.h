@@ -1,0 +1,122 @@
+// What the caches still know of earlier sequences: blocks of tokens in a tree, each with the pages that hold them and,
+// where the recurrent state was kept at its end, a checkpoint. A hash finds a block, its parent and its tokens confirm
+// it, so a match is exact whatever the hash does.
+//
+// A block in use by a row is not evicted; the others stand in the order in which they were used last. A row uses the
+// whole path above its last block and gives it back from the last block up, so a block always stands before its parent,
+// and the first in the order has no children: taking it is O(1).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/id.h"
+#include "plan/ids.h"
+#include "plan/layout.h"
+
+namespace weir {
+
+using BlockId = Id<struct PrefixBlockTag>;
+
+// Separates tenants: blocks of different salts never meet. Zeros: no salt.
+using CacheSalt = std::array<uint64_t, 4>;
+
+class PrefixTree {
+ public:
+  // Room for `blocks_max` blocks, each with one page of every class. `seed` keys the hash.
+  PrefixTree(int32_t blocks_max, int32_t page_classes, uint64_t seed);
+
+  // The block of exactly these tokens, 1 to kGridTokens of them, behind `parent` (invalid: at the start); invalid:
+  // none.
+  BlockId find(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
+  // The longest block of fewer than kGridTokens tokens, a prefix of `tokens`, behind `parent`; invalid: none.
+  BlockId find_partial(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
+  // Adds a block that find() does not know, with one page of every class, in use by nobody yet: the caller uses it, or
+  // it is the last in the order. A parent must be full and in use. Programmer error: no room.
+  BlockId insert(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens, std::span<const PageId> pages);
+  // Takes a block out that nobody uses and that has no children; its pages and its checkpoint are the caller's again.
+  void remove(BlockId block);
+
+  // One user more or less. A user of a block uses its parents too, one call for each, and gives back children first.
+  void use(BlockId block);
+  void release(BlockId block);
+
+  // The next block to evict: longest unused, without children. Invalid: every block is in use.
+  BlockId oldest() const { return BlockId(by_use_.first); }
+  // Blocks that nobody uses: all of them can be evicted.
+  int32_t evictable() const { return evictable_; }
+
+  // A checkpoint is the recurrent state behind the block's last token.
+  StateSlotId checkpoint(BlockId block) const { return at(block).checkpoint; }
+  void set_checkpoint(BlockId block, StateSlotId slot);
+  // The slot is the caller's again.
+  StateSlotId take_checkpoint(BlockId block);
+  // Marks a checkpoint as used last.
+  void touch_checkpoint(BlockId block);
+  // The block whose checkpoint was not used for longest. Invalid: there is none.
+  BlockId oldest_checkpoint() const { return BlockId(by_checkpoint_.first); }
+
+  BlockId parent(BlockId block) const { return at(block).parent; }
+  // Tokens from the start to the block's end.
+  int64_t end(BlockId block) const { return at(block).end; }
+  int32_t users(BlockId block) const { return at(block).users; }
+  std::span<const PageId> pages(BlockId block) const;
+  int32_t size() const { return size_; }
+  int32_t checkpoints() const { return checkpoints_; }
+
+  // The hash of everything from the start to the end of such a block: what remains to know a block by once it is gone.
+  uint64_t name(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
+  uint64_t name(BlockId block) const { return at(block).name; }
+
+ private:
+  // Neighbours in one of the two orders; -1: none.
+  struct Link {
+    int32_t before = -1;
+    int32_t behind = -1;
+  };
+  struct Order {
+    int32_t first = -1;
+    int32_t last = -1;
+  };
+  struct Block {
+    uint64_t name = 0;
+    CacheSalt salt{};  // of blocks at the start
+    BlockId parent;
+    int32_t token_count = 0;  // 0: the record is free
+    int32_t users = 0;
+    int32_t children = 0;
+    int32_t partial_children = 0;
+    int32_t next_in_bucket = -1;  // the free list's link too
+    int64_t end = 0;
+    StateSlotId checkpoint;
+    Link by_use;
+    Link by_checkpoint;
+    std::array<TokenId, kGridTokens> tokens{};
+  };
+
+  Block& at(BlockId block);
+  const Block& at(BlockId block) const;
+  size_t bucket(uint64_t name) const { return static_cast<size_t>(name) & (buckets_.size() - 1); }
+  bool is(const Block& block, uint64_t name, BlockId parent, const CacheSalt& salt,
+          std::span<const TokenId> tokens) const;
+  BlockId look_up(uint64_t name, BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
+  void append(Order* order, Link Block::* link, int32_t index);
+  void take_out(Order* order, Link Block::* link, int32_t index);
+
+  uint64_t seed_;
+  int32_t page_classes_;
+  std::vector<Block> blocks_;
+  std::vector<PageId> pages_;     // page_classes_ per block
+  std::vector<int32_t> buckets_;  // a power of two of chains
+  int32_t free_ = -1;
+  int32_t size_ = 0;
+  int32_t evictable_ = 0;
+  int32_t checkpoints_ = 0;
+  int32_t partial_at_start_ = 0;
+  Order by_use_;  // of blocks without users
+  Order by_checkpoint_;
+};
+
+}  // namespace weir
