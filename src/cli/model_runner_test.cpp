@@ -39,6 +39,9 @@ class FakeCaches final : public Caches {
   }
   std::byte* slot(StateSlotId) const override { return nullptr; }
   void zero_slot(StateSlotId) override {}
+  void copy_page(PageClassId, PageId from, PageId to) override {
+    std::copy_n(memory_.begin() + from.value() * kPageTokens, kPageTokens, memory_.begin() + to.value() * kPageTokens);
+  }
   void copy_slot(StateSlotId, StateSlotId) override {}
   int64_t bytes() const override { return 0; }
 

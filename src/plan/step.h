@@ -15,6 +15,7 @@ enum class EditKind : uint8_t {
   kLeave,         // row: free it; later edits may reuse the row, its pages and its slot
   kJoin,          // row, state (zeroed), prompt_length, sampling = plan.sampling[first]
   kAppendPages,   // row, page_class, plan.pages[first, first + count) appended to the row's table of that class
+  kCopyPage,      // row (who will write it), page_class, page plan.pages[first] copied to plan.pages[first + 1]
   kSaveState,     // row's live state -> slot `state`
   kRestoreState,  // slot `state` -> row's live state; the row continues at `position`
 };

@@ -85,6 +85,11 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       }
       break;
     }
+    case EditKind::kCopyPage: {
+      const auto first = static_cast<size_t>(edit.first);
+      caches_->copy_page(edit.page_class, plan.pages.at(first), plan.pages.at(first + 1));
+      break;
+    }
     case EditKind::kSaveState:
       caches_->copy_slot(target.state, edit.state);
       break;

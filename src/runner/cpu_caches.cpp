@@ -91,6 +91,11 @@ void CpuCaches::zero_slot(StateSlotId id) {
   }
 }
 
+void CpuCaches::copy_page(PageClassId page_class, PageId from, PageId to) {
+  std::memcpy(page(page_class, to), page(page_class, from),
+              static_cast<size_t>(classes_.at(page_class.index()).page_bytes));
+}
+
 void CpuCaches::copy_slot(StateSlotId from, StateSlotId to) {
   if (slot_bytes_ == 0) return;
   std::memcpy(slot(to), slot(from), static_cast<size_t>(slot_bytes_));

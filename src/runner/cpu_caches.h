@@ -41,6 +41,7 @@ class CpuCaches final : public Caches {
   std::byte* page(PageClassId page_class, PageId page) const override;
   std::byte* slot(StateSlotId slot) const override;
   void zero_slot(StateSlotId slot) override;
+  void copy_page(PageClassId page_class, PageId from, PageId to) override;
   void copy_slot(StateSlotId from, StateSlotId to) override;
   int64_t bytes() const override;
 

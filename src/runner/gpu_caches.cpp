@@ -47,6 +47,10 @@ void GpuCaches::zero_slot(StateSlotId id) {
   bases_[id.index()] = 0;
 }
 
+void GpuCaches::copy_page(PageClassId page_class, PageId from, PageId to) {
+  stream_->copy(page(page_class, to), page(page_class, from), classes_.at(page_class.index()).page_bytes);
+}
+
 void GpuCaches::copy_slot(StateSlotId from, StateSlotId to) {
   if (slot_bytes_ == 0) return;
   stream_->copy(slot(to), slot(from), slot_bytes_);

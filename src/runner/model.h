@@ -29,6 +29,7 @@ class Caches {
   // Null for models without recurrent layers.
   virtual std::byte* slot(StateSlotId slot) const = 0;
   virtual void zero_slot(StateSlotId slot) = 0;
+  virtual void copy_page(PageClassId page_class, PageId from, PageId to) = 0;
   virtual void copy_slot(StateSlotId from, StateSlotId to) = 0;
   virtual int64_t bytes() const = 0;
 };

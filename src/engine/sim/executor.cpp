@@ -64,6 +64,7 @@ void Executor::apply(const StepPlan& plan, const Edit& edit) {
     case EditKind::kAppendPages:
       append(plan, edit);
       break;
+    case EditKind::kCopyPage:
     case EditKind::kSaveState:
     case EditKind::kRestoreState:
       violate(plan, "checkpoints are not part of this script");
