@@ -8,6 +8,7 @@
 namespace weir {
 
 inline constexpr int32_t kFewRows = 8;
+inline constexpr int32_t kLinearSomeRows = 64;  // of linear_some()
 
 // Barriers of a block of these kernels: at most 32 slots of the ring, twice, one for rows, one to keep 16 bytes.
 inline constexpr int32_t kFewBarriers = 66;
