@@ -8,10 +8,8 @@
 namespace weir {
 
 inline constexpr int32_t kFewRows = 8;
-inline constexpr int32_t kLinearSomeRows = 64;  // of linear_some()
 
-// Barriers of a block of these kernels: at most 32 slots of the ring, twice, one for rows on their way, one for rows
-// that are there.
+// Barriers of a block of these kernels: at most 32 slots of the ring, twice, one for rows, one to keep 16 bytes.
 inline constexpr int32_t kFewBarriers = 66;
 
 // As GpuPackedLinearArgs; the FP8 outputs come first, and each one's strips and scales lie behind those of the one

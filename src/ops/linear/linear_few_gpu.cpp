@@ -16,7 +16,6 @@ constexpr int64_t kStripsMax =
 
 struct Plan {
   GpuFewArgs args;
-  bool hides = false;  // its ring hides the reads
   device::Grid grid;
 };
 
@@ -47,13 +46,12 @@ Plan plan(const Gpu& gpu, GpuFewArgs args) {
   const int64_t fixed = (args.rows + 1) * (2 * int64_t{args.k} + 16) +
                         args.strips_max * blocks * (args.rows * kStripRows + 2) * kFloat +
                         kFewWarps * kFewRows * kFloat + kFewBarriers * kBarrier;
-  const int64_t units = std::max(fp8_share, 2 * bf16_share) * blocks;
-  args.ring_bytes = few_ring_bytes(units, slot_bytes, gpu.device->info().shared_bytes_max - fixed);
+  args.ring_bytes = few_ring_bytes(std::max(fp8_share, 2 * bf16_share) * blocks, slot_bytes,
+                                   gpu.device->info().shared_bytes_max - fixed);
   // What this kernel's block waits for would queue behind more, of one row; of several, weights are what it waits for.
   args.under_way = args.rows == 1 ? 2 : 3;
   Plan out;
   out.args = args;
-  out.hides = few_ring_hides(args.ring_bytes, units, slot_bytes);
   // The router's and the shared expert's, before the experts' first kernel, is short.
   out.grid = few_grid(args.fp8_blocks + bf16_blocks, args.ring_bytes + fixed, args.strips_max > 1 || bf16_blocks == 0);
   return out;
@@ -63,40 +61,7 @@ int64_t head_shared_bytes(const GpuFewArgs& args) {
   return (args.rows + 1) * (2 * int64_t{args.k} + 16) + kFewRows * kFewWarps * kFloat;
 }
 
-// As linear_some.cu lays out its memory.
-constexpr int64_t kSomeUnits = 4;
-constexpr int kSomeThreads = 544;
-
-device::Grid some_grid(const Gpu& gpu, GpuFewArgs* args) {
-  const int64_t columns = (args->rows + 7) / 8 * 8;
-  const int64_t slot = kSomeUnits * (kFewUnitBytes + 8) + columns * (kSomeUnits * kBlockK * 2 + 16);
-  const int64_t fixed = 2 * kSomeUnits * (columns * kStripRows + 2) * kFloat + (kFewBarriers + 2) * kBarrier;
-  const int64_t chunks = args->k / kBlockK / kSomeUnits;
-  const int64_t slots = std::min(chunks, (gpu.device->info().shared_bytes_max - fixed) / slot);
-  args->ring_bytes = static_cast<int32_t>(std::clamp<int64_t>(slots, 1, 8) * slot);
-  device::Grid grid = few_grid(args->outputs[0].weight.strips, args->ring_bytes + fixed, true);
-  grid.threads = kSomeThreads;
-  return grid;
-}
-
 }  // namespace
-
-bool some_rows_takes(const Gpu& gpu, const GpuFewArgs& args) {
-  const GpuPacked& w = args.outputs[0].weight;
-  GpuFewArgs sized = args;
-  return args.rows >= 1 && args.rows <= kLinearSomeRows && args.count == 1 && w.format == kGpuFp8Block &&
-         w.k == args.k && args.k % (kSomeUnits * kBlockK) == 0 && args.norm == nullptr && args.x_rows == nullptr &&
-         args.outputs[0].kind != kPackedSwiglu && w.strips <= gpu.device->info().multiprocessors &&
-         some_grid(gpu, &sized).shared_bytes <= gpu.device->info().shared_bytes_max;
-}
-
-void linear_some(Gpu& gpu, GpuFewArgs args) {
-  WEIR_CHECK(some_rows_takes(gpu, args), "{} rows, {} matrices of K {}", args.rows, args.count, args.k);
-  args.weights = args.outputs[0].weight.data;
-  args.scales = args.outputs[0].weight.scales;
-  const device::Grid grid = some_grid(gpu, &args);
-  gpu.launch("weir_linear_some", grid, args);
-}
 
 bool few_takes(const Gpu& gpu, const GpuFewArgs& args) {
   const int64_t blocks = args.k / kBlockK;
@@ -111,7 +76,7 @@ bool few_takes(const Gpu& gpu, const GpuFewArgs& args) {
     if (w.scales != before.scales + int64_t{before.strips} * blocks * 2) return false;
   }
   const Plan p = plan(gpu, args);
-  return p.hides && p.args.strips_max <= kStripsMax && p.grid.shared_bytes <= gpu.device->info().shared_bytes_max;
+  return p.args.strips_max <= kStripsMax && p.grid.shared_bytes <= gpu.device->info().shared_bytes_max;
 }
 
 void linear_few(Gpu& gpu, GpuFewArgs args) {
