@@ -15,11 +15,6 @@
 
 namespace weir {
 
-// Of few_units.h.
-inline constexpr int64_t kFewWarps = 8;
-inline constexpr int64_t kFewThreads = 288;
-inline constexpr int64_t kFewUnitBytes = 2048;
-
 inline constexpr int kFewSplit = 228;  // KiB of shared memory beside a multiprocessor
 inline constexpr int64_t kFewSharedMin = 115 * 1024;
 inline constexpr int64_t kFewRingMax = 112 * 1024;

@@ -8,13 +8,23 @@
 #pragma once
 
 #include "device/async.h"
+#include "ops/linear/linear_few_args.h"
 #include "ops/linear/packed_mma.h"
+#include "ops/linear/ring_place.h"
 
 namespace weir {
 
-inline constexpr int kFewWarps = 8;  // that multiply
-inline constexpr int kFewThreads = (kFewWarps + 1) * device::kWarp;
-inline constexpr int kFewUnitBytes = 2 * packed_tile_bytes(kGpuFp8Block);
+static_assert(device::kWarp == 32, "kFewThreads counts on it");
+
+// The warps that multiply wait for each other.
+WEIR_DEVICE void few_barrier() {
+  device::threads_barrier(1, kFewWarps * device::kWarp);
+}
+
+// log2 of a power of two.
+WEIR_DEVICE int log_of(int power) {
+  return 31 - __clz(power);
+}
 
 WEIR_DEVICE bool few_brings() {
   return device::warp() == kFewWarps;

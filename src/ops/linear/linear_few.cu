@@ -55,7 +55,7 @@ WEIR_DEVICE void norm_rows(const GpuFewArgs& args, const FewShared& m, const flo
     sum = device::warp_sum(sum);
     float* squares = m.squares + r * kFewWarps;
     if (device::lane() == 0) squares[device::warp()] = sum;
-    device::threads_barrier(1, kFewWarps * device::kWarp);
+    few_barrier();
     const float4 low = reinterpret_cast<const float4*>(squares)[0];
     const float4 high = reinterpret_cast<const float4*>(squares)[1];
     sum = ((((((low.x + low.y) + low.z) + low.w) + high.x) + high.y) + high.z) + high.w;
@@ -179,7 +179,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
   float before = adds ? __ldcg(static_cast<const float*>(value.to)) : 0.0F;
   if (args.norm != nullptr) {
     norm_rows(args, m, norm, begin, end);
-    device::threads_barrier(1, kFewWarps * device::kWarp);
+    few_barrier();
   } else {
     if (thread == 0) device::barrier_expect(m.ring.rows, args.rows * args.k * 2);
     __syncwarp();
@@ -202,7 +202,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
     }
   });
   device::copies_wait<0>();
-  device::threads_barrier(1, kFewWarps * device::kWarp);
+  few_barrier();
   const int values = strips * args.rows * kStripRows;
 #pragma unroll 1
   for (int base = device::warp() * device::kWarp;;) {

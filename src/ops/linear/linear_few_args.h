@@ -9,6 +9,11 @@ namespace weir {
 
 inline constexpr int32_t kFewRows = 8;
 
+// Sizes that host and kernels share.
+inline constexpr int32_t kFewWarps = 8;  // that multiply
+inline constexpr int32_t kFewThreads = (kFewWarps + 1) * 32;
+inline constexpr int32_t kFewUnitBytes = 2 * packed_tile_bytes(kGpuFp8Block);
+
 // Barriers of a block of these kernels: at most 32 slots of the ring, twice, one for rows, one to keep 16 bytes.
 inline constexpr int32_t kFewBarriers = 66;
 
@@ -33,8 +38,8 @@ struct GpuFewArgs {
   int32_t bf16_strips = 0;
   int32_t strips_max = 0;  // of a block, of both kinds together
   int32_t fp8_blocks = 0;  // blocks that take FP8 strips; the others take BF16 ones
-  int32_t ring_bytes = 0;  // filled in, as these two
-  int32_t under_way = 0;   // chunks of eight units at a time; the same
+  int32_t ring_bytes = 0;  // of the weights on their way
+  int32_t under_way = 0;   // chunks of eight units at a time; the last that is filled in
   int32_t k = 0;           // 128 times a power of two
   float eps = 1e-6F;
 };

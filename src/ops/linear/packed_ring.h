@@ -7,6 +7,7 @@
 #include "device/async.h"
 #include "ops/linear/packed_mma.h"
 #include "ops/linear/packed_sizes.h"
+#include "ops/linear/ring_place.h"
 
 namespace weir {
 
@@ -25,18 +26,6 @@ WEIR_DEVICE bool brings() {
 WEIR_DEVICE int joiner() {
   return device::warp() - kPackedWarps - 1;
 }
-
-// Counts through the slots of a ring.
-struct RingPlace {
-  int slot = 0;
-  uint32_t phase = 0;
-  WEIR_DEVICE void advance(int slots) {
-    if (++slot == slots) {
-      slot = 0;
-      phase ^= 1U;
-    }
-  }
-};
 
 // By every lane of a warp, once it has filled its part or read for the last time.
 WEIR_DEVICE void warp_arrive(device::Barrier* barrier) {

@@ -9,6 +9,7 @@
 
 #include "device/async.h"
 #include "ops/linear/linear_prompt_args.h"
+#include "ops/linear/ring_place.h"
 
 namespace weir {
 
@@ -49,17 +50,6 @@ struct PromptUnit {
 };
 static_assert(sizeof(PromptUnit) <= kPromptUnitBytes, "the ring has less room for a unit's description");
 
-struct PromptPlace {
-  int slot = 0;
-  uint32_t phase = 0;
-  WEIR_DEVICE void advance(int slots) {
-    if (++slot == slots) {
-      slot = 0;
-      phase ^= 1U;
-    }
-  }
-};
-
 struct PromptRing {
   uint8_t* x;        // [slots][2 tiles][128 rows][64 k], parts of rows exchanged as device/wgmma.h says
   uint8_t* weights;  // [slots][8 strips][2 tiles]
@@ -89,15 +79,15 @@ struct PromptRing {
     }
     __syncthreads();
   }
-  WEIR_DEVICE uint8_t* x_slot(PromptPlace at) const { return x + at.slot * 2 * kPromptXBytes; }
-  WEIR_DEVICE uint8_t* weight_slot(PromptPlace at) const { return weights + at.slot * weight_bytes; }
-  WEIR_DEVICE PromptUnit& unit(PromptPlace at) const {
+  WEIR_DEVICE uint8_t* x_slot(RingPlace at) const { return x + at.slot * 2 * kPromptXBytes; }
+  WEIR_DEVICE uint8_t* weight_slot(RingPlace at) const { return weights + at.slot * weight_bytes; }
+  WEIR_DEVICE PromptUnit& unit(RingPlace at) const {
     return *reinterpret_cast<PromptUnit*>(reinterpret_cast<uint8_t*>(units) + at.slot * kPromptUnitBytes);
   }
-  WEIR_DEVICE void wait_filled(PromptPlace at) const { device::barrier_wait(&filled[at.slot], at.phase); }
+  WEIR_DEVICE void wait_filled(RingPlace at) const { device::barrier_wait(&filled[at.slot], at.phase); }
   // The first round finds every slot free.
-  WEIR_DEVICE void wait_free(PromptPlace at) const { device::barrier_wait(&free[at.slot], at.phase ^ 1U); }
-  WEIR_DEVICE void release(PromptPlace at) const {
+  WEIR_DEVICE void wait_free(RingPlace at) const { device::barrier_wait(&free[at.slot], at.phase ^ 1U); }
+  WEIR_DEVICE void release(RingPlace at) const {
     __syncwarp();
     if (device::lane() == 0) device::barrier_arrive(&free[at.slot]);
   }
@@ -106,7 +96,7 @@ struct PromptRing {
 inline constexpr int kPromptStripsAWarp = kPromptStrips / (kPromptBringing / device::kWarp);
 
 // By every warp that brings: the tiles [2 block, 2 block + tiles) of two of the unit's strips. Counts as one arrival.
-WEIR_DEVICE void bring_weights(const PromptRing& ring, PromptPlace at, const PromptUnit& unit, int block, int tiles) {
+WEIR_DEVICE void bring_weights(const PromptRing& ring, RingPlace at, const PromptUnit& unit, int block, int tiles) {
   if (device::lane() != 0) return;
   const int bytes = packed_tile_bytes(unit.format);
   const int warp = device::warp() - kPromptComputing / device::kWarp;
@@ -184,13 +174,13 @@ WEIR_DEVICE void bring(const Work& work, const PromptRing& ring) {
     if (static_cast<int>(blockIdx.x) < work.count()) {
       const PromptUnit unit = work.unit(static_cast<int>(blockIdx.x));
       early = min(ring.slots, (unit.tiles + 1) / 2);
-      for (int i = 0; i < early; ++i) bring_weights(ring, PromptPlace{i, 0}, unit, i, min(2, unit.tiles - 2 * i));
+      for (int i = 0; i < early; ++i) bring_weights(ring, RingPlace{i, 0}, unit, i, min(2, unit.tiles - 2 * i));
     }
   }
   device::wait_for_previous();
   device::start_next();
   PromptRows rows;
-  PromptPlace at;
+  RingPlace at;
   const int count = work.count();
   for (int i = static_cast<int>(blockIdx.x); i < count; i += static_cast<int>(gridDim.x)) {
     const PromptUnit unit = work.unit(i);

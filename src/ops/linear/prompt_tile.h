@@ -20,7 +20,7 @@ inline constexpr int kPromptManyRegisters = 216;
 // A computing warp's view of the ring.
 struct PromptReader {
   const PromptRing& ring;
-  PromptPlace at;
+  RingPlace at;
   int strip = 0;        // of the unit, that this warp takes
   uint32_t x_byte = 0;  // of a slot: where this warpgroup's columns begin
 
@@ -53,7 +53,7 @@ WEIR_DEVICE void multiply_tile(const PromptReader& reader, int tile, const uint3
 
 // The block's products have ended: its slot is free, and its sums join the total.
 template <int kSize>
-WEIR_DEVICE void join_block(const PromptReader& reader, PromptPlace done, float2 scale, float (&sum)[kSize / 2],
+WEIR_DEVICE void join_block(const PromptReader& reader, RingPlace done, float2 scale, float (&sum)[kSize / 2],
                             float (&total)[kSize / 2]) {
   device::wgmma_wait<0>();
   device::wgmma_settle(sum);
@@ -78,7 +78,7 @@ WEIR_DEVICE void multiply_unit(PromptReader& reader, const PromptUnit& unit, flo
   reader.take_weights<kFormat>(0, even);
   for (int block = 0; block < unit.tiles / 2; ++block) {
     const float2 scale = scale_of(block);
-    const PromptPlace now = reader.at;
+    const RingPlace now = reader.at;
     multiply_tile<kFormat, kSize>(reader, 0, even, sum);
     reader.take_weights<kFormat>(1, odd);
     multiply_tile<kFormat, kSize>(reader, 1, odd, sum);

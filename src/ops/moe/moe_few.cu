@@ -66,11 +66,6 @@ WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, int 
   }
 }
 
-// log2 of a power of two.
-WEIR_DEVICE int log_of(int power) {
-  return 31 - __clz(power);
-}
-
 // The block's shared memory: ring, rows, sums, barriers, scales.
 struct FewMoeShared {
   FewRing ring;

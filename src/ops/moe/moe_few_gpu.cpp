@@ -52,27 +52,20 @@ device::Grid down_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
 
 // As moe_some.cu and routes.h lay out their memory.
 constexpr int64_t kColumns = 8;
-constexpr int64_t kRouteSlots = kPackedTopMax + 1;
-constexpr int64_t kEntryBytes = 24;
 constexpr int64_t kSlotWeights = kFewWarps * kFewUnitBytes + kFewWarps * 8;
 constexpr int64_t kSomeBarriers = (kFewBarriers + 4) * kBarrier;
 constexpr int64_t kSomeSlotsMax = 6;
 constexpr int kSomeDownThreads = 544;
 
-int64_t some_entries(const GpuFewExpertsArgs& args) {
-  const int64_t routed = int64_t{args.rows} * args.top_k;
-  return std::min(routed, args.experts + routed / 8) + (args.rows + 7) / 8;
-}
-
 int64_t some_routes_bytes(const GpuFewExpertsArgs& args) {
-  return (16 + kPackedMoeRows * kRouteSlots * kFloat + some_entries(args) * kEntryBytes + 15) / 16 * 16;
+  const int64_t entries = route_entries_max(args.rows, args.experts, args.top_k);
+  return (16 + kPackedMoeRows * kRouteSlots * kFloat + entries * kRouteEntryBytes + 15) / 16 * 16;
 }
 
 device::Grid some_routes_grid(const GpuFewExpertsArgs& args) {
   device::Grid grid;
   grid.threads = 1024;
-  grid.shared_bytes = some_entries(args) * kEntryBytes +
-                      4 * (args.rows * kRouteSlots + int64_t{args.experts} * (2 + (args.rows + 7) / 8) + 33);
+  grid.shared_bytes = routes_bytes(args.rows, args.experts, args.top_k);
   grid.overlap = true;
   return grid;
 }

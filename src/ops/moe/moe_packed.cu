@@ -9,7 +9,7 @@ namespace weir {
 namespace {
 
 WEIR_DEVICE uint8_t* behind_routes(const GpuExpertsArgs& args, uint8_t* at) {
-  return at + (Routes::bytes(args.rows, args.experts, args.top_k) + 15) / 16 * 16;
+  return at + (routes_bytes(args.rows, args.experts, args.top_k) + 15) / 16 * 16;
 }
 
 }  // namespace

@@ -11,6 +11,23 @@ inline constexpr int32_t kPackedExpertsMax = 512;  // X
 inline constexpr int32_t kPackedTopMax = 15;       // experts of a row, without the shared one
 inline constexpr int32_t kPackedMoeRows = 64;      // rows of a call
 
+// Sizes of the routing in shared memory (routes.h).
+inline constexpr int kRouteSlots = kPackedTopMax + 1;
+inline constexpr int kRouteEntryBytes = 24;
+constexpr int route_words(int rows) {
+  return (rows + 7) / 8;
+}
+// Entries at most: an expert begins a new one every eight rows; the shared expert's come last.
+constexpr int route_entries_max(int rows, int experts, int top_k) {
+  const int routed = rows * top_k;
+  const int spread = experts + routed / 8;
+  return (routed < spread ? routed : spread) + route_words(rows);
+}
+constexpr int64_t routes_bytes(int rows, int experts, int top_k) {
+  return int64_t{kRouteEntryBytes} * route_entries_max(rows, experts, top_k) +
+         4 * (int64_t{rows} * kRouteSlots + int64_t{experts} * (2 + route_words(rows)) + 33);
+}
+
 // Routing: p = softmax over the X logits of a row; the top_k largest (ties: the lower index; NaN behind everything),
 // weights that sum to 1. A row's slots are its experts in ascending index, the shared expert (weight sigmoid of logit
 // X) behind them. hidden[row][slot][F] = SiLU(gate x) * up x; the shared expert's is there already. x and hidden are in

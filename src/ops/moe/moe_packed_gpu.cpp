@@ -10,18 +10,13 @@ namespace weir {
 namespace {
 
 constexpr int kThreads = 32 * (kPackedWarps + 1 + kPackedJoinWarps);
-// As routes.h and moe_packed.cu have them.
-constexpr int64_t kEntryBytes = 24;
+// As moe_packed.cu has them.
 constexpr int64_t kEntryWeightsBytes = 32;
 constexpr int64_t kPairBytes = 8;
-constexpr int64_t kRouteSlots = kPackedTopMax + 1;
 
-int64_t routes_bytes(const GpuExpertsArgs& args) {
-  const int64_t words = (args.rows + 7) / 8;
-  const int64_t routed = int64_t{args.rows} * args.top_k;
-  const int64_t entries = std::min(routed, args.experts + routed / 8) + words;
-  const int64_t routes = entries * kEntryBytes + 4 * (args.rows * kRouteSlots + args.experts * (2 + words) + 33);
-  return round_up(routes, 16) + (entries + 1) * kEntryWeightsBytes +
+int64_t routing_bytes(const GpuExpertsArgs& args) {
+  const int64_t entries = route_entries_max(args.rows, args.experts, args.top_k);
+  return round_up(routes_bytes(args.rows, args.experts, args.top_k), 16) + (entries + 1) * kEntryWeightsBytes +
          args.rows * (args.top_k + args.shared) * kPairBytes;
 }
 
@@ -64,12 +59,12 @@ void experts_packed(Gpu& gpu, const GpuExpertsArgs& args) {
   const int unit_bytes = packed_unit_bytes(args.format);
   launch(
       gpu, "weir_experts_gate_up", std::min<int64_t>(routed, args.experts) * strips,
-      int64_t{columns} * packed_row_bytes(args.d) + routes_bytes(args),
+      int64_t{columns} * packed_row_bytes(args.d) + routing_bytes(args),
       [&](int units) { return packed_stage_units(args.format, units) * unit_bytes; }, args);
   const int blocks = (args.f / kTileK + 1) / 2;
   launch(
       gpu, "weir_experts_down", (args.d + kStripRows - 1) / kStripRows,
-      routes_bytes(args) + int64_t{args.rows} * 2 * kStripRows * 4,
+      routing_bytes(args) + int64_t{args.rows} * 2 * kStripRows * 4,
       [&](int units) {
         const int here = experts_down_units(args, units);
         return here < blocks ? 0 : here * unit_bytes + here / blocks * columns * packed_row_bytes(args.f);

@@ -12,16 +12,11 @@ namespace {
 inline constexpr int kColumns = 8;
 inline constexpr int kUnitSums = kColumns * kStripRows;
 inline constexpr int kRouteThreads = 1024;
-inline constexpr int kMultiplying = kFewWarps * device::kWarp;
 // Of a slot of the ring: weights, their scales, rows.
 inline constexpr int kSlotWeights = kFewWarps * kFewUnitBytes;
 inline constexpr int kSlotScales = kFewWarps * 8;
 
 inline constexpr int kRouteHead = 16;  // bytes ahead of the routing: the number of entries
-
-WEIR_DEVICE int log_of(int power) {
-  return 31 - __clz(power);
-}
 
 // The routing, as the first kernel leaves it, once it is in shared memory.
 struct RoutesHere {
@@ -38,18 +33,6 @@ struct RoutesHere {
 WEIR_DEVICE int slot_of(const RouteEntry& entry, int column) {
   return static_cast<int>((entry.slots >> (4 * column)) & 15U);
 }
-
-// Counts through the slots of the ring.
-struct Turn {
-  int slot = 0;
-  uint32_t phase = 0;
-  WEIR_DEVICE void next(int slots) {
-    if (++slot == slots) {
-      slot = 0;
-      phase ^= 1U;
-    }
-  }
-};
 
 // Scales of a unit stand behind its sums: [units][8][16], [units][2].
 WEIR_DEVICE float join_columns(const float* sums, const float* scales, int unit, int units, int column, int row) {
@@ -129,8 +112,8 @@ WEIR_KERNEL_BOUNDED(weir_some_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
   const int strip_mask = (1 << strip_bits) - 1;
   if (few_brings()) {
     if (device::lane() != 0) return;
-    Turn turn;
-    Turn place;
+    RingPlace turn;
+    RingPlace place;
     int current = -1;
 #pragma unroll 1
     for (int item = first; item < end; ++item) {
@@ -145,7 +128,7 @@ WEIR_KERNEL_BOUNDED(weir_some_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
           device::bulk_copy(rows + (place.slot * kColumns + c) * row_bytes, args.x + int64_t{entry.rows[c]} * args.d,
                             args.d * 2, &rows_filled[place.slot]);
         }
-        place.next(2);
+        place.advance(2);
       }
       const int64_t offset = entry.expert * args.stride;
       const uint8_t* weights = args.gate_up + offset;
@@ -158,13 +141,13 @@ WEIR_KERNEL_BOUNDED(weir_some_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
         device::barrier_expect(&filled[turn.slot], kSlotBytes);
         device::bulk_copy_once(slot, weights + (strip_at + unit) * kFewUnitBytes, kSlotWeights, &filled[turn.slot]);
         device::bulk_copy(slot + kSlotWeights, of_scales + (strip_at + unit) * 8, kSlotScales, &filled[turn.slot]);
-        turn.next(slots);
+        turn.advance(slots);
       }
     }
     return;
   }
-  Turn turn;
-  Turn place;
+  RingPlace turn;
+  RingPlace place;
   int current = -1;
   uint32_t columns = 0;
   const uint32_t lane_at = static_cast<uint32_t>(device::lane() % 8 * row_bytes + device::lane() / 8 * 16);
@@ -176,7 +159,7 @@ WEIR_KERNEL_BOUNDED(weir_some_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
       if (current >= 0) {
         __syncwarp();
         if (device::lane() == 0) device::barrier_arrive(&rows_free[place.slot]);
-        place.next(2);
+        place.advance(2);
       }
       current = index;
       device::barrier_wait(&rows_filled[place.slot], place.phase);
@@ -198,9 +181,9 @@ WEIR_KERNEL_BOUNDED(weir_some_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
       }
       __syncwarp();
       if (device::lane() == 0) device::barrier_arrive(&free[turn.slot]);
-      turn.next(slots);
+      turn.advance(slots);
     }
-    device::threads_barrier(1, kMultiplying);
+    few_barrier();
     // At most 128 values: a thread's gate is a row of the strip, its up eight rows on.
     if (thread < count * kStripRows) {
       const int row = thread % kStripRows;
@@ -274,7 +257,7 @@ WEIR_KERNEL_BOUNDED(weir_some_down, GpuFewExpertsArgs, kDownThreads, 1) {
     const int lane = device::lane();
     const int e = lane / kColumns;
     const int c = lane % kColumns;
-    Turn turn;
+    RingPlace turn;
     bool waited = false;
 #pragma unroll 1
     for (int begin = 0; begin < entries; begin += together) {
@@ -309,13 +292,13 @@ WEIR_KERNEL_BOUNDED(weir_some_down, GpuFewExpertsArgs, kDownThreads, 1) {
                           args.hidden + from * args.f, args.f * 2, &filled[turn.slot]);
       }
       __syncwarp();
-      turn.next(slots);
+      turn.advance(slots);
     }
     return;
   }
   if (device::warp() < kFewWarps) {
-    Turn turn;
-    Turn to;
+    RingPlace turn;
+    RingPlace to;
     const int own = device::warp() >> block_bits;
     const int block = device::warp() & (blocks - 1);
     const uint32_t lane_at =
@@ -340,8 +323,8 @@ WEIR_KERNEL_BOUNDED(weir_some_down, GpuFewExpertsArgs, kDownThreads, 1) {
         device::barrier_arrive(&free[turn.slot]);
         device::barrier_arrive(&sums_filled[to.slot]);
       }
-      turn.next(slots);
-      to.next(2);
+      turn.advance(slots);
+      to.advance(2);
     }
     return;
   }
@@ -359,7 +342,7 @@ WEIR_KERNEL_BOUNDED(weir_some_down, GpuFewExpertsArgs, kDownThreads, 1) {
     totals[j] = 0;
     before[j] = args.add != 0 && m < args.rows && n < args.d ? __ldcg(args.y + m * args.y_stride + n) : 0.0F;
   }
-  Turn from;
+  RingPlace from;
 #pragma unroll 1
   for (int begin = 0; begin < entries; begin += together) {
     const int here = min(together, entries - begin);
@@ -381,7 +364,7 @@ WEIR_KERNEL_BOUNDED(weir_some_down, GpuFewExpertsArgs, kDownThreads, 1) {
     }
     __syncwarp();
     if (device::lane() == 0) device::barrier_arrive(&sums_free[from.slot]);
-    from.next(2);
+    from.advance(2);
   }
 #pragma unroll
   for (int j = 0; j < kTotals; ++j) {

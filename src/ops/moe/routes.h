@@ -15,17 +15,7 @@ struct RouteEntry {
   uint8_t rows[8];
 };
 
-inline constexpr int kRouteSlots = kPackedTopMax + 1;
-
-constexpr int route_words(int rows) {
-  return (rows + 7) / 8;
-}
-// Entries at most: an expert begins a new one every eight rows; the shared expert's come last.
-constexpr int route_entries_max(int rows, int experts, int top_k) {
-  const int routed = rows * top_k;
-  const int spread = experts + routed / 8;
-  return (routed < spread ? routed : spread) + route_words(rows);
-}
+static_assert(sizeof(RouteEntry) == kRouteEntryBytes);
 
 struct Routes {
   RouteEntry* entries;  // [route_entries_max]
@@ -34,10 +24,6 @@ struct Routes {
   uint32_t* slots;      // [X][route_words]: 4 bits a row
   int* sums;            // [33]
 
-  static constexpr int64_t bytes(int rows, int experts, int top_k) {
-    return static_cast<int64_t>(sizeof(RouteEntry)) * route_entries_max(rows, experts, top_k) +
-           4 * (int64_t{rows} * kRouteSlots + int64_t{experts} * (2 + route_words(rows)) + 33);
-  }
   WEIR_DEVICE Routes(uint8_t* at, int rows, int experts, int top_k) {
     entries = reinterpret_cast<RouteEntry*>(at);
     weights = reinterpret_cast<float*>(entries + route_entries_max(rows, experts, top_k));
