@@ -3,11 +3,8 @@
 
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 
 #include "decode/sampler.h"
-#include "models/weights.h"
 #include "ops/logits/logits.h"
 #include "runner/offline.h"
 #include "runner/test_model.h"
@@ -54,22 +51,12 @@ struct Difference {
 class Golden : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const std::string folder = std::string("tests/data/goldens/") + GetParam();
-    std::ifstream file(folder + "/config.json");
-    std::stringstream text;
-    text << file.rdbuf();
-    auto config = parse_model_config(text.str());
-    ASSERT_TRUE(config.ok()) << config.error().text();
-    auto checkpoint = Checkpoint::open_file(folder + "/model.safetensors");
-    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().text();
-    auto weights = load_weights(*config, **checkpoint);
-    ASSERT_TRUE(weights.ok()) << weights.error().text();
-    auto model = make_test_model(*config, *weights, 2048);
+    auto model = load_golden_model(GetParam(), 2048);
     ASSERT_TRUE(model.ok()) << model.error().text();
     model_ = std::move(*model);
     const auto* gpu = dynamic_cast<const GpuModel*>(model_.get());
     if (gpu != nullptr && gpu->packed) bounds_ = kRounded;
-    auto golden = Checkpoint::open_file(folder + "/golden.safetensors");
+    auto golden = Checkpoint::open_file(std::string("tests/data/goldens/") + GetParam() + "/golden.safetensors");
     ASSERT_TRUE(golden.ok()) << golden.error().text();
     golden_ = std::move(*golden);
   }

@@ -2,15 +2,11 @@
 // log-probabilities of the prompt's rest and of all that follows, at boundaries of pages and inside them.
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <sstream>
 #include <thread>
 
-#include "models/weights.h"
 #include "runner/cpu_caches.h"
 #include "runner/model_runner.h"
 #include "runner/test_model.h"
-#include "weights/checkpoint.h"
 
 namespace weir {
 namespace {
@@ -29,17 +25,7 @@ struct Yield {
 class Reuse : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const std::string folder = std::string("tests/data/goldens/") + GetParam();
-    std::ifstream file(folder + "/config.json");
-    std::stringstream text;
-    text << file.rdbuf();
-    auto config = parse_model_config(text.str());
-    ASSERT_TRUE(config.ok()) << config.error().text();
-    auto checkpoint = Checkpoint::open_file(folder + "/model.safetensors");
-    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().text();
-    auto weights = load_weights(*config, **checkpoint);
-    ASSERT_TRUE(weights.ok()) << weights.error().text();
-    auto model = make_test_model(*config, *weights, 512);
+    auto model = load_golden_model(GetParam(), 512);
     ASSERT_TRUE(model.ok()) << model.error().text();
     model_ = std::move(*model);
     for (int32_t i = 0; i < kPrompt; ++i) {

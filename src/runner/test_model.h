@@ -2,11 +2,15 @@
 #pragma once
 
 #include <cstdlib>
+#include <fstream>
 #include <memory>
+#include <sstream>
 #include <string>
 
+#include "models/weights.h"
 #include "runner/cpu_model.h"
 #include "runner/gpu_model.h"
+#include "weights/checkpoint.h"
 
 namespace weir {
 
@@ -23,6 +27,18 @@ inline Result<std::unique_ptr<Model>> make_test_model(const ModelConfig& config,
     return std::unique_ptr<Model>(std::move(model));
   }
   return std::unique_ptr<Model>(CpuModel::create(config, weights, options, positions));
+}
+
+// The checkpoint tests/data/goldens/<name>.
+inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& name, int64_t positions) {
+  const std::string folder = "tests/data/goldens/" + name;
+  std::ifstream file(folder + "/config.json");
+  std::stringstream text;
+  text << file.rdbuf();
+  WEIR_ASSIGN_OR_RETURN(const auto config, parse_model_config(text.str()));
+  WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open_file(folder + "/model.safetensors"));
+  WEIR_ASSIGN_OR_RETURN(const auto weights, load_weights(config, *checkpoint));
+  return make_test_model(config, weights, positions);
 }
 
 }  // namespace weir
