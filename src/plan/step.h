@@ -16,11 +16,14 @@ enum class EditKind : uint8_t {
   kJoin,          // row, state (zeroed), prompt_length, sampling = plan.sampling[first]
   kAppendPages,   // row, page_class, plan.pages[first, first + count) appended to the row's table of that class
   kCopyPage,      // row (who will write it), page_class, page plan.pages[first] copied to plan.pages[first + 1]
-  kSaveState,     // row's live state -> slot `state`
+  kSaveState,     // the row's state behind its first `position` tokens -> slot `state`, see below
   kRestoreState,  // slot `state` -> row's live state; the row continues at `position`
 };
 
 // Applied in order before the step's work. Rows are stable: a row keeps its index from join to leave.
+// A state is saved when the row has computed `position` tokens: at once, or before the edits of the first plan after the
+// step that brings it there; so a save may be ordered with that step or long before. A row has one save open at most; it is dropped
+// when the row leaves before it gets there.
 struct Edit {
   EditKind kind = EditKind::kLeave;
   RowId row;
@@ -29,7 +32,7 @@ struct Edit {
   int32_t first = 0;
   int32_t count = 0;
   int64_t prompt_length = 0;  // kJoin: tokens [0, prompt_length) are prompt, the rest were generated
-  int64_t position = 0;       // kRestoreState
+  int64_t position = 0;       // kSaveState, kRestoreState
 };
 
 // A row's numeric family follows its role, never the make-up or size of the step.

@@ -53,6 +53,19 @@ BatchRow& BatchTable::row(RowId id) {
   return rows_[id.index()];
 }
 
+void BatchTable::save_states() {
+  for (BatchRow& row : rows_) {
+    if (row.live) save_state(&row);
+  }
+}
+
+void BatchTable::save_state(BatchRow* row) {
+  if (!row->save_to.valid() || row->position < row->save_position) return;
+  WEIR_CHECK(row->position == row->save_position, "a state at {} is saved for {}", row->position, row->save_position);
+  caches_->copy_slot(row->state, row->save_to);
+  row->save_to = {};
+}
+
 void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
   BatchRow& target = row(edit.row);
   WEIR_CHECK(target.live != (edit.kind == EditKind::kJoin), "step {}: edit {} of row {}, live {}", plan.id,
@@ -70,6 +83,7 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       target.prompt_length = edit.prompt_length;
       target.last_token = -1;
       target.state = edit.state;
+      target.save_to = {};
       target.sampling = plan.sampling.at(static_cast<size_t>(edit.first));
       target.on_device = target.sampling.logprobs < 0 && executor_->samples(target.sampling);
       target.stop = {target.prompt_length, target.sampling.max_tokens, target.sampling.stop_id_count,
@@ -91,7 +105,11 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       break;
     }
     case EditKind::kSaveState:
-      caches_->copy_slot(target.state, edit.state);
+      WEIR_CHECK(!target.save_to.valid() && edit.position >= target.position, "row {} at {} has a save at {}, not {}",
+                 edit.row.value(), target.position, target.save_position, edit.position);
+      target.save_to = edit.state;
+      target.save_position = edit.position;
+      save_state(&target);
       break;
     case EditKind::kRestoreState:
       caches_->copy_slot(edit.state, target.state);

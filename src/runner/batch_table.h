@@ -36,6 +36,8 @@ struct BatchRow {
   TokenId last_token = -1;       // sampled, not yet computed
   bool on_device = false;        // the device samples this sequence's tokens
   StateSlotId state;
+  StateSlotId save_to;       // valid: a save is open
+  int64_t save_position = 0;
   SamplingParams sampling;
   StopRule stop;
   std::vector<std::vector<std::byte*>> pages;  // per class, page bases in order
@@ -76,6 +78,8 @@ class BatchTable {
   // Borrows caches and executor. Rows, page tables and step arrays are reserved here.
   BatchTable(const RunnerLimits& limits, const CacheLayout& layout, Caches* caches, const Executor* executor);
 
+  // Saves the states of rows that stand where a save was ordered. Called before a plan's edits.
+  void save_states();
   void apply(const StepPlan& plan, const Edit& edit);
   // Lays out the plan's work. Programmer error: work that does not continue its row.
   void lay_out(const StepPlan& plan, StepRows* rows);
@@ -89,6 +93,7 @@ class BatchTable {
   BatchRow& row(RowId id);
 
  private:
+  void save_state(BatchRow* row);
   void add_work(const StepPlan& plan, int32_t index, StepRows* rows);
   void add_tokens(const StepPlan& plan, const SequenceWork& work, BatchRow* target, StepRows* rows);
   void want_rows(const StepPlan& plan, int32_t index, int64_t row_begin, StepRows* rows);

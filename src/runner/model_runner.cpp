@@ -94,6 +94,7 @@ void ModelRunner::enqueue(const Job& job) {
   Flight& flight = flights_[(first_flight_ + flight_count_) % flights_.size()];
   flight.job = job;
   begin_result(*job.plan, job.result);
+  table_.save_states();
   for (const Edit& edit : job.plan->edits) table_.apply(*job.plan, edit);
   table_.lay_out(*job.plan, &flight.rows);
   executor_->enqueue(flight.rows.batch());

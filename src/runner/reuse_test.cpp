@@ -155,9 +155,9 @@ TEST_P(Reuse, ASequenceGoesOnFromPagesAndStateOfAnother) {
     Yield giver;
     join(first, &plan);
     append(first, 0, kPagesOfRow, &plan);
+    state(EditKind::kSaveState, first, boundary, &plan);
     prefill(first, 0, boundary, &plan);
     step(&plan, &giver);
-    state(EditKind::kSaveState, first, boundary, &plan);
     prefill(first, boundary, kPrompt, &plan);
     step(&plan, &giver);
     generate(first, &plan, &giver);
