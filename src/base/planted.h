@@ -14,6 +14,10 @@ enum class PlantedBug {
   kQueueJump,            // the second in the queue is admitted first
   kTokenTwice,           // an event is published twice
   kLeakedPages,          // a row that leaves keeps its last page
+  kUncomputedInKey,      // the last sampled token, which nobody computed, counts as known to the caches
+  kCheckpointTooEarly,   // a state is found one block before the tokens that it has seen
+  kPageNotCopied,        // who goes on inside a page gets an empty one
+  kSaltForgotten,        // tenants find what others computed
   kStateNotZeroed,       // a joining row finds the state of whoever had its slot before
   kBatchDependentSplit,  // large steps sum a norm's squares in another order
 };

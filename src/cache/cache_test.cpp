@@ -41,7 +41,7 @@ struct TwoClasses : testing::Test {
 };
 
 TEST_F(TwoClasses, GrowthTakesWhatLacksOfEveryClassOrNothing) {
-  SequenceCache cache(layout, limits);
+  SequenceCache cache(layout, limits, {});
   EXPECT_EQ(cache.tokens_alone_max(), 24);
   StepPlan plan;
   EXPECT_TRUE(cache.grow(RowId(0), 17, &plan));
@@ -54,21 +54,21 @@ TEST_F(TwoClasses, GrowthTakesWhatLacksOfEveryClassOrNothing) {
   EXPECT_FALSE(cache.grow(RowId(1), 1, &plan));
   EXPECT_EQ(cache.pages_used(), 5);
   EXPECT_EQ(plan.edits.size(), 2U);
-  EXPECT_FALSE(cache.fits(1, 0));
+  EXPECT_FALSE(cache.fits(1, 0, {}));
 }
 
 TEST_F(TwoClasses, LeavingGivesBackPagesAndSlot) {
-  SequenceCache cache(layout, limits);
+  SequenceCache cache(layout, limits, {});
   StepPlan plan;
   EXPECT_TRUE(cache.slot_free());
-  EXPECT_EQ(cache.join(RowId(1)), StateSlotId(0));
+  EXPECT_EQ(cache.join(RowId(1), {}, {}), StateSlotId(0));
   EXPECT_FALSE(cache.slot_free());
   EXPECT_TRUE(cache.grow(RowId(1), 24, &plan));
   cache.leave(RowId(1));
   EXPECT_EQ(cache.pages_used(), 0);
   EXPECT_EQ(cache.slots_used(), 0);
-  EXPECT_TRUE(cache.fits(24, 0));
-  EXPECT_FALSE(cache.fits(24, 1));
+  EXPECT_TRUE(cache.fits(24, 0, {}));
+  EXPECT_FALSE(cache.fits(24, 1, {}));
 }
 
 }  // namespace

@@ -11,12 +11,14 @@
 
 namespace weir {
 
-PrefixTree::PrefixTree(int32_t blocks_max, int32_t page_classes, uint64_t seed)
+PrefixTree::PrefixTree(int32_t blocks_max, int32_t block_tokens, int32_t page_classes, uint64_t seed)
     : seed_(seed),
+      block_tokens_(block_tokens),
       page_classes_(page_classes),
       blocks_(static_cast<size_t>(blocks_max)),
       pages_(static_cast<size_t>(blocks_max) * static_cast<size_t>(page_classes)),
       buckets_(std::bit_ceil(std::max<size_t>(2 * static_cast<size_t>(blocks_max), 2)), -1) {
+  WEIR_CHECK(block_tokens >= 1 && block_tokens <= kGridTokens, "blocks of {} tokens", block_tokens);
   for (int32_t i = blocks_max - 1; i >= 0; --i) {
     blocks_[static_cast<size_t>(i)].next_in_bucket = free_;
     free_ = i;
@@ -33,9 +35,16 @@ const PrefixTree::Block& PrefixTree::at(BlockId block) const {
   return blocks_[block.index()];
 }
 
+uint64_t PrefixTree::name_at_start(const CacheSalt& salt) const {
+  return XXH3_64bits_withSeed(salt.data(), sizeof(salt), seed_);
+}
+
+uint64_t PrefixTree::name_behind(uint64_t parent, std::span<const TokenId> tokens) {
+  return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), parent);
+}
+
 uint64_t PrefixTree::name(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const {
-  const uint64_t before = parent.valid() ? at(parent).name : XXH3_64bits_withSeed(salt.data(), sizeof(salt), seed_);
-  return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), before);
+  return name_behind(parent.valid() ? at(parent).name : name_at_start(salt), tokens);
 }
 
 bool PrefixTree::is(const Block& block, uint64_t name, BlockId parent, const CacheSalt& salt,
@@ -58,7 +67,7 @@ BlockId PrefixTree::find(BlockId parent, const CacheSalt& salt, std::span<const 
 
 BlockId PrefixTree::find_partial(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const {
   if ((parent.valid() ? at(parent).partial_children : partial_at_start_) == 0) return {};
-  for (size_t count = std::min<size_t>(tokens.size(), kGridTokens - 1); count > 0; --count) {
+  for (size_t count = std::min(tokens.size(), static_cast<size_t>(block_tokens_ - 1)); count > 0; --count) {
     if (const BlockId found = find(parent, salt, tokens.first(count)); found.valid()) return found;
   }
   return {};
@@ -67,10 +76,11 @@ BlockId PrefixTree::find_partial(BlockId parent, const CacheSalt& salt, std::spa
 BlockId PrefixTree::insert(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens,
                            std::span<const PageId> pages) {
   WEIR_CHECK(free_ >= 0, "no room for another block than {}", size_);
-  WEIR_CHECK(!tokens.empty() && tokens.size() <= kGridTokens && pages.size() == static_cast<size_t>(page_classes_),
+  WEIR_CHECK(!tokens.empty() && tokens.size() <= static_cast<size_t>(block_tokens_) &&
+                 pages.size() == static_cast<size_t>(page_classes_),
              "a block of {} tokens and {} pages", tokens.size(), pages.size());
-  WEIR_CHECK(!parent.valid() || (at(parent).token_count == kGridTokens && at(parent).users > 0),
-             "block {} can have no child now", parent.value());
+  WEIR_CHECK(!parent.valid() || (full(parent) && at(parent).users > 0), "block {} can have no child now",
+             parent.value());
   const uint64_t name = this->name(parent, salt, tokens);
   WEIR_CHECK(!look_up(name, parent, salt, tokens).valid(), "the block is in the tree already");
   const int32_t index = free_;
@@ -86,7 +96,7 @@ BlockId PrefixTree::insert(BlockId parent, const CacheSalt& salt, std::span<cons
   std::copy(pages.begin(), pages.end(), pages_.begin() + static_cast<ptrdiff_t>(index) * page_classes_);
   block.next_in_bucket = buckets_[bucket(name)];
   buckets_[bucket(name)] = index;
-  const bool partial = block.token_count < kGridTokens;
+  const bool partial = block.token_count < block_tokens_;
   if (parent.valid()) ++at(parent).children;
   if (partial) ++(parent.valid() ? at(parent).partial_children : partial_at_start_);
   append(&by_use_, &Block::by_use, index);
@@ -104,15 +114,34 @@ void PrefixTree::remove(BlockId id) {
   --evictable_;
   --size_;
   if (block.parent.valid()) --at(block.parent).children;
-  if (block.token_count < kGridTokens) {
+  if (block.token_count < block_tokens_) {
     --(block.parent.valid() ? at(block.parent).partial_children : partial_at_start_);
   }
-  int32_t* link = &buckets_[bucket(block.name)];
-  while (*link != id.value()) link = &blocks_[static_cast<size_t>(*link)].next_in_bucket;
-  *link = block.next_in_bucket;
+  if (!block.hidden) leave_bucket(id);
   block.token_count = 0;
   block.next_in_bucket = free_;
   free_ = id.value();
+}
+
+void PrefixTree::leave_bucket(BlockId id) {
+  const Block& block = at(id);
+  int32_t* link = &buckets_[bucket(block.name)];
+  while (*link != id.value()) link = &blocks_[static_cast<size_t>(*link)].next_in_bucket;
+  *link = block.next_in_bucket;
+}
+
+void PrefixTree::hide(BlockId id) {
+  Block& block = at(id);
+  if (block.hidden) return;
+  leave_bucket(id);
+  block.hidden = true;
+}
+
+void PrefixTree::set_pages(BlockId block, std::span<const PageId> pages) {
+  at(block);
+  WEIR_CHECK(pages.size() == static_cast<size_t>(page_classes_), "{} pages for {} classes", pages.size(),
+             page_classes_);
+  std::copy(pages.begin(), pages.end(), pages_.begin() + static_cast<ptrdiff_t>(block.index()) * page_classes_);
 }
 
 void PrefixTree::use(BlockId id) {

@@ -20,24 +20,27 @@ namespace weir {
 
 using BlockId = Id<struct PrefixBlockTag>;
 
-// Separates tenants: blocks of different salts never meet. Zeros: no salt.
-using CacheSalt = std::array<uint64_t, 4>;
-
 class PrefixTree {
  public:
-  // Room for `blocks_max` blocks, each with one page of every class. `seed` keys the hash.
-  PrefixTree(int32_t blocks_max, int32_t page_classes, uint64_t seed);
+  // Room for `blocks_max` blocks of `block_tokens` tokens (at most kGridTokens), each with one page of every class.
+  // `seed` keys the hash.
+  PrefixTree(int32_t blocks_max, int32_t block_tokens, int32_t page_classes, uint64_t seed);
 
-  // The block of exactly these tokens, 1 to kGridTokens of them, behind `parent` (invalid: at the start); invalid:
+  // The block of exactly these tokens, 1 to block_tokens of them, behind `parent` (invalid: at the start); invalid:
   // none.
   BlockId find(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
-  // The longest block of fewer than kGridTokens tokens, a prefix of `tokens`, behind `parent`; invalid: none.
+  // The longest block of fewer than block_tokens tokens, a prefix of `tokens`, behind `parent`; invalid: none.
   BlockId find_partial(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
   // Adds a block that find() does not know, with one page of every class, in use by nobody yet: the caller uses it, or
   // it is the last in the order. A parent must be full and in use. Programmer error: no room.
   BlockId insert(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens, std::span<const PageId> pages);
   // Takes a block out that nobody uses and that has no children; its pages and its checkpoint are the caller's again.
   void remove(BlockId block);
+
+  // Nothing finds the block any more, nor what stands behind it.
+  void hide(BlockId block);
+  // The pages hold the same as those that the block had.
+  void set_pages(BlockId block, std::span<const PageId> pages);
 
   // One user more or less. A user of a block uses its parents too, one call for each, and gives back children first.
   void use(BlockId block);
@@ -61,14 +64,16 @@ class PrefixTree {
   BlockId parent(BlockId block) const { return at(block).parent; }
   // Tokens from the start to the block's end.
   int64_t end(BlockId block) const { return at(block).end; }
+  bool full(BlockId block) const { return at(block).token_count == block_tokens_; }
   int32_t users(BlockId block) const { return at(block).users; }
   std::span<const PageId> pages(BlockId block) const;
   int32_t size() const { return size_; }
   int32_t checkpoints() const { return checkpoints_; }
 
   // The hash of everything from the start to the end of such a block: what remains to know a block by once it is gone.
-  uint64_t name(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
   uint64_t name(BlockId block) const { return at(block).name; }
+  uint64_t name_at_start(const CacheSalt& salt) const;
+  static uint64_t name_behind(uint64_t parent, std::span<const TokenId> tokens);
 
  private:
   // Neighbours in one of the two orders; -1: none.
@@ -88,6 +93,7 @@ class PrefixTree {
     int32_t users = 0;
     int32_t children = 0;
     int32_t partial_children = 0;
+    bool hidden = false;
     int32_t next_in_bucket = -1;  // the free list's link too
     int64_t end = 0;
     StateSlotId checkpoint;
@@ -98,6 +104,8 @@ class PrefixTree {
 
   Block& at(BlockId block);
   const Block& at(BlockId block) const;
+  uint64_t name(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
+  void leave_bucket(BlockId id);
   size_t bucket(uint64_t name) const { return static_cast<size_t>(name) & (buckets_.size() - 1); }
   bool is(const Block& block, uint64_t name, BlockId parent, const CacheSalt& salt,
           std::span<const TokenId> tokens) const;
@@ -106,6 +114,7 @@ class PrefixTree {
   void take_out(Order* order, Link Block::* link, int32_t index);
 
   uint64_t seed_;
+  int32_t block_tokens_;
   int32_t page_classes_;
   std::vector<Block> blocks_;
   std::vector<PageId> pages_;     // page_classes_ per block

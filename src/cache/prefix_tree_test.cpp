@@ -23,7 +23,7 @@ struct PrefixTreeTest : testing::Test {
     const std::array pages{PageId(page)};
     return tree.insert(parent, salt, tokens, pages);
   }
-  PrefixTree tree{8, 1, 7};
+  PrefixTree tree{8, kGridTokens, 1, 7};
 };
 
 TEST_F(PrefixTreeTest, FindsABlockBehindItsParentAlone) {
@@ -104,7 +104,7 @@ TEST_F(PrefixTreeTest, AFullTreeAndABlockTwiceAreProgrammerErrors) {
 // Random paths of few distinct tokens against a map from whole prefixes to pages, with eviction whenever it is full.
 TEST(PrefixTreeRandom, AgreesWithAMapOfPrefixes) {
   std::mt19937 random(11);
-  PrefixTree tree(40, 1, 3);
+  PrefixTree tree(40, kGridTokens, 1, 3);
   std::map<std::vector<TokenId>, int32_t> known;
   std::map<int32_t, std::vector<TokenId>> prefix_of;  // by block
   int32_t hits = 0;

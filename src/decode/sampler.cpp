@@ -62,7 +62,7 @@ TokenHistory::TokenHistory(int32_t vocabulary) : vocabulary_(vocabulary) {
 }
 
 void TokenHistory::reset(const SamplingParams& params) {
-  active_ = params.repetition_penalty != 1.0F || params.presence_penalty != 0.0F || params.frequency_penalty != 0.0F;
+  active_ = has_penalties(params);
   if (!active_) return;
   const auto size = static_cast<size_t>(vocabulary_);
   std::memset(output_.get(), 0, size * sizeof(uint16_t));

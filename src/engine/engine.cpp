@@ -24,7 +24,16 @@ constexpr int64_t kStallWaitUs = 1'000;
 constexpr int32_t kShutdownWaits = 600;
 
 SchedulerConfig scheduler_config(const EngineConfig& config) {
-  return {config.queue_requests_max, config.queue_tokens_max, config.prefill_chunk_max, config.aging_us};
+  SchedulerConfig out;
+  out.queue_requests_max = config.queue_requests_max;
+  out.queue_tokens_max = config.queue_tokens_max;
+  out.prefill_chunk_max = config.prefill_chunk_max;
+  out.aging_us = config.aging_us;
+  out.prefix_caching = config.prefix_caching;
+  out.reuse_generated = config.reuse_generated;
+  out.checkpoint_interval = config.checkpoint_interval;
+  out.cache_seed = config.cache_seed;
+  return out;
 }
 
 // A submitted step and what it will yield.
@@ -160,7 +169,8 @@ void Engine::Impl::take_generate(int64_t payload) {
   int64_t left = incoming.prompt_count;
   WEIR_CHECK(payload == kFixed + biases + left * static_cast<int64_t>(sizeof(TokenId)), "a request of {} bytes",
              payload);
-  const int32_t index = scheduler.add({incoming.id, incoming.arrival_us, incoming.priority, &incoming.sampling});
+  const int32_t index = scheduler.add(
+      {incoming.id, incoming.arrival_us, incoming.priority, &incoming.sampling, incoming.salt, incoming.suffix_count});
   while (left > 0) {
     const int64_t count = std::min(left, static_cast<int64_t>(kCopyTokens));
     shared->commands.take(copy.data(), count * static_cast<int64_t>(sizeof(TokenId)));
@@ -307,10 +317,19 @@ void Engine::Impl::update_gauges() {
   gauges.running.set(scheduler.running());
   gauges.preempted.set(scheduler.preempted());
   gauges.pages_used.set(scheduler.cache().pages_used());
+  gauges.pages_free.set(scheduler.cache().pages_free());
+  gauges.pages_kept.set(scheduler.cache().pages_kept());
   gauges.slots_used.set(scheduler.cache().slots_used());
+  gauges.checkpoints.set(scheduler.cache().checkpoints());
+  gauges.evicted_blocks.set(scheduler.cache().evicted_blocks());
+  gauges.evicted_checkpoints.set(scheduler.cache().evicted_checkpoints());
   gauges.steps_in_flight.set(flight_count);
   gauges.token_blocks_used.set(scheduler.token_blocks_used());
   gauges.prompt_tokens.set(counters.admitted_prompt_tokens);
+  gauges.matched_tokens.set(counters.matched_tokens);
+  gauges.cached_tokens.set(counters.reused_tokens);
+  gauges.lost_to_checkpoint.set(counters.lost_to_checkpoint);
+  gauges.lost_to_eviction.set(counters.lost_to_eviction);
   gauges.recomputed_tokens.set(counters.recomputed_tokens);
   gauges.preemptions.set(counters.preemptions);
   gauges.admitted.set(counters.admitted);

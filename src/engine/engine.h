@@ -24,6 +24,10 @@ struct EngineConfig {
   int32_t prefill_chunk_max = 0;         // prompt tokens of one sequence in a step (--long-prefill-token-threshold);
                                          // 0: as many as the step has room for
   int64_t aging_us = 1'000'000;          // waiting this long weighs as much as one step of priority
+  bool prefix_caching = false;           // --enable-prefix-caching
+  bool reuse_generated = false;          // --reuse-generated; see SchedulerConfig
+  int64_t checkpoint_interval = 0;       // --checkpoint-interval, tokens
+  uint64_t cache_seed = 0;               // of the hash that finds prefixes: random where requests come from strangers
   int64_t event_ring_bytes = 8 << 20;    // raised at start to twice the largest step if that is more
 };
 

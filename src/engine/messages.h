@@ -24,7 +24,10 @@ struct GenerateHeader {
   int64_t arrival_us = 0;    // the engine's clock, when the request's headers were read
   int32_t priority = 0;      // [kPriorityMin, kPriorityMax]
   int32_t prompt_count = 0;  // >= 1; set by EngineClient::submit
-  SamplingParams sampling;   // max_tokens 0: compute the prompt (and its log-probabilities) and end with kLength
+  int32_t suffix_count = 0;  // last tokens of the prompt that the next turn will render differently: what a chat
+                             // template adds to make the model answer
+  CacheSalt salt{};
+  SamplingParams sampling;  // max_tokens 0: compute the prompt (and its log-probabilities) and end with kLength
 };
 static_assert(std::is_trivially_copyable_v<GenerateHeader>);
 
@@ -51,6 +54,8 @@ struct EventHeader {
   int32_t message_bytes = 0;
   int32_t prompt_count = 0;      // prompt tokens of the sequence
   int32_t cached_count = 0;      // prompt tokens that were not computed but found in the cache
+  int32_t matched_count = 0;     // prompt tokens that the cache knew, those without a state at their end included
+  int32_t evicted_count = 0;     // prompt tokens behind these that it had known until memory ran out
   int32_t preemption_count = 0;  // so far
   int64_t arrival_us = 0;        // as given
   int64_t admitted_us = 0;       // first planned; 0: not yet

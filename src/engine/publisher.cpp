@@ -62,6 +62,9 @@ EventHeader Publisher::header_of(const Sequence& sequence, FinishReason reason, 
   header.finish = reason;
   header.first_index = sequence.generated;
   header.prompt_count = sequence.prompt_count;
+  header.cached_count = sequence.reuse.reused;
+  header.matched_count = sequence.reuse.matched;
+  header.evicted_count = sequence.reuse.lost_to_eviction;
   header.preemption_count = sequence.preemption_count;
   header.arrival_us = sequence.arrival_us;
   header.admitted_us = sequence.admitted_us;

@@ -14,9 +14,12 @@ struct EngineStats {
   int64_t running = 0;         // resident: hold a row
   int64_t preempted = 0;       // part of waiting
   int64_t pages_total = 0;     // of all classes
-  int64_t pages_used = 0;
+  int64_t pages_used = 0;      // by running sequences
+  int64_t pages_free = 0;
+  int64_t pages_kept = 0;  // for sequences to come, those that running ones use too included
   int64_t slots_total = 0;
-  int64_t slots_used = 0;
+  int64_t slots_used = 0;   // by running sequences
+  int64_t checkpoints = 0;  // slots with a state kept for sequences to come
   int64_t steps_in_flight = 0;
   int64_t token_blocks_used = 0;  // of the store of token ids that recomputation reads
   // Counters.
@@ -24,7 +27,14 @@ struct EngineStats {
   int64_t prompt_tokens = 0;      // of admitted requests
   int64_t generated_tokens = 0;   // published
   int64_t recomputed_tokens = 0;  // planned again after a preemption
-  int64_t cached_tokens = 0;      // prompt tokens found in the cache
+  // Prompt tokens of admitted requests: known to the caches, not computed, known but without a state to go on from, and
+  // known until their pages were needed.
+  int64_t matched_tokens = 0;
+  int64_t cached_tokens = 0;
+  int64_t lost_to_checkpoint = 0;
+  int64_t lost_to_eviction = 0;
+  int64_t evicted_blocks = 0;
+  int64_t evicted_checkpoints = 0;
   int64_t preemptions = 0;
   int64_t admitted = 0;
   int64_t refused_full = 0;  // tickets or submissions refused because the queue was full

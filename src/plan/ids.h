@@ -1,6 +1,7 @@
 // The numbered things that the deciding half hands to the computing half.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "base/id.h"
@@ -18,5 +19,8 @@ using PageClassId = Id<struct PageClassTag>;  // an index into CacheLayout::clas
 // The engine's name for one sequence; never reused within a process.
 using SequenceId = uint64_t;
 using StepId = uint64_t;
+
+// Separates tenants: what sequences of different salts have computed is never shared. Zeros: no salt.
+using CacheSalt = std::array<uint64_t, 4>;
 
 }  // namespace weir

@@ -1,6 +1,7 @@
 // What the caches of a model are made of, as sizes: the deciding half counts pages and slots and never looks inside.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -18,7 +19,10 @@ struct PageClass {
   int32_t tokens_per_page = kGridTokens;
 };
 
-// Sizes of one model's caches. A model without recurrent layers has state_slot_bytes == 0 and needs no slots.
+inline constexpr size_t kPageClassesMax = 4;
+
+// Sizes of one model's caches. At most kPageClassesMax classes. A model without recurrent layers has state_slot_bytes
+// == 0 and needs no slots.
 struct CacheLayout {
   std::vector<PageClass> classes;
   int64_t state_slot_bytes = 0;

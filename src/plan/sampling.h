@@ -46,4 +46,9 @@ struct SamplingParams {
 
 static_assert(std::is_trivially_copyable_v<SamplingParams>);
 
+// Whether the next token depends on which ids came before, beside the model.
+inline bool has_penalties(const SamplingParams& params) {
+  return params.repetition_penalty != 1.0F || params.presence_penalty != 0.0F || params.frequency_penalty != 0.0F;
+}
+
 }  // namespace weir

@@ -17,13 +17,14 @@ enum class EditKind : uint8_t {
   kAppendPages,   // row, page_class, plan.pages[first, first + count) appended to the row's table of that class
   kCopyPage,      // row (who will write it), page_class, page plan.pages[first] copied to plan.pages[first + 1]
   kSaveState,     // the row's state behind its first `position` tokens -> slot `state`, see below
-  kRestoreState,  // slot `state` -> row's live state; the row continues at `position`
+  kRestoreState,  // slot `state` (invalid: the model has none) -> row's live state; the row continues at `position`;
+                  // plan.tokens[first, first + count) are the tokens before it, if the row's sampling has penalties
 };
 
 // Applied in order before the step's work. Rows are stable: a row keeps its index from join to leave.
-// A state is saved when the row has computed `position` tokens: at once, or before the edits of the first plan after the
-// step that brings it there; so a save may be ordered with that step or long before. A row has one save open at most; it is dropped
-// when the row leaves before it gets there.
+// A state is saved when the row has computed `position` tokens: at once, or before the edits of the first plan after
+// the step that brings it there; so a save may be ordered with that step or long before. A row has one save open at
+// most; it is dropped when the row leaves or has stopped before it gets there.
 struct Edit {
   EditKind kind = EditKind::kLeave;
   RowId row;

@@ -105,6 +105,7 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       break;
     }
     case EditKind::kSaveState:
+      if (target.stopped()) break;
       WEIR_CHECK(!target.save_to.valid() && edit.position >= target.position, "row {} at {} has a save at {}, not {}",
                  edit.row.value(), target.position, target.save_position, edit.position);
       target.save_to = edit.state;
@@ -112,8 +113,13 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       save_state(&target);
       break;
     case EditKind::kRestoreState:
-      caches_->copy_slot(edit.state, target.state);
+      if (edit.state.valid()) caches_->copy_slot(edit.state, target.state);
       target.position = edit.position;
+      WEIR_CHECK(edit.count == (target.history.active() ? edit.position : 0), "row {} goes on at {} with {} tokens",
+                 edit.row.value(), edit.position, edit.count);
+      for (int32_t i = 0; i < edit.count; ++i) {
+        add_to_history(&target, i, plan.tokens.at(static_cast<size_t>(edit.first + i)));
+      }
       break;
   }
 }
@@ -162,11 +168,15 @@ void BatchTable::add_tokens(const StepPlan& plan, const SequenceWork& work, Batc
     const TokenId token =
         work.first_token < 0 ? target->last_token : plan.tokens.at(static_cast<size_t>(work.first_token + i));
     rows->tokens.push_back(token);
-    if (target->position + i < target->prompt_length) {
-      target->history.add_prompt(token);
-    } else {
-      target->history.add_output(token);
-    }
+    add_to_history(target, target->position + i, token);
+  }
+}
+
+void BatchTable::add_to_history(BatchRow* target, int64_t position, TokenId token) {
+  if (position < target->prompt_length) {
+    target->history.add_prompt(token);
+  } else {
+    target->history.add_output(token);
   }
 }
 

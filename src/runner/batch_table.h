@@ -36,7 +36,7 @@ struct BatchRow {
   TokenId last_token = -1;       // sampled, not yet computed
   bool on_device = false;        // the device samples this sequence's tokens
   StateSlotId state;
-  StateSlotId save_to;       // valid: a save is open
+  StateSlotId save_to;  // valid: a save is open
   int64_t save_position = 0;
   SamplingParams sampling;
   StopRule stop;
@@ -96,6 +96,7 @@ class BatchTable {
   void save_state(BatchRow* row);
   void add_work(const StepPlan& plan, int32_t index, StepRows* rows);
   void add_tokens(const StepPlan& plan, const SequenceWork& work, BatchRow* target, StepRows* rows);
+  static void add_to_history(BatchRow* target, int64_t position, TokenId token);
   void want_rows(const StepPlan& plan, int32_t index, int64_t row_begin, StepRows* rows);
 
   const RunnerLimits limits_;

@@ -1,6 +1,7 @@
 #include "sched/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/planted.h"
 
@@ -45,7 +46,7 @@ Status Scheduler::check(const SchedulerConfig& config, const CacheLayout& layout
 Scheduler::Scheduler(const SchedulerConfig& config, const CacheLayout& layout, const RunnerLimits& limits)
     : config_(config),
       limits_(limits),
-      cache_(layout, limits),
+      cache_(layout, limits, {config.prefix_caching, config.cache_seed}),
       sequence_tokens_max_(std::min(limits.sequence_tokens_max, cache_.tokens_alone_max())),
       store_(config.queue_tokens_max + limits.rows_max * sequence_tokens_max_,
              static_cast<int64_t>(records_max(config, limits))),
@@ -58,21 +59,28 @@ Scheduler::Scheduler(const SchedulerConfig& config, const CacheLayout& layout, c
   free_records_.reserve(ids_.size());
   for (size_t i = ids_.size(); i-- > 0;) free_records_.push_back(static_cast<int32_t>(i));
   leaving_.reserve(static_cast<size_t>(limits.rows_max));
+  if (cache_.reuses()) known_.reserve(static_cast<size_t>(sequence_tokens_max_));
 }
 
-// A row can leave twice (ended before the plan, preempted in it), join once and get pages of every class twice.
+// A row can leave twice (ended before the plan, preempted in it), join once, take over and copy pages of every class
+// and restore a state, get pages of its own twice, copy a page of every class for a checkpoint and save a state.
 size_t Scheduler::edits_max() const {
-  return static_cast<size_t>(limits_.rows_max) * (3 + 2 * limits_.pages.size());
+  return static_cast<size_t>(limits_.rows_max) * (5 + 5 * limits_.pages.size());
 }
 
-// What a preemption frees can be taken again in the same plan.
+// What a preemption frees can be taken again in the same plan. Pages that rows take over, and pairs of those that are
+// copied, come on top.
 size_t Scheduler::pages_max() const {
-  return 2 * static_cast<size_t>(cache_.pages_total());
+  const auto total = static_cast<size_t>(cache_.pages_total());
+  if (!cache_.reuses()) return 2 * total;
+  const auto longest = static_cast<size_t>(sequence_tokens_max_ / cache_.block_tokens() + 1);
+  return 2 * total + static_cast<size_t>(limits_.rows_max) * limits_.pages.size() * (std::min(longest, total) + 4);
 }
 
-// Every item may carry one prompt token more than it computes.
+// Every item may carry one prompt token more than it computes, and one row the tokens before those that it computes.
 size_t Scheduler::tokens_max() const {
-  return static_cast<size_t>(limits_.step_tokens_max) + static_cast<size_t>(limits_.rows_max);
+  const int64_t history = cache_.reuses() ? sequence_tokens_max_ : 0;
+  return static_cast<size_t>(limits_.step_tokens_max + limits_.rows_max + history);
 }
 
 void Scheduler::reserve(StepPlan* plan, std::vector<WorkOwner>* owners) const {
@@ -94,7 +102,7 @@ void Scheduler::check_no_growth(const StepPlan& plan) const {
 
 bool Scheduler::plan(int64_t now_us, StepPlan* plan, std::vector<WorkOwner>* owners) {
   owners->clear();
-  Draft draft{plan, owners, now_us, limits_.step_tokens_max};
+  Draft draft{plan, owners, now_us, limits_.step_tokens_max, false};
   emit_leaves(&draft);
   continue_decodes(&draft);
   continue_prefills(&draft);
@@ -156,10 +164,14 @@ void Scheduler::add_decode(Draft* draft, int32_t index) {
   work.sample = true;
   work.token_count = 1;
   work.position = decoding.computed;
+  cache_.begin_work(decoding.row, decoding.computed, draft->plan);
+  if (next_checkpoint(decoding) == decoding.computed + 1) {
+    cache_.order_save(decoding.row, decoding.computed + 1, draft->plan);
+  }
   draft->plan->work.push_back(work);
-  draft->owners->push_back({index, decoding.key.id, false, true});
   draft->budget -= 1;
   decoding.computed += 1;
+  draft->owners->push_back({index, decoding.key.id, false, true, decoding.computed});
   decoding.computed_max = std::max(decoding.computed_max, decoding.computed);
   ++decoding.samples_planned;
   ++decoding.steps_in_flight;
@@ -181,6 +193,11 @@ void Scheduler::add_prefill(Draft* draft, int32_t index) {
   int64_t end = std::min({border, filling.computed + draft->budget, filling.computed + cap});
   // A chunk that does not finish ends on the grid if it can: the recurrent state is folded there anyway.
   if (end < border && end / kGridTokens * kGridTokens > filling.computed) end = end / kGridTokens * kGridTokens;
+  cache_.begin_work(filling.row, filling.computed, draft->plan);
+  if (const int64_t checkpoint = next_checkpoint(filling); checkpoint <= end) {
+    end = checkpoint;
+    cache_.order_save(filling.row, end, draft->plan);
+  }
   const bool peeks = in_prompt && filling.sampling.prompt_logprobs >= 0 && end < filling.prompt_count;
 
   SequenceWork work;
@@ -192,7 +209,7 @@ void Scheduler::add_prefill(Draft* draft, int32_t index) {
   work.position = filling.computed;
   store_.read(&filling.tokens, filling.computed, work.token_count + (peeks ? 1 : 0), &draft->plan->tokens);
   draft->plan->work.push_back(work);
-  draft->owners->push_back({index, filling.key.id, end == filling.prompt_count, work.sample});
+  draft->owners->push_back({index, filling.key.id, end == filling.prompt_count, work.sample, end});
   draft->budget -= work.token_count;
 
   counters_.recomputed_tokens += std::max<int64_t>(0, std::min(end, filling.computed_max) - filling.computed);
@@ -222,51 +239,104 @@ void Scheduler::admit(Draft* draft) {
     if (candidate.steps_in_flight > 0) return;
     // A page for each running sequence stays free, so that nobody who joins is preempted before the others have filled
     // one.
-    if (!cache_.fits(candidate.tokens.count, running_.size())) return;
+    PrefixMatch match = this->match(&sequence(index));
+    const bool history = match.reused > 0 && has_penalties(candidate.sampling);
+    if (history && draft->history_used) return;
+    // What is taken over can stand in the way where every page counts.
+    if (!cache_.fits(candidate.tokens.count, running_.size(), match)) match = {};
+    if (!cache_.fits(candidate.tokens.count, running_.size(), match)) return;
     queue->remove(candidate.key);
-    join(draft, index);
+    join(draft, index, match);
     add_prefill(draft, index);
   }
 }
 
-void Scheduler::join(Draft* draft, int32_t index) {
+// What the candidate need not compute. The last token is always computed: it yields the next one. Where prompts and
+// generated tokens have other bits, generated ones are computed again as such.
+PrefixMatch Scheduler::match(Sequence* candidate) {
+  const bool wants_rows =
+      candidate->sampling.prompt_logprobs >= 0 && candidate->prompt_rows_published < candidate->prompt_count - 1;
+  if (!cache_.reuses() || wants_rows) return {};
+  const int64_t limit = candidate->tokens.count - 1;
+  known_.clear();
+  store_.read(&candidate->tokens, 0,
+              config_.reuse_generated ? limit : std::min<int64_t>(limit, candidate->prompt_count), &known_);
+  return cache_.match(candidate->salt, known_);
+}
+
+// The next place behind which the sequence's state is to be kept, or never: where another sequence's tokens went on
+// otherwise, at the end of what the next turn will begin with, and at intervals.
+int64_t Scheduler::next_checkpoint(const Sequence& sequence) const {
+  constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  if (!cache_.reuses() || !cache_.has_states()) return kNever;
+  int64_t next = kNever;
+  const auto consider = [&](int64_t position) {
+    if (position > sequence.computed) next = std::min(next, position);
+  };
+  consider(sequence.branch);
+  consider(sequence.prompt_count - std::max(1, sequence.suffix_count));
+  if (const int64_t interval = config_.checkpoint_interval; interval > 0) {
+    const int64_t position = (sequence.computed / interval + 1) * interval;
+    if (position <= sequence.prompt_count || config_.reuse_generated) consider(position);
+  }
+  return next;
+}
+
+void Scheduler::join(Draft* draft, int32_t index, const PrefixMatch& match) {
   Sequence& joining = sequence(index);
   if (joining.phase == Phase::kWaiting) {
-    count_admission(joining);
+    count_admission(&joining, match);
     joining.admitted = true;
     joining.admitted_us = draft->now_us;
   }
   joining.phase = Phase::kPrefill;
   joining.row = rows_.take();
   joining.samples_planned = joining.generated;
-  if (planted(PlantedBug::kResumeOffByOne) && joining.preemption_count > 0) joining.computed = 1;
+  joining.computed = match.reused;
+  joining.branch = match.whole > match.reused ? match.whole : 0;
+  if (planted(PlantedBug::kResumeOffByOne) && joining.preemption_count > 0) ++joining.computed;
   running_.insert(joining.key, index);
   Edit edit;
   edit.kind = EditKind::kJoin;
   edit.row = joining.row;
-  edit.state = cache_.join(joining.row);
+  edit.state = cache_.join(joining.row, joining.salt, match);
   edit.first = static_cast<int32_t>(draft->plan->sampling.size());
   edit.prompt_length = joining.prompt_count;
   draft->plan->edits.push_back(edit);
   SamplingParams& sampling = draft->plan->sampling.emplace_back(joining.sampling);
   // Log-probabilities that went out before a preemption are not computed again.
   if (joining.prompt_rows_published == joining.prompt_count - 1) sampling.prompt_logprobs = -1;
-  WEIR_CHECK(cache_.grow(joining.row, joining.tokens.count, draft->plan), "row {} joined without room",
-             joining.row.value());
+  cache_.adopt(joining.row, joining.tokens.count, match, draft->plan);
+  if (match.reused > 0 && has_penalties(joining.sampling)) {
+    Edit& restore = draft->plan->edits.back();
+    restore.first = static_cast<int32_t>(draft->plan->tokens.size());
+    restore.count = static_cast<int32_t>(match.reused);
+    store_.read(&joining.tokens, 0, match.reused, &draft->plan->tokens);
+    draft->history_used = true;
+  }
 }
 
-void Scheduler::count_admission(const Sequence& admitted) {
+void Scheduler::count_admission(Sequence* admitted, const PrefixMatch& match) {
   bool overtakes = false;
   bool promoted = false;
   for (int32_t position = 0; position < waiting_.size(); ++position) {
     const Sequence& other = sequence(waiting_.at(position).index);
-    overtakes |= other.arrival_us < admitted.arrival_us;
-    promoted |= other.priority < admitted.priority;
+    overtakes |= other.arrival_us < admitted->arrival_us;
+    promoted |= other.priority < admitted->priority;
   }
   counters_.overtakes += overtakes ? 1 : 0;
   counters_.promotions += promoted ? 1 : 0;
   ++counters_.admitted;
-  counters_.admitted_prompt_tokens += admitted.prompt_count;
+  counters_.admitted_prompt_tokens += admitted->prompt_count;
+  PrefixReuse& reuse = admitted->reuse;
+  reuse.matched = static_cast<int32_t>(match.matched);
+  reuse.reused = static_cast<int32_t>(match.reused);
+  reuse.lost_to_checkpoint = reuse.matched - reuse.reused;
+  reuse.lost_to_eviction = static_cast<int32_t>(match.lost_to_eviction);
+  counters_.matched_tokens += reuse.matched;
+  counters_.reused_tokens += reuse.reused;
+  counters_.lost_to_checkpoint += reuse.lost_to_checkpoint;
+  counters_.lost_to_eviction += reuse.lost_to_eviction;
 }
 
 }  // namespace weir

@@ -7,6 +7,8 @@
 //     preempted and fits alone (refused otherwise), so it always finishes: no livelock.
 //  3. What is left of the token budget goes to prompts that were begun, then to admissions, in key order. The first in
 //     the order that does not fit waits, and nobody passes it: no starvation.
+//  4. What the caches still know of a sequence's first tokens is not computed again. A prompt stops where its state
+//     is to be kept (next_checkpoint), wherever its chunks would end, so that what is kept never depends on them.
 // A result is known two plans later at the earliest; what the host knows about a sequence is a lower bound until then.
 #pragma once
 
@@ -31,6 +33,12 @@ struct SchedulerConfig {
   int64_t queue_tokens_max = 0;
   int32_t prefill_chunk_max = 0;  // 0: the step's budget
   int64_t aging_us = 0;
+  bool prefix_caching = false;
+  // On devices whose kernels for prompts and for generated tokens give other bits: whether what was generated may be
+  // reused as a prompt all the same. Where the bits are one, true costs nothing.
+  bool reuse_generated = false;
+  int64_t checkpoint_interval = 0;  // tokens between states kept on the way, a multiple of kGridTokens; 0: none
+  uint64_t cache_seed = 0;          // of the hash that finds prefixes
 };
 
 enum class Phase : uint8_t {
@@ -40,6 +48,14 @@ enum class Phase : uint8_t {
   kDecode,     // resident; every known token is computed or in flight
   kPreempted,  // was admitted, holds nothing but its tokens
   kEnded,      // holds nothing; the record waits for forget()
+};
+
+// What of a prompt was found when it was admitted, in tokens: matched = reused + lost_to_checkpoint.
+struct PrefixReuse {
+  int32_t matched = 0;             // were known to the caches
+  int32_t reused = 0;              // were not computed
+  int32_t lost_to_checkpoint = 0;  // were known, but no state was kept at their end
+  int32_t lost_to_eviction = 0;    // behind these, had been known until memory ran out
 };
 
 struct Sequence {
@@ -58,6 +74,10 @@ struct Sequence {
   int32_t prompt_rows_published = 0;  // prompt log-probabilities of positions [1, 1 + this) went out
   int64_t computed = 0;               // tokens [0, computed) are computed or in flight, in this residency
   int64_t computed_max = 0;           // the same over all residencies: below it work is recomputation
+  int32_t suffix_count = 0;           // last tokens of the prompt that the next turn will render differently
+  int64_t branch = 0;                 // where another sequence's tokens went on otherwise, without a state there
+  PrefixReuse reuse;
+  CacheSalt salt{};
   RowId row;
   TokenList tokens;         // prompt and known output
   SamplingParams sampling;  // max_tokens cut to the end of the context
@@ -69,6 +89,8 @@ struct SequenceRequest {
   int64_t arrival_us = 0;
   int32_t priority = 0;
   const SamplingParams* sampling = nullptr;
+  CacheSalt salt{};
+  int32_t suffix_count = 0;
 };
 
 // Which sequence a work item of a submitted plan belongs to.
@@ -77,6 +99,7 @@ struct WorkOwner {
   SequenceId id = 0;         // the record may have been reused since: then the item is nobody's
   bool ends_prompt = false;  // the item computes the last prompt token
   bool samples = false;
+  int64_t end = 0;  // tokens of the sequence before this are computed then
 };
 
 struct SchedulerCounters {
@@ -84,8 +107,12 @@ struct SchedulerCounters {
   int64_t admitted_prompt_tokens = 0;
   int64_t preemptions = 0;
   int64_t recomputed_tokens = 0;
-  int64_t overtakes = 0;   // admitted before an earlier arrival
-  int64_t promotions = 0;  // admitted before a better priority
+  int64_t overtakes = 0;       // admitted before an earlier arrival
+  int64_t promotions = 0;      // admitted before a better priority
+  int64_t matched_tokens = 0;  // sums of PrefixReuse over admissions
+  int64_t reused_tokens = 0;
+  int64_t lost_to_checkpoint = 0;
+  int64_t lost_to_eviction = 0;
 };
 
 class Scheduler {
@@ -133,7 +160,8 @@ class Scheduler {
     StepPlan* plan;
     std::vector<WorkOwner>* owners;
     int64_t now_us;
-    int32_t budget;  // tokens left
+    int32_t budget;             // tokens left
+    bool history_used = false;  // some row's earlier tokens are in the plan
   };
 
   void emit_leaves(Draft* draft);
@@ -141,8 +169,11 @@ class Scheduler {
   void continue_prefills(Draft* draft);
   void admit(Draft* draft);
   OrderedQueue* next_queue();
-  void join(Draft* draft, int32_t index);
-  void count_admission(const Sequence& admitted);
+  PrefixMatch match(Sequence* candidate);
+  void join(Draft* draft, int32_t index, const PrefixMatch& match);
+  void count_admission(Sequence* admitted, const PrefixMatch& match);
+  int64_t next_checkpoint(const Sequence& sequence) const;
+  void publish(Sequence* sequence, const WorkOwner& owner);
   bool make_room(Draft* draft, const Sequence& sequence);
   void preempt(Draft* draft, int32_t index);
   void add_decode(Draft* draft, int32_t index);
@@ -166,6 +197,7 @@ class Scheduler {
   OrderedQueue waiting_;
   OrderedQueue preempted_;
   OrderedQueue running_;
+  std::vector<TokenId> known_;  // of the sequence that is looked up, or published
   std::vector<RowId> leaving_;  // rows whose kLeave edit goes into the next plan
   SchedulerCounters counters_;
 };

@@ -21,6 +21,8 @@ int32_t Scheduler::add(const SequenceRequest& request) {
   added.priority = request.priority;
   added.arrival_us = request.arrival_us;
   added.sampling = *request.sampling;
+  added.salt = request.salt;
+  added.suffix_count = request.suffix_count;
   ids_[static_cast<size_t>(index)] = request.id;
   waiting_.insert(added.key, index);
   return index;
@@ -52,11 +54,32 @@ int32_t Scheduler::settle(const WorkOwner& owner, const SequenceResult& result, 
     WEIR_CHECK(owned.generated <= owned.sampling.max_tokens, "sequence {} has {} tokens of at most {}", owner.id,
                owned.generated, owned.sampling.max_tokens);
   }
+  if (owned.row.valid()) {
+    if (broken) {
+      cache_.distrust(owned.row);
+    } else {
+      publish(&owned, owner);
+    }
+  }
   *stop = result.stop;
   const bool full = owned.generated == owned.sampling.max_tokens && (owned.generated > 0 || owner.ends_prompt);
   if (full && *stop == StopReason::kNone) *stop = StopReason::kLength;
   if (*stop != StopReason::kNone) retire(owner.index);
   return owner.index;
+}
+
+// What the item has computed can be found from now on. Of tokens that were sampled, the last is not computed yet.
+void Scheduler::publish(Sequence* sequence, const WorkOwner& owner) {
+  if (!cache_.reuses()) return;
+  int64_t computed = owner.samples ? sequence->tokens.count - 1 : owner.end;
+  if (planted(PlantedBug::kUncomputedInKey) && cache_.block_tokens() > 1) computed = sequence->tokens.count;
+  if (!config_.reuse_generated) computed = std::min<int64_t>(computed, sequence->prompt_count);
+  const auto read = [this, sequence](int64_t position, int64_t count) -> std::span<const TokenId> {
+    known_.clear();
+    store_.read(&sequence->tokens, position, count, &known_);
+    return known_;
+  };
+  cache_.publish(sequence->row, computed, owner.samples || owner.ends_prompt, read);
 }
 
 int32_t Scheduler::end(SequenceId id) {

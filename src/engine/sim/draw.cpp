@@ -21,8 +21,10 @@ World draw_world(Random* random) {
     limits.sequence_tokens_max = random->between(60, 120);
   }
   const int64_t classes = random->one_in(3) ? 2 : 1;
+  const bool reuse = !random->one_in(4);
+  auto width = static_cast<int32_t>(world.tight ? 1 : random->pick({1, 4, 4, 8, 16, 64}));
   for (int64_t i = 0; i < classes; ++i) {
-    const auto width = static_cast<int32_t>(world.tight ? 1 : random->pick({1, 4, 4, 8, 16, 64}));
+    if (!reuse && i > 0 && !world.tight) width = static_cast<int32_t>(random->pick({1, 4, 4, 8, 16, 64}));
     world.layout.classes.push_back({"class", 1, width});
     const int64_t alone = (limits.sequence_tokens_max + width - 1) / width;
     // From half of one longest sequence to enough for all.
@@ -33,9 +35,15 @@ World draw_world(Random* random) {
   }
   if (!random->one_in(4)) {
     world.layout.state_slot_bytes = 1;
-    limits.state_slots = static_cast<int32_t>(random->between(1, limits.rows_max + 1));
+    limits.state_slots = static_cast<int32_t>(random->between(1, limits.rows_max + (reuse ? 8 : 1)));
   }
   EngineConfig& config = world.config;
+  if (reuse) {
+    config.prefix_caching = true;
+    config.reuse_generated = random->one_in(2);
+    config.checkpoint_interval = width * random->pick({0, 1, 1, 2, 5});
+    config.cache_seed = random->next();
+  }
   config.queue_requests_max = static_cast<int32_t>(random->between(2, random->pick({4, 12})));
   config.queue_tokens_max = random->between(30, random->pick({150, 2000}));
   config.prefill_chunk_max = random->one_in(2) ? 0 : static_cast<int32_t>(random->between(1, 64));
@@ -82,6 +90,13 @@ std::vector<Request> draw_requests(Random* random, const World& world) {
   const int64_t gap_max = random->pick({0, 500, 5'000});
   const int64_t context = world.limits.sequence_tokens_max;
   const bool priorities = random->one_in(2);
+  const auto draw_tokens = [&](int64_t count) {
+    std::vector<TokenId> tokens(static_cast<size_t>(count));
+    for (TokenId& token : tokens) token = static_cast<TokenId>(random->between(0, world.limits.vocabulary - 1));
+    return tokens;
+  };
+  // What prompts begin with: whole, in part, or not.
+  const std::vector<std::vector<TokenId>> beginnings = {draw_tokens(context), draw_tokens(context / 2 + 1)};
   for (Request& request : requests) {
     arrival_us += random->between(0, gap_max);
     request.arrival_us = arrival_us;
@@ -91,8 +106,19 @@ std::vector<Request> draw_requests(Random* random, const World& world) {
     const int64_t longest = world.tight          ? context / 2
                             : random->one_in(15) ? context + 1
                                                  : random->pick({4L, context / 2 + 1, context - 1});
-    request.prompt.resize(static_cast<size_t>(random->between(1, std::max<int64_t>(1, longest))));
-    for (TokenId& token : request.prompt) token = static_cast<TokenId>(random->between(0, world.limits.vocabulary - 1));
+    request.prompt = draw_tokens(random->between(1, std::max<int64_t>(1, longest)));
+    if (random->one_in(2)) {
+      const auto& beginning = beginnings[static_cast<size_t>(random->between(0, 1))];
+      const auto whole = static_cast<int64_t>(std::min(beginning.size(), request.prompt.size()));
+      std::copy_n(beginning.begin(), random->one_in(2) ? whole : random->between(0, whole), request.prompt.begin());
+    }
+    const auto index = static_cast<int64_t>(&request - requests.data());
+    if (index > 0 && random->one_in(3)) request.follows = static_cast<int32_t>(random->between(0, index - 1));
+    request.header.suffix_count = static_cast<int32_t>(random->between(0, 5));
+    if (random->one_in(6)) {
+      request.header.salt = {0, 0, 1, 0};
+      request.header.sampling.min_p = 0.5F;
+    }
     draw_sampling(random, world, &request.header.sampling);
     request.cancels = random->one_in(3);
     request.cancel_in = random->pick({View::kQueued, View::kPrefill, View::kDecode, View::kPreempted, View::kEnded});

@@ -47,6 +47,8 @@ struct World {
 struct Request {
   GenerateHeader header;
   std::vector<TokenId> prompt;
+  int32_t follows = -1;  // the prompt goes on behind that request's prompt and answer, if it has been sent by then
+  int64_t generated_from = -1;  // prompt tokens from here on came from another request's answer
   int64_t arrival_us = 0;
   bool cancels = false;
   View cancel_in = View::kQueued;

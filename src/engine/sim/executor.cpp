@@ -13,8 +13,8 @@ Executor::Executor(const CacheLayout& layout, const RunnerLimits& limits)
   for (size_t i = 0; i < layout.classes.size(); ++i) {
     Class& pages = classes_.emplace_back();
     pages.tokens_per_page = layout.classes[i].tokens_per_page;
-    pages.owner.assign(static_cast<size_t>(limits.pages[i]), -1);
-    pages.cells.resize(pages.owner.size() * static_cast<size_t>(pages.tokens_per_page));
+    pages.tables.assign(static_cast<size_t>(limits.pages[i]), 0);
+    pages.cells.resize(pages.tables.size() * static_cast<size_t>(pages.tokens_per_page));
   }
   for (DeviceRow& row : rows_) row.pages.resize(classes_.size());
   slots_.resize(static_cast<size_t>(std::max(limits.state_slots, 0)));
@@ -32,6 +32,7 @@ void Executor::execute(const StepPlan& plan, StepResult* result) {
     violate(plan, "{} tokens, the budget is {}", plan.token_total(), limits_.step_tokens_max);
   }
   if (plan.work.empty()) violate(plan, "no work");
+  for (DeviceRow& row : rows_) save(plan, &row);
   for (const Edit& edit : plan.edits) apply(plan, edit);
   seen_.assign(rows_.size(), 0);
   for (const SequenceWork& work : plan.work) {
@@ -65,9 +66,13 @@ void Executor::apply(const StepPlan& plan, const Edit& edit) {
       append(plan, edit);
       break;
     case EditKind::kCopyPage:
+      copy(plan, edit);
+      break;
     case EditKind::kSaveState:
+      order_save(plan, edit);
+      break;
     case EditKind::kRestoreState:
-      violate(plan, "checkpoints are not part of this script");
+      restore(plan, edit);
       break;
   }
 }
@@ -83,7 +88,7 @@ void Executor::join(const StepPlan& plan, const Edit& edit) {
   row.id = row.sampling.seed;
   if (edit.prompt_length < 1) violate(plan, "row {} joins with a prompt of {}", edit.row.value(), edit.prompt_length);
   if (layout_.state_slot_bytes == 0) return;
-  if (!edit.state.valid() || edit.state.index() >= slots_.size()) {
+  if (!is_slot(edit.state)) {
     violate(plan, "row {} joins with slot {}", edit.row.value(), edit.state.value());
     return;
   }
@@ -97,9 +102,7 @@ void Executor::join(const StepPlan& plan, const Edit& edit) {
 void Executor::leave(DeviceRow* row, int32_t index) {
   row->live = false;
   for (size_t i = 0; i < classes_.size(); ++i) {
-    for (const PageId page : row->pages[i]) {
-      if (classes_[i].owner[page.index()] == index) classes_[i].owner[page.index()] = -1;
-    }
+    for (const PageId page : row->pages[i]) --classes_[i].tables[page.index()];
     row->pages[i].clear();
   }
   if (row->slot.valid() && slots_[row->slot.index()].owner == index) slots_[row->slot.index()].owner = -1;
@@ -113,17 +116,64 @@ void Executor::append(const StepPlan& plan, const Edit& edit) {
   Class& pages = classes_[edit.page_class.index()];
   for (int32_t i = edit.first; i < edit.first + edit.count; ++i) {
     const PageId page = plan.pages.at(static_cast<size_t>(i));
-    if (!page.valid() || page.index() >= pages.owner.size()) {
+    if (!page.valid() || page.index() >= pages.tables.size()) {
       violate(plan, "page {}", page.value());
       return;
     }
-    int32_t& owner = pages.owner[page.index()];
-    if (owner >= 0) violate(plan, "page {} of row {} goes to row {}", page.value(), owner, edit.row.value());
-    owner = edit.row.value();
+    ++pages.tables[page.index()];
     rows_[edit.row.index()].pages[edit.page_class.index()].push_back(page);
-    const auto width = static_cast<size_t>(pages.tokens_per_page);
-    std::fill_n(pages.cells.begin() + static_cast<int64_t>(page.index() * width), width, Cell());
   }
+}
+
+void Executor::copy(const StepPlan& plan, const Edit& edit) {
+  Class& pages = classes_.at(edit.page_class.index());
+  const PageId from = plan.pages.at(static_cast<size_t>(edit.first));
+  const PageId to = plan.pages.at(static_cast<size_t>(edit.first + 1));
+  if (pages.tables.at(to.index()) > 1) violate(plan, "page {}, which rows share, is overwritten", to.value());
+  const auto width = static_cast<int64_t>(pages.tokens_per_page);
+  std::copy_n(pages.cells.begin() + int64_t{from.value()} * width, width,
+              pages.cells.begin() + int64_t{to.value()} * width);
+}
+
+void Executor::order_save(const StepPlan& plan, const Edit& edit) {
+  DeviceRow& row = rows_[edit.row.index()];
+  if (row.stopped) return;
+  if (!is_slot(edit.state) || !row.slot.valid() || row.save_to.valid() || edit.position < row.position) {
+    violate(plan, "row {} at {} is to save its state at {} in slot {}", edit.row.value(), row.position, edit.position,
+            edit.state.value());
+    return;
+  }
+  row.save_to = edit.state;
+  row.save_position = edit.position;
+  save(plan, &row);
+}
+
+void Executor::save(const StepPlan& plan, DeviceRow* row) {
+  if (!row->live || !row->save_to.valid() || row->position < row->save_position) return;
+  Slot& to = slots_[row->save_to.index()];
+  if (to.owner >= 0) violate(plan, "a state is saved into slot {} of row {}", row->save_to.value(), to.owner);
+  if (row->position != row->save_position) violate(plan, "a state at {} is saved late", row->save_position);
+  const Slot& from = slots_[row->slot.index()];
+  to = Slot{-1, from.history, from.count};
+  row->save_to = StateSlotId();
+}
+
+void Executor::restore(const StepPlan& plan, const Edit& edit) {
+  DeviceRow& row = rows_[edit.row.index()];
+  if (row.position != 0) violate(plan, "row {} goes on at {}", edit.row.value(), row.position);
+  row.position = edit.position;
+  if (row.slot.valid()) {
+    if (!is_slot(edit.state)) return violate(plan, "row {} goes on from slot {}", edit.row.value(), edit.state.value());
+    const Slot& from = slots_[edit.state.index()];
+    if (from.owner >= 0 || from.count != edit.position) {
+      violate(plan, "slot {} of row {} holds {} tokens, row {} goes on from it at {}", edit.state.value(), from.owner,
+              from.count, edit.row.value(), edit.position);
+    }
+    Slot& live = slots_[row.slot.index()];
+    live.history = from.history;
+    live.count = from.count;
+  }
+  read_history(plan, row);
 }
 
 bool Executor::work_is_sound(const StepPlan& plan, const SequenceWork& work) {
@@ -218,7 +268,12 @@ void Executor::write(const StepPlan& plan, DeviceRow* row, TokenId token) {
       continue;
     }
     const auto cell = static_cast<int64_t>(row->pages[i][page].index()) * width + row->position % width;
-    classes_[i].cells[static_cast<size_t>(cell)] = Cell{token, row->position};
+    const PageId id = row->pages[i][page];
+    if (classes_[i].tables[id.index()] != 1) {
+      violate(plan, "row of sequence {} writes page {}, which is in {} tables", row->id, id.value(),
+              classes_[i].tables[id.index()]);
+    }
+    classes_[i].cells[static_cast<size_t>(cell)] = Cell{token, row->position, row->sampling.min_p};
   }
   if (row->slot.valid()) {
     Slot& slot = slots_[row->slot.index()];
@@ -243,6 +298,10 @@ uint64_t Executor::read_history(const StepPlan& plan, const DeviceRow& row) {
       const Cell& cell = classes_[i].cells[static_cast<size_t>(at)];
       if (cell.position != position) {
         violate(plan, "sequence {}: page holds token {} where {} should be", row.id, cell.position, position);
+        return 0;
+      }
+      if (cell.tenant != row.sampling.min_p) {
+        violate(plan, "sequence {} reads what another tenant computed", row.id);
         return 0;
       }
       history = extend(history, cell.token, position);

@@ -1,5 +1,6 @@
 // Executes plans on a model of the device's memory and checks each against the rules of plan/step.h: pages are arrays
-// of what was written at each position, a state slot is a running hash. Rows carry the sequence's id as sampling.seed.
+// of what was written at each position, a state slot is a running hash. Rows carry the sequence's id as sampling.seed
+// and its tenant as sampling.min_p, which the script does not use otherwise.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,8 @@ struct DeviceRow {
   TokenId last_token = -1;  // sampled, not computed yet
   int32_t sampled = 0;      // in this residency
   StateSlotId slot;
+  StateSlotId save_to;  // valid: a save is open
+  int64_t save_position = 0;
   SamplingParams sampling;
   std::vector<std::vector<PageId>> pages;  // per class
 };
@@ -40,14 +43,15 @@ class Executor {
   struct Cell {
     TokenId token = -1;
     int64_t position = -1;
+    float tenant = 0;
   };
   struct Class {
     int32_t tokens_per_page = 0;
-    std::vector<int32_t> owner;  // row per page, -1: free
-    std::vector<Cell> cells;     // [pages][tokens_per_page]
+    std::vector<int32_t> tables;  // per page: rows that have it
+    std::vector<Cell> cells;      // [pages][tokens_per_page]
   };
   struct Slot {
-    int32_t owner = -1;
+    int32_t owner = -1;  // the row whose live state it is; -1: free, or kept
     uint64_t history = 0;
     int64_t count = 0;
   };
@@ -58,6 +62,11 @@ class Executor {
   void join(const StepPlan& plan, const Edit& edit);
   void leave(DeviceRow* row, int32_t index);
   void append(const StepPlan& plan, const Edit& edit);
+  void copy(const StepPlan& plan, const Edit& edit);
+  void order_save(const StepPlan& plan, const Edit& edit);
+  void save(const StepPlan& plan, DeviceRow* row);
+  void restore(const StepPlan& plan, const Edit& edit);
+  bool is_slot(StateSlotId slot) const { return slot.valid() && slot.index() < slots_.size(); }
   bool work_is_sound(const StepPlan& plan, const SequenceWork& work);
   void compute(const StepPlan& plan, const SequenceWork& work, StepResult* result, SequenceResult* yielded);
   void write(const StepPlan& plan, DeviceRow* row, TokenId token);

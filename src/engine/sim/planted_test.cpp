@@ -37,12 +37,16 @@ INSTANTIATE_TEST_SUITE_P(All, PlantedBugs,
                          testing::Values(Case{PlantedBug::kResumeOffByOne, "ResumeOffByOne",
                                               "stands at 0, its work begins at 1"},
                                          Case{PlantedBug::kSkippedDecode, "SkippedDecode", "stands still"},
-                                         Case{PlantedBug::kPageFreedTwice, "PageFreedTwice", "goes to row"},
+                                         Case{PlantedBug::kPageFreedTwice, "PageFreedTwice", "tables"},
                                          Case{PlantedBug::kLostCancel, "LostCancel", "was cancelled and goes on"},
                                          Case{PlantedBug::kStaleSlot, "StaleSlot", "slot 0 of row"},
                                          Case{PlantedBug::kQueueJump, "QueueJump", "passes sequence"},
                                          Case{PlantedBug::kTokenTwice, "TokenTwice", "comes after"},
-                                         Case{PlantedBug::kLeakedPages, "LeakedPages", "pages are used"}),
+                                         Case{PlantedBug::kLeakedPages, "LeakedPages", "pages are used"},
+                                         Case{PlantedBug::kUncomputedInKey, "UncomputedInKey", "where"},
+                                         Case{PlantedBug::kCheckpointTooEarly, "CheckpointTooEarly", "goes on from it"},
+                                         Case{PlantedBug::kPageNotCopied, "PageNotCopied", "where"},
+                                         Case{PlantedBug::kSaltForgotten, "SaltForgotten", "another tenant"}),
                          [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
 
 TEST(Planted, WithoutABugNothingIsFound) {

@@ -63,7 +63,10 @@ class Schedule {
 
   bool done() const {
     if (next_request_ < requests_.size() || !client_.idle()) return false;
-    return runner_.in_flight() == 0 || client_.stats().faulted;  // after a fault the engine asks for no step any more
+    const EngineStats stats = client_.stats();
+    // A step's result may wait for room in the event ring when nobody is left to want it.
+    return (runner_.in_flight() == 0 && stats.steps_in_flight == 0) ||
+           stats.faulted;  // after a fault the engine asks for no step any more
   }
 
   // What the server does between two turns.
@@ -93,6 +96,7 @@ class Schedule {
       reach_.add(Reached::kQueueFull);
       return random_.one_in(4);
     }
+    if (request->follows >= 0) continue_conversation(request);
     GenerateHeader& header = request->header;
     header.id = client_.next_id();
     header.arrival_us = std::max(request->arrival_us, clock_.now_us() - random_.between(0, 200));
@@ -103,7 +107,7 @@ class Schedule {
     const bool fits = needed <= rules().tokens_max && prompt_count <= world_.config.queue_tokens_max;
     if (status.ok()) {
       if (!fits) validator_.violate(fmt::format("a prompt of {} tokens was accepted", prompt_count));
-      validator_.on_submit(header, request->prompt);
+      validator_.on_submit(header, request->prompt, request->generated_from);
       submitted_.push_back(request);
       return true;
     }
@@ -118,6 +122,21 @@ class Schedule {
       default:
         return true;
     }
+  }
+
+  // The prompt becomes the next turn behind a request's prompt and what came back of it.
+  void continue_conversation(Request* request) {
+    const Request& before = requests_[static_cast<size_t>(request->follows)];
+    request->follows = -1;
+    if (before.header.id == 0) return;
+    std::vector<TokenId> tokens = before.prompt;
+    const std::vector<TokenId> outputs = validator_.outputs(before.header.id);
+    request->generated_from = static_cast<int64_t>(tokens.size());
+    tokens.insert(tokens.end(), outputs.begin(), outputs.end());
+    request->prompt.resize((request->prompt.size() + 3) / 4);
+    tokens.insert(tokens.end(), request->prompt.begin(), request->prompt.end());
+    tokens.resize(std::min(tokens.size(), static_cast<size_t>(rules().tokens_max)));
+    request->prompt = std::move(tokens);
   }
 
   void consider_cancel(Request* request) {
@@ -157,6 +176,9 @@ class Schedule {
     reach_.add(Reached::kStopOvershoot, runner_.executor().overshoots());
     reach_.add(Reached::kPriorityOvertakes, stats.overtakes);
     reach_.add(Reached::kAgingPromotes, stats.promotions);
+    reach_.add(Reached::kStateLost, stats.lost_to_checkpoint > 0 ? 1 : 0);
+    reach_.add(Reached::kEvictedThenMissed, stats.lost_to_eviction > 0 ? 1 : 0);
+    reach_.add(Reached::kStateEvicted, stats.evicted_checkpoints);
     // A late reader's view of where sequences are is late too: only what it was made for counts.
     if (world_.late) {
       result.reach.add(Reached::kEventStall, reach_.of(Reached::kEventStall));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 namespace weir::sim {
 
@@ -17,12 +18,20 @@ int64_t Validator::key_us(const Watched& watched) const {
   return watched.header.arrival_us + watched.header.priority * rules_.aging_us;
 }
 
-void Validator::on_submit(const GenerateHeader& header, std::vector<TokenId> prompt) {
+void Validator::on_submit(const GenerateHeader& header, std::vector<TokenId> prompt, int64_t generated_from) {
   Watched& watched = watched_[header.id];
   watched.header = header;
+  watched.generated_from = generated_from;
   watched.answer = answer(prompt, header.sampling, rules_.tokens_max, rules_.vocabulary);
   watched.prompt = std::move(prompt);
   reach_->add(Reached::kRequest);
+}
+
+std::vector<TokenId> Validator::outputs(SequenceId id) const {
+  const auto found = watched_.find(id);
+  if (found == watched_.end()) return {};
+  const Watched& watched = found->second;
+  return {watched.answer.tokens.begin(), watched.answer.tokens.begin() + watched.outputs};
 }
 
 void Validator::on_cancel(SequenceId id) {
@@ -59,6 +68,14 @@ void Validator::on_event(const Event& event) {
   const EventHeader& header = event.header;
   if (header.prompt_count != static_cast<int32_t>(watched.prompt.size())) {
     violate_at(id, "prompt of {} reported as {}", watched.prompt.size(), header.prompt_count);
+  }
+  if (watched.joined && header.cached_count != std::max<int64_t>(watched.reused, 0)) {
+    violate_at(id, "{} tokens reported as cached, {} were", header.cached_count, watched.reused);
+  }
+  if (header.matched_count < header.cached_count ||
+      header.matched_count + header.evicted_count > static_cast<int32_t>(watched.prompt.size())) {
+    violate_at(id, "of {} tokens {} matched, {} cached, {} evicted", watched.prompt.size(), header.matched_count,
+               header.cached_count, header.evicted_count);
   }
   const bool times_sound = header.arrival_us <= header.now_us && header.admitted_us <= header.now_us &&
                            header.first_token_us <= header.now_us;
@@ -154,6 +171,7 @@ void Validator::on_plan(const StepPlan& plan, bool late) {
   for (const Edit& edit : plan.edits) {
     if (edit.kind == EditKind::kLeave) plan_leave(plan, edit);
     if (edit.kind == EditKind::kJoin) plan_join(plan, edit, late);
+    if (edit.kind == EditKind::kRestoreState) plan_restore(edit);
   }
   bool prefills = false;
   bool decodes = false;
@@ -197,7 +215,23 @@ void Validator::plan_join(const StepPlan& plan, const Edit& edit, bool late) {
   joining.wants_prompt_rows = plan.sampling[static_cast<size_t>(edit.first)].prompt_logprobs >= 0;
   joining.row = edit.row.value();
   joining.computed = 0;
+  joining.took_over = false;
+  joining.reused = std::max<int64_t>(joining.reused, 0);
   joining.samples = joining.outputs;
+}
+
+void Validator::plan_restore(const Edit& edit) {
+  const auto found = rows_.find(edit.row.value());
+  if (found == rows_.end()) return;
+  Watched& watched = watched_.at(found->second);
+  watched.took_over = true;
+  if (watched.preemptions == 0) watched.reused = edit.position;
+  reach_->add(edit.position % rules_.tokens_per_page.front() == 0 ? Reached::kHitOnPageBorder
+                                                                  : Reached::kHitInsidePage);
+  const auto generated =
+      watched.generated_from >= 0 ? watched.generated_from : static_cast<int64_t>(watched.prompt.size());
+  if (edit.position > generated) reach_->add(Reached::kHitInGenerated);
+  if (watched.preemptions > 0) reach_->add(Reached::kHitOfPreempted);
 }
 
 // Nobody who waits, may run and deserves it more is passed.
@@ -278,6 +312,11 @@ void Validator::check_nobody_stands_still(const StepPlan& plan) {
 }
 
 void Validator::on_turn_end(const EngineStats& stats, const std::vector<DeviceRow>& rows, bool late) {
+  const int64_t evicted = stats.evicted_blocks - std::exchange(evicted_, stats.evicted_blocks);
+  if (evicted > 0 &&
+      std::any_of(rows_.begin(), rows_.end(), [this](const auto& row) { return watched_.at(row.second).took_over; })) {
+    reach_->add(Reached::kEvictionUnderReader);
+  }
   if (late) return;
   for (const auto& [id, watched] : watched_) {
     if (watched.cancel_visible && watched.view != View::kEnded) violate_at(id, "was cancelled and goes on");
@@ -294,6 +333,10 @@ void Validator::on_turn_end(const EngineStats& stats, const std::vector<DeviceRo
 }
 
 void Validator::on_idle(const EngineStats& stats, bool faulted) {
+  if (stats.pages_free + stats.pages_kept != stats.pages_total) {
+    violate(fmt::format("idle, and of {} pages {} are free and {} kept", stats.pages_total, stats.pages_free,
+                        stats.pages_kept));
+  }
   for (const auto& [id, watched] : watched_) {
     if (watched.finish == FinishReason::kNone) violate_at(id, "has no end");
     if (watched.finish == FinishReason::kError && !faulted) violate_at(id, "ended with an error");

@@ -34,7 +34,8 @@ class Validator {
  public:
   Validator(const Rules& rules, Reach* reach) : rules_(rules), reach_(reach) {}
 
-  void on_submit(const GenerateHeader& header, std::vector<TokenId> prompt);
+  // `generated_from`: where the prompt goes on with the answer of an earlier request; -1: nowhere.
+  void on_submit(const GenerateHeader& header, std::vector<TokenId> prompt, int64_t generated_from);
   void on_cancel(SequenceId id);
   // Everything submitted or cancelled so far is in the engine's hands when the next turn begins.
   void on_turn_begin();
@@ -45,6 +46,8 @@ class Validator {
   void on_idle(const EngineStats& stats, bool faulted);
 
   View view(SequenceId id) const { return watched_.at(id).view; }
+  // Output tokens received of a sequence; none if it was refused.
+  std::vector<TokenId> outputs(SequenceId id) const;
   bool cancelled(SequenceId id) const { return watched_.at(id).cancelled; }
   const std::vector<std::string>& violations() const { return violations_; }
   void violate(std::string text) { violations_.push_back(std::move(text)); }
@@ -61,6 +64,9 @@ class Validator {
     bool joined = false;             // ever
     bool wants_prompt_rows = false;  // in this residency
     int32_t row = -1;
+    int64_t generated_from = -1;
+    int64_t reused = -1;  // tokens that the first residency did not compute; -1: there was none yet
+    bool took_over = false;
     int64_t computed = 0;
     int64_t computed_before = 0;  // in earlier residencies
     int32_t samples = 0;          // planned, known ones included
@@ -78,6 +84,7 @@ class Validator {
   void check_finish(SequenceId id, Watched* watched, const Event& event);
   void plan_leave(const StepPlan& plan, const Edit& edit);
   void plan_join(const StepPlan& plan, const Edit& edit, bool late);
+  void plan_restore(const Edit& edit);
   void check_order(SequenceId id, const Watched& joining);
   void plan_work(const StepPlan& plan, const SequenceWork& work, bool late);
   void plan_prefill(Watched* watched, const StepPlan& plan, const SequenceWork& work);
@@ -87,6 +94,7 @@ class Validator {
   Reach* reach_;
   std::map<SequenceId, Watched> watched_;
   std::map<int32_t, SequenceId> rows_;
+  int64_t evicted_ = 0;  // blocks, at the last turn's end
   std::vector<std::string> violations_;
 };
 

@@ -1,0 +1,238 @@
+// The part of SequenceCache that keeps what rows computed and gives it to rows to come.
+#include <algorithm>
+
+#include "base/planted.h"
+#include "cache/sequence_cache.h"
+
+namespace weir {
+
+PrefixMatch SequenceCache::match(const CacheSalt& salt_given, std::span<const TokenId> tokens) const {
+  PrefixMatch out;
+  const CacheSalt salt = planted(PlantedBug::kSaltForgotten) ? CacheSalt{} : salt_given;
+  if (!reuses_) return out;
+  const auto width = static_cast<size_t>(block_tokens_);
+  // A row needs a slot of its own beside the checkpoint that it goes on from.
+  const bool restores = !has_slots_ || slots_.free() > 0 || tree_.checkpoints() > 1;
+  int32_t idle = 0;
+  BlockId last;
+  const auto visit = [&](BlockId block) {
+    last = block;
+    out.matched = tree_.end(block);
+    if (tree_.users(block) == 0) ++idle;
+    if (!restores || (has_slots_ && !tree_.checkpoint(block).valid())) return;
+    out.reused = out.matched;
+    out.blocks = static_cast<int32_t>(out.matched / block_tokens_);
+    out.idle_blocks = idle;
+    out.last = block;
+  };
+  while (tokens.size() >= width) {
+    const BlockId next = tree_.find(last, salt, tokens.first(width));
+    if (!next.valid()) break;
+    visit(next);
+    tokens = tokens.subspan(width);
+  }
+  out.whole = out.matched;
+  const int64_t known_end = out.whole + evicted_behind(salt, last, tokens);
+  if (const BlockId partial = tree_.find_partial(last, salt, tokens); partial.valid()) visit(partial);
+  out.lost_to_eviction = std::max<int64_t>(0, known_end - out.matched);
+  return out;
+}
+
+// Tokens behind `last` whose blocks were evicted. Some are forgotten: a name's place may have gone to another.
+int64_t SequenceCache::evicted_behind(const CacheSalt& salt, BlockId last, std::span<const TokenId> tokens) const {
+  const auto width = static_cast<size_t>(block_tokens_);
+  uint64_t name = last.valid() ? tree_.name(last) : tree_.name_at_start(salt);
+  int64_t lost = 0;
+  for (; tokens.size() >= width; tokens = tokens.subspan(width), lost += block_tokens_) {
+    name = PrefixTree::name_behind(name, tokens.first(width));
+    if (evicted_[name & (evicted_.size() - 1)] != name) break;
+  }
+  return lost;
+}
+
+void SequenceCache::adopt(RowId row, int64_t token_count, const PrefixMatch& match, StepPlan* plan) {
+  Row& joined = rows_[row.index()];
+  BlockId block = match.last;
+  const BlockId partial = match.reused > 0 && !tree_.full(block) ? block : BlockId();
+  if (partial.valid()) {
+    tree_.use(partial);  // until its page is copied
+    block = tree_.parent(partial);
+  }
+  joined.path.resize(static_cast<size_t>(match.blocks));
+  joined.published.assign(static_cast<size_t>(match.blocks), 0);
+  for (size_t i = joined.path.size(); i-- > 0; block = tree_.parent(block)) {
+    joined.path[i] = block;
+    tree_.use(block);
+  }
+  for (size_t c = 0; c < classes_.size() && match.blocks > 0; ++c) {
+    begin_append(row, c, plan);
+    for (const BlockId used : joined.path) {
+      const PageId page = tree_.pages(used)[c];
+      classes_[c].pool.share(page);
+      append(row, c, page, plan);
+    }
+  }
+  WEIR_CHECK(grow(row, token_count, plan), "row {} joined without room", row.value());
+  if (match.reused == 0) return;
+  if (partial.valid()) {
+    for (size_t c = 0; c < classes_.size() && !planted(PlantedBug::kPageNotCopied); ++c) {
+      copy_page(row, c, tree_.pages(partial)[c], classes_[c].tables[row.index()][joined.path.size()], plan);
+    }
+    tree_.release(partial);
+  }
+  Edit edit;
+  edit.kind = EditKind::kRestoreState;
+  edit.row = row;
+  edit.state = has_slots_ ? tree_.checkpoint(match.last) : StateSlotId();
+  edit.position = match.reused;
+  plan->edits.push_back(edit);
+}
+
+void SequenceCache::copy_page(RowId row, size_t page_class, PageId from, PageId to, StepPlan* plan) {
+  Edit edit;
+  edit.kind = EditKind::kCopyPage;
+  edit.row = row;
+  edit.page_class = PageClassId::from(page_class);
+  edit.first = static_cast<int32_t>(plan->pages.size());
+  edit.count = 2;
+  plan->pages.push_back(from);
+  plan->pages.push_back(to);
+  plan->edits.push_back(edit);
+}
+
+void SequenceCache::order_save(RowId row, int64_t position, StepPlan* plan) {
+  Row& saving = rows_[row.index()];
+  if (!reuses_ || !has_slots_ || saving.saves.size() == saving.saves.capacity()) return;
+  const StateSlotId slot = take_slot();
+  if (!slot.valid()) return;
+  saving.saves.push_back({slot, position, false, {}});
+  Edit edit;
+  edit.kind = EditKind::kSaveState;
+  edit.row = row;
+  edit.state = slot;
+  edit.position = position;
+  plan->edits.push_back(edit);
+}
+
+// A block that ends inside a page has a copy of it: the row writes on in its own.
+void SequenceCache::begin_work(RowId row, int64_t position, StepPlan* plan) {
+  Row& working = rows_[row.index()];
+  if (working.saves.empty()) return;
+  Save& save = working.saves.back();
+  if (save.position != position || position % block_tokens_ == 0 || save.copied) return;
+  const auto lacks = [](const Class& pages) { return pages.pool.free() == 0; };
+  while (std::any_of(classes_.begin(), classes_.end(), lacks)) {
+    if (free_memory()) continue;
+    drop(&save);
+    working.saves.pop_back();
+    return;
+  }
+  for (size_t c = 0; c < classes_.size(); ++c) {
+    save.copies[c] = classes_[c].pool.take();
+    copy_page(row, c, classes_[c].tables[row.index()][static_cast<size_t>(position / block_tokens_)], save.copies[c],
+              plan);
+  }
+  save.copied = true;
+}
+
+void SequenceCache::publish(RowId row, int64_t computed, bool sampled, const TokenReader& read) {
+  if (!reuses_) return;
+  Row& owner = rows_[row.index()];
+  while (static_cast<int64_t>(owner.path.size() + 1) * block_tokens_ <= computed) {
+    publish_block(row, read(static_cast<int64_t>(owner.path.size()) * block_tokens_, block_tokens_));
+  }
+  // Later saves stay in order behind one that has to wait.
+  size_t done = 0;
+  for (; done < owner.saves.size(); ++done) {
+    Save& save = owner.saves[done];
+    const bool whole = save.position % block_tokens_ == 0;
+    if (save.position > computed || (!whole && !sampled)) break;
+    if (!publish_save(row, save, read)) drop(&save);
+  }
+  owner.saves.erase(owner.saves.begin(), owner.saves.begin() + static_cast<ptrdiff_t>(done));
+}
+
+void SequenceCache::publish_block(RowId row, std::span<const TokenId> tokens) {
+  Row& owner = rows_[row.index()];
+  const size_t index = owner.path.size();
+  const BlockId parent = index == 0 ? BlockId() : owner.path.back();
+  BlockId block = tree_.find(parent, owner.salt, tokens);
+  const bool known = block.valid();
+  if (!known) {
+    for (size_t c = 0; c < classes_.size(); ++c) {
+      scratch_[c] = classes_[c].tables[row.index()][index];
+      classes_[c].pool.share(scratch_[c]);
+    }
+    block = tree_.insert(parent, owner.salt, tokens, scratch_);
+  }
+  tree_.use(block);
+  owner.path.push_back(block);
+  owner.published.push_back(known ? 0 : 1);
+  if (!has_page_of(row, index)) ++twins_;
+}
+
+// Whether the save's slot and copies are the tree's now.
+bool SequenceCache::publish_save(RowId row, const Save& save, const TokenReader& read) {
+  const Row& owner = rows_[row.index()];
+  const auto blocks = static_cast<size_t>(save.position / block_tokens_);
+  const int64_t rest = save.position % block_tokens_;
+  BlockId parent = blocks == 0 ? BlockId() : owner.path[blocks - 1];
+  if (rest == 0) {
+    if (planted(PlantedBug::kCheckpointTooEarly) && blocks > 1) parent = owner.path[blocks - 2];
+    if (tree_.checkpoint(parent).valid()) return false;
+    tree_.set_checkpoint(parent, save.slot);
+    return true;
+  }
+  if (!save.copied) return false;
+  const auto tokens = read(save.position - rest, rest);
+  if (const BlockId known = tree_.find(parent, owner.salt, tokens); known.valid()) {
+    if (tree_.checkpoint(known).valid()) return false;
+    // The block lost its checkpoint; its pages are as good as the copies.
+    tree_.set_checkpoint(known, save.slot);
+    for (size_t c = 0; c < classes_.size(); ++c) classes_[c].pool.give_back(save.copies[c]);
+    return true;
+  }
+  const auto copies = std::span(save.copies).first(classes_.size());
+  tree_.set_checkpoint(tree_.insert(parent, owner.salt, tokens, copies), save.slot);
+  return true;
+}
+
+void SequenceCache::drop(Save* save) {
+  slots_.give_back(save->slot);
+  for (size_t c = 0; c < classes_.size() && save->copied; ++c) classes_[c].pool.give_back(save->copies[c]);
+}
+
+void SequenceCache::distrust(RowId row) {
+  const Row& owner = rows_[row.index()];
+  for (size_t i = 0; i < owner.path.size(); ++i) {
+    if (owner.published[i] != 0) tree_.hide(owner.path[i]);
+  }
+}
+
+bool SequenceCache::has_page_of(RowId row, size_t index) const {
+  return classes_.front().tables[row.index()][index] == tree_.pages(rows_[row.index()].path[index]).front();
+}
+
+// Two rows that computed the same block have a page each. When the row is gone whose page the tree holds, the other's
+// does as well. False: nothing was freed.
+bool SequenceCache::merge_twins() {
+  bool freed = false;
+  for (size_t r = 0; r < rows_.size() && twins_ > 0; ++r) {
+    const RowId row = RowId::from(r);
+    for (size_t i = 0; i < rows_[r].path.size(); ++i) {
+      const BlockId block = rows_[r].path[i];
+      if (has_page_of(row, i) || classes_.front().pool.references(tree_.pages(block).front()) > 1) continue;
+      for (size_t c = 0; c < classes_.size(); ++c) {
+        classes_[c].pool.give_back(tree_.pages(block)[c]);
+        scratch_[c] = classes_[c].tables[r][i];
+        classes_[c].pool.share(scratch_[c]);
+      }
+      tree_.set_pages(block, scratch_);
+      --twins_;
+      freed = true;
+    }
+  }
+  return freed;
+}
+
+}  // namespace weir
