@@ -139,8 +139,10 @@ void append_usage_json(const Usage& usage, std::string* out) {
   *out += fmt::format(
       "{{\"prompt_tokens\":{},\"completion_tokens\":{},\"total_tokens\":{},\"prompt_tokens_details\":{{\"cached_"
       "tokens\":"
-      "{}}},\"completion_tokens_details\":{{\"reasoning_tokens\":0}}}}",
-      usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens, usage.cached_tokens);
+      "{},\"matched_tokens\":{},\"lost_to_checkpoint\":{},\"lost_to_eviction\":{}}},"
+      "\"completion_tokens_details\":{{\"reasoning_tokens\":0}}}}",
+      usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens, usage.cached_tokens,
+      usage.matched_tokens, usage.matched_tokens - usage.cached_tokens, usage.evicted_tokens);
 }
 
 ResponseWriter::ResponseWriter(ResponseKind kind, std::string id, int64_t created_s, std::string model)

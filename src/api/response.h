@@ -37,7 +37,9 @@ struct TokenEntry {
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
-  int64_t cached_tokens = 0;
+  int64_t cached_tokens = 0;   // prompt tokens that were not computed
+  int64_t matched_tokens = 0;  // and with these those without a recurrent state to go on from
+  int64_t evicted_tokens = 0;  // that had been known until memory ran out
 };
 
 // A piece of one choice's answer, or all of it.

@@ -65,10 +65,13 @@ BlockId PrefixTree::find(BlockId parent, const CacheSalt& salt, std::span<const 
   return look_up(name(parent, salt, tokens), parent, salt, tokens);
 }
 
-BlockId PrefixTree::find_partial(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const {
+BlockId PrefixTree::find_partial(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens,
+                                 bool with_checkpoint) const {
   if ((parent.valid() ? at(parent).partial_children : partial_at_start_) == 0) return {};
   for (size_t count = std::min(tokens.size(), static_cast<size_t>(block_tokens_ - 1)); count > 0; --count) {
-    if (const BlockId found = find(parent, salt, tokens.first(count)); found.valid()) return found;
+    if (const BlockId found = find(parent, salt, tokens.first(count)); found.valid() && (!with_checkpoint || at(found).checkpoint.valid())) {
+      return found;
+    }
   }
   return {};
 }

@@ -29,8 +29,10 @@ class PrefixTree {
   // The block of exactly these tokens, 1 to block_tokens of them, behind `parent` (invalid: at the start); invalid:
   // none.
   BlockId find(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
-  // The longest block of fewer than block_tokens tokens, a prefix of `tokens`, behind `parent`; invalid: none.
-  BlockId find_partial(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
+  // The longest block of fewer than block_tokens tokens, a prefix of `tokens`, behind `parent`, if wanted among those
+  // with a checkpoint; invalid: none.
+  BlockId find_partial(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens,
+                       bool with_checkpoint) const;
   // Adds a block that find() does not know, with one page of every class, in use by nobody yet: the caller uses it, or
   // it is the last in the order. A parent must be full and in use. Programmer error: no room.
   BlockId insert(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens, std::span<const PageId> pages);

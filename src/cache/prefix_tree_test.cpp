@@ -51,9 +51,9 @@ TEST_F(PrefixTreeTest, ThePartialBlockFoundIsTheLongest) {
   add(first, tokens_from(100, 5), 1);
   const BlockId longer = add(first, tokens_from(100, 9), 2);
   add(first, tokens_from(200, 20), 3);
-  EXPECT_EQ(tree.find_partial(first, kNoSalt, tokens_from(100, 30)), longer);
-  EXPECT_FALSE(tree.find_partial(first, kNoSalt, tokens_from(300, 30)).valid());
-  EXPECT_FALSE(tree.find_partial({}, kNoSalt, tokens_from(0)).valid());
+  EXPECT_EQ(tree.find_partial(first, kNoSalt, tokens_from(100, 30), false), longer);
+  EXPECT_FALSE(tree.find_partial(first, kNoSalt, tokens_from(300, 30), false).valid());
+  EXPECT_FALSE(tree.find_partial({}, kNoSalt, tokens_from(0), false).valid());
 }
 
 TEST_F(PrefixTreeTest, EvictsWhatWasUsedLongestAgoAndChildrenFirst) {

@@ -11,30 +11,38 @@ PrefixMatch SequenceCache::match(const CacheSalt& salt_given, std::span<const To
   const CacheSalt salt = planted(PlantedBug::kSaltForgotten) ? CacheSalt{} : salt_given;
   if (!reuses_) return out;
   const auto width = static_cast<size_t>(block_tokens_);
-  // A row needs a slot of its own beside the checkpoint that it goes on from.
-  const bool restores = !has_slots_ || slots_.free() > 0 || tree_.checkpoints() > 1;
-  int32_t idle = 0;
   BlockId last;
-  const auto visit = [&](BlockId block) {
-    last = block;
-    out.matched = tree_.end(block);
-    if (tree_.users(block) == 0) ++idle;
-    if (!restores || (has_slots_ && !tree_.checkpoint(block).valid())) return;
-    out.reused = out.matched;
-    out.blocks = static_cast<int32_t>(out.matched / block_tokens_);
-    out.idle_blocks = idle;
-    out.last = block;
-  };
-  while (tokens.size() >= width) {
-    const BlockId next = tree_.find(last, salt, tokens.first(width));
+  for (auto rest = tokens; rest.size() >= width; rest = rest.subspan(width)) {
+    const BlockId next = tree_.find(last, salt, rest.first(width));
     if (!next.valid()) break;
-    visit(next);
-    tokens = tokens.subspan(width);
+    last = next;
+    out.whole = tree_.end(next);
   }
-  out.whole = out.matched;
-  const int64_t known_end = out.whole + evicted_behind(salt, last, tokens);
-  if (const BlockId partial = tree_.find_partial(last, salt, tokens); partial.valid()) visit(partial);
-  out.lost_to_eviction = std::max<int64_t>(0, known_end - out.matched);
+  const auto behind = [&](BlockId block) {
+    return tokens.subspan(block.valid() ? static_cast<size_t>(tree_.end(block)) : 0);
+  };
+  out.matched = out.whole;
+  if (const BlockId partial = tree_.find_partial(last, salt, behind(last), false); partial.valid()) {
+    out.matched = tree_.end(partial);
+  }
+  out.lost_to_eviction = std::max<int64_t>(0, out.whole + evicted_behind(salt, last, behind(last)) - out.matched);
+
+  // A row needs a slot of its own beside the checkpoint that it goes on from.
+  if (has_slots_ && slots_.free() == 0 && tree_.checkpoints() < 2) return out;
+  // The last state on the way: at the end of a block, or of one that ends inside the page behind it.
+  for (BlockId block = last;; block = tree_.parent(block)) {
+    out.last = tree_.find_partial(block, salt, behind(block), has_slots_);
+    if (out.last.valid()) break;
+    if (!block.valid()) return out;
+    out.last = block;
+    if (!has_slots_ || tree_.checkpoint(block).valid()) break;
+  }
+  out.reused = tree_.end(out.last);
+  out.blocks = static_cast<int32_t>(out.reused / block_tokens_);
+  // Above a block in use, all are.
+  for (BlockId block = out.last; block.valid() && tree_.users(block) == 0; block = tree_.parent(block)) {
+    ++out.idle_blocks;
+  }
   return out;
 }
 

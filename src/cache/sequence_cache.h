@@ -39,8 +39,8 @@ struct PrefixMatch {
   int64_t lost_to_eviction = 0;  // tokens behind `matched` whose blocks were there not long ago
   int64_t whole = 0;             // tokens of the whole blocks of `matched`
   int32_t blocks = 0;            // whole blocks of `reused`
-  int32_t idle_blocks = 0;       // of them, used by no row
-  BlockId last;                  // the block that ends at `reused`
+  int32_t idle_blocks = 0;       // of them and the one that ends at `reused`, used by no row
+  BlockId last;                  // the block that ends at `reused`, if that is not 0
 };
 
 // Reads tokens [position, position + count) of a sequence; valid until the next call.

@@ -103,8 +103,8 @@ class Chat {
   }
 
   Status try_answer() {
-    WEIR_ASSIGN_OR_RETURN(const std::vector<TokenId> prompt, conversation_prompt(text_, turns_, thinking_));
-    const int64_t left = model_.memory.limits.sequence_tokens_max - static_cast<int64_t>(prompt.size());
+    WEIR_ASSIGN_OR_RETURN(const ChatPrompt prompt, conversation_prompt(text_, turns_, thinking_));
+    const int64_t left = model_.memory.limits.sequence_tokens_max - static_cast<int64_t>(prompt.ids.size());
     if (left < 1) return Error{ErrorCode::kTooLarge, "the conversation fills the context", "/clear starts over"};
     SamplingParams sampling = terminal_sampling(options_, text_, left);
     sampling.seed += seed_offset_;
@@ -117,6 +117,7 @@ class Chat {
     }
     if (answer.finish == FinishReason::kError) return Error{answer.code, answer.error, {}};
     fmt::print("{}\n", answer.finish == FinishReason::kLength ? " [out of tokens]" : "");
+    if (options_.stats) fmt::print("[{}]\n", reuse_text(answer.reuse, static_cast<int64_t>(prompt.ids.size())));
     turns_.push_back({"assistant", answer.text});
     return Ok{};
   }

@@ -53,13 +53,15 @@ Status command_run(const Options& options) {
   phases.done("engine");
 
   // Alone first: a template would hide what is wrong with the text.
-  WEIR_ASSIGN_OR_RETURN(std::vector<TokenId> ids, text.tokenizer->encode(prompt));
+  ChatPrompt encoded;
+  WEIR_ASSIGN_OR_RETURN(encoded.ids, text.tokenizer->encode(prompt));
   if (!options.raw) {
     std::vector<ChatTurn> turns;
     if (!options.system.empty()) turns.push_back({"system", options.system});
     turns.push_back({"user", prompt});
-    WEIR_ASSIGN_OR_RETURN(ids, conversation_prompt(text, turns, options.thinking));
+    WEIR_ASSIGN_OR_RETURN(encoded, conversation_prompt(text, turns, options.thinking));
   }
+  const std::vector<TokenId>& ids = encoded.ids;
   const int64_t left = model.memory.limits.sequence_tokens_max - static_cast<int64_t>(ids.size());
   if (left < 1) {
     return Error{
@@ -73,7 +75,7 @@ Status command_run(const Options& options) {
     std::fflush(stdout);
   };
   WEIR_ASSIGN_OR_RETURN(const Answer answer,
-                        generate(*host, text, ids, terminal_sampling(options, text, left), emit, interrupted));
+                        generate(*host, text, encoded, terminal_sampling(options, text, left), emit, interrupted));
   if (answer.finish == FinishReason::kError) return Error{answer.code, answer.error, {}};
   fmt::print("\n");
   if (options.print_token_ids) fmt::print("token ids: {}\n", fmt::join(answer.tokens, " "));

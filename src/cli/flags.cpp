@@ -108,7 +108,12 @@ Status assign(const Flag& flag, std::string_view text, Options* options) {
   switch (flag.kind) {
     case FlagKind::kSwitch:
       if (text != "true" && text != "false") return bad("true, false or no value");
-      options->*std::get<bool Options::*>(flag.member) = text == "true";
+      // As text where a default that is neither stands for "as the device has it".
+      if (const auto* member = std::get_if<std::string Options::*>(&flag.member)) {
+        options->**member = text;
+      } else {
+        options->*std::get<bool Options::*>(flag.member) = text == "true";
+      }
       return Ok{};
     case FlagKind::kText:
       options->*std::get<std::string Options::*>(flag.member) = text;

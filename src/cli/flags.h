@@ -49,6 +49,9 @@ struct Options {
   int64_t long_prefill_token_threshold = 0;
   int64_t kv_cache_memory_bytes = 0;
   int64_t block_size = 0;
+  std::string enable_prefix_caching;  // true, false, or empty: as the device and the command have it
+  bool reuse_generated = false;
+  int64_t checkpoint_interval = 0;
 
   // Queue and server.
   int64_t max_num_queued_reqs = 0;

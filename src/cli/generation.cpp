@@ -17,7 +17,7 @@ using Json = nlohmann::ordered_json;
 
 }  // namespace
 
-Result<std::vector<TokenId>> conversation_prompt(const TextAssets& text, const std::vector<ChatTurn>& turns,
+Result<ChatPrompt> conversation_prompt(const TextAssets& text, const std::vector<ChatTurn>& turns,
                                                  bool thinking) {
   if (text.templates.standard == nullptr) {
     return Error{ErrorCode::kInvalidArgument, "this model has no chat template", "give --chat-template FILE, or --raw"};
@@ -28,9 +28,7 @@ Result<std::vector<TokenId>> conversation_prompt(const TextAssets& text, const s
   kwargs["enable_thinking"] = thinking;
   Json special = Json::object();
   for (const auto& [name, token] : text.special_tokens) special[name] = token;
-  WEIR_ASSIGN_OR_RETURN(const std::string prompt,
-                        render_chat(text.templates.choose(false), messages, Json(), kwargs, special));
-  return text.tokenizer->encode(prompt);
+  return encode_chat(*text.tokenizer, text.templates.choose(false), messages, Json(), kwargs, special);
 }
 
 SamplingParams terminal_sampling(const Options& options, const TextAssets& text, int64_t tokens_left) {
@@ -53,7 +51,16 @@ SamplingParams terminal_sampling(const Options& options, const TextAssets& text,
   return sampling;
 }
 
-Result<Answer> generate(EngineHost& host, const TextAssets& text, std::span<const TokenId> prompt,
+std::string reuse_text(const Reuse& reuse, int64_t prompt_count) {
+  std::string out = fmt::format("reused {} of {} prompt tokens", reuse.reused, prompt_count);
+  if (reuse.matched > reuse.reused) {
+    out += fmt::format("; {} more were known, without a recurrent state to go on from", reuse.matched - reuse.reused);
+  }
+  if (reuse.evicted > 0) out += fmt::format("; {} more had been known until their pages were needed", reuse.evicted);
+  return out;
+}
+
+Result<Answer> generate(EngineHost& host, const TextAssets& text, const ChatPrompt& prompt,
                         const SamplingParams& sampling, const std::function<void(std::string_view)>& emit,
                         const std::function<bool()>& interrupted) {
   EngineClient client = host.client();
@@ -61,8 +68,9 @@ Result<Answer> generate(EngineHost& host, const TextAssets& text, std::span<cons
   GenerateHeader header;
   header.id = client.next_id();
   header.arrival_us = host.clock().now_us();
+  header.suffix_count = prompt.suffix_count;
   header.sampling = sampling;
-  WEIR_RETURN_IF_ERROR(client.submit(&ticket, header, prompt));
+  WEIR_RETURN_IF_ERROR(client.submit(&ticket, header, prompt.ids));
 
   Answer answer;
   Detokenizer detokenizer(text.tokenizer.get(), true);
@@ -88,6 +96,7 @@ Result<Answer> generate(EngineHost& host, const TextAssets& text, std::span<cons
     answer.finish = event.header.finish;
     answer.code = event.header.error;
     answer.error = event.message;
+    answer.reuse = {event.header.matched_count, event.header.cached_count, event.header.evicted_count};
     if (answer.finish != FinishReason::kNone) detokenizer.finish(&piece);
     if (!piece.empty()) emit(piece);
     answer.text += piece;

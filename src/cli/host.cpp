@@ -1,5 +1,7 @@
 #include "cli/host.h"
 
+#include <random>
+
 namespace weir {
 
 Result<std::unique_ptr<EngineHost>> EngineHost::start(const Options& options, LoadedModel* model) {
@@ -12,6 +14,12 @@ Result<std::unique_ptr<EngineHost>> EngineHost::start(const Options& options, Lo
   if (options.max_num_queued_tokens > 0) config.queue_tokens_max = options.max_num_queued_tokens;
   if (options.priority_aging_ms > 0) config.aging_us = options.priority_aging_ms * 1000;
   config.prefill_chunk_max = static_cast<int32_t>(options.long_prefill_token_threshold);
+  config.prefix_caching = model->memory.prefix_caching;
+  config.checkpoint_interval = model->memory.checkpoint_interval;
+  // On the CPU prompts and generated tokens have the same bits.
+  config.reuse_generated = options.reuse_generated || options.device == "cpu";
+  std::random_device random;
+  config.cache_seed = (static_cast<uint64_t>(random()) << 32U) ^ random();
   WEIR_ASSIGN_OR_RETURN(Engine engine,
                         Engine::create(config, model->memory.layout, host->runner_.get(), &host->clock_, wake));
   host->engine_ = std::make_unique<Engine>(std::move(engine));

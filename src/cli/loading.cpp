@@ -127,6 +127,47 @@ WeightFormat dummy_format(const Options& options) {
   return WeightFormat::kFp8Block;
 }
 
+namespace {
+
+// Contexts kept for sequences to come, for each that runs, where memory allows.
+constexpr int64_t kKeptContexts = 4;
+// Recurrent states kept for each sequence that runs, at least: one for its prompt, one for the turn before.
+constexpr int64_t kStatesKept = 2;
+// Saving a state costs a copy of it; closer together than this they would be most of the work.
+constexpr int64_t kIntervalMin = 256;
+constexpr int64_t kStatesMax = 1 << 20;
+
+Status plan_reuse(const Options& options, MemoryPlan* plan) {
+  const bool by_default = options.device == "cpu" && (options.command == Command::kServe ||
+                                                      options.command == Command::kChat ||
+                                                      options.command == Command::kRun);
+  plan->prefix_caching =
+      options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
+  if (options.checkpoint_interval % kGridTokens != 0) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("--checkpoint-interval is {}", options.checkpoint_interval),
+                 fmt::format("give a multiple of {}, or 0", kGridTokens)};
+  }
+  plan->checkpoint_interval = options.checkpoint_interval;
+  const int64_t token_bytes = plan->layout.classes[0].bytes_per_page / kGridTokens;
+  if (plan->checkpoint_interval > 0 || token_bytes == 0) return Ok{};
+  const int64_t tokens = plan->layout.state_slot_bytes / token_bytes;
+  plan->checkpoint_interval = std::max(kIntervalMin, (tokens + kGridTokens - 1) / kGridTokens * kGridTokens);
+  return Ok{};
+}
+
+// States to keep in a budget of bytes: one an interval of the pages beside them, but what pages must have stays.
+int64_t checkpoint_slots(const MemoryPlan& plan, int64_t budget, int64_t page_bytes_min, int64_t rows) {
+  const int64_t slot_bytes = plan.layout.state_slot_bytes;
+  if (slot_bytes == 0) return 0;
+  const int64_t pages_a_state = plan.checkpoint_interval / kGridTokens;
+  const int64_t share = budget / (slot_bytes + pages_a_state * plan.layout.classes[0].bytes_per_page);
+  const int64_t enough = std::max(share, kStatesKept * rows);
+  return std::clamp<int64_t>(std::min(enough, (budget - page_bytes_min) / slot_bytes), 0, kStatesMax);
+}
+
+}  // namespace
+
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
                                int32_t vocabulary, int64_t free_bytes) {
   MemoryPlan plan;
@@ -163,6 +204,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                              size_text(plan.layout.state_slot_bytes),
                              size_text(weight_bytes + plan.layout.state_slot_bytes + (int64_t{1} << 30)))};
   }
+  WEIR_RETURN_IF_ERROR(plan_reuse(options, &plan));
   const int64_t longest = options.max_model_len > 0 ? options.max_model_len : config.max_positions;
   if (longest > config.max_positions) {
     return Error{ErrorCode::kInvalidArgument,
@@ -172,6 +214,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   const int64_t page_bytes = plan.layout.classes[0].bytes_per_page;
   const int64_t pages_full = (longest + kGridTokens - 1) / kGridTokens;
   int64_t pages = pages_full * rows;
+  int64_t checkpoints = 0;
   if (page_bytes > 0) {
     // A quarter of what is free: the machine has other work, and a CPU server is often not alone.
     const int64_t budget = options.kv_cache_memory_bytes > 0 ? options.kv_cache_memory_bytes : rest / 4;
@@ -181,7 +224,11 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                                size_text(budget), size_text(rest)),
                    fmt::format("give at most {}", rest)};
     }
-    pages = std::min(pages, budget / page_bytes);
+    if (plan.prefix_caching) {
+      checkpoints = checkpoint_slots(plan, budget, std::min(budget, pages_full * page_bytes), rows);
+      pages *= kKeptContexts;
+    }
+    pages = std::min(pages, (budget - checkpoints * plan.layout.state_slot_bytes) / page_bytes);
     if (pages < 1) {
       return Error{ErrorCode::kExhausted,
                    fmt::format("no KV page of {} fits {}", size_text(page_bytes), size_text(budget)),
@@ -198,7 +245,8 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   plan.page_bytes = pages * page_bytes;
   plan.limits.rows_max = rows;
   plan.limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
-  plan.limits.state_slots = rows;
+  plan.slot_bytes += checkpoints * plan.layout.state_slot_bytes;
+  plan.limits.state_slots = rows + static_cast<int32_t>(checkpoints);
   plan.limits.pages = {static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX))};
   plan.limits.sequence_tokens_max = std::min(longest, pages * kGridTokens);
   plan.limits.vocabulary = vocabulary;

@@ -51,6 +51,8 @@ struct MemoryPlan {
   int64_t weight_bytes = 0;  // as stored
   int64_t page_bytes = 0;    // all pages of all classes
   int64_t slot_bytes = 0;    // all state slots
+  bool prefix_caching = false;
+  int64_t checkpoint_interval = 0;  // tokens
   int64_t work_bytes = 0;    // buffers of a step of the most tokens
   int64_t free_bytes = 0;    // of the machine, at the time of planning
 };

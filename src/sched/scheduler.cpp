@@ -1,6 +1,7 @@
 #include "sched/scheduler.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 
 #include "base/planted.h"
@@ -293,7 +294,10 @@ void Scheduler::join(Draft* draft, int32_t index, const PrefixMatch& match) {
   joining.row = rows_.take();
   joining.samples_planned = joining.generated;
   joining.computed = match.reused;
-  joining.branch = match.whole > match.reused ? match.whole : 0;
+  // Less than a block from another one a state is not worth its memory.
+  const int64_t prompt_end = joining.prompt_count - std::max(1, joining.suffix_count);
+  const bool apart = std::min(match.whole - match.reused, std::abs(prompt_end - match.whole)) >= cache_.block_tokens();
+  joining.branch = apart ? match.whole : 0;
   if (planted(PlantedBug::kResumeOffByOne) && joining.preemption_count > 0) ++joining.computed;
   running_.insert(joining.key, index);
   Edit edit;

@@ -79,7 +79,7 @@ Json normalize_messages(const Json& messages, bool template_reads_parts) {
   return out;
 }
 
-api::Parsed<std::vector<TokenId>> encode_conversation(const api::Conversation& conversation, const ModelText& model) {
+api::Parsed<ChatPrompt> encode_conversation(const api::Conversation& conversation, const ModelText& model) {
   if (model.templates == nullptr) {
     return api::ApiError{400, "This model has no chat template: use /v1/completions", {}, "no_chat_template", 0};
   }
@@ -90,18 +90,15 @@ api::Parsed<std::vector<TokenId>> encode_conversation(const api::Conversation& c
   ChatRenderOptions options;
   options.add_generation_prompt = conversation.add_generation_prompt;
   options.continue_final_message = conversation.continue_final_message;
-  auto text = render_chat(chat_template, messages, Json(), kwargs, special_tokens_of(model), options);
-  if (!text.ok()) {
-    api::ApiError error = api::from_error(text.error(), "messages");
+  auto prompt =
+      encode_chat(*model.tokenizer, chat_template, messages, Json(), kwargs, special_tokens_of(model), options);
+  if (!prompt.ok()) {
+    api::ApiError error = api::from_error(prompt.error(), "messages");
     // A template that fails does so on this conversation; sending it again would not help.
     error.status = 400;
     return error;
   }
-  auto ids = model.tokenizer->encode(text.value());
-  if (!ids.ok()) {
-    return api::from_error(ids.error(), "messages");
-  }
-  return std::move(ids).value();
+  return std::move(prompt).value();
 }
 
 }  // namespace weir

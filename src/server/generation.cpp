@@ -67,7 +67,6 @@ bool Generation::on_event(int32_t index, const Event& event) {
   Choice& choice = choices_[static_cast<size_t>(index)];
   const EventHeader& header = event.header;
   choice.last = header;
-  choice.cached = header.cached_count;
   if (header.finish == FinishReason::kError || header.finish == FinishReason::kAbort) {
     choice.done = true;
     --open_choices_;
@@ -151,7 +150,6 @@ void Generation::finish_choice(Choice* choice, std::string_view reason, int64_t 
   times.queue = seconds(last.arrival_us, last.admitted_us);
   times.prefill = seconds(last.admitted_us, last.first_token_us);
   times.decode = seconds(last.first_token_us, now_us);
-  metrics_->cached_tokens_total += choice->cached;
   metrics_->finish(reason == "stop" ? Outcome::kStop : Outcome::kLength, times, last.prompt_count,
                    choice->text.token_count());
 }
@@ -302,7 +300,10 @@ api::Usage Generation::usage() const {
   for (const Choice& choice : choices_) {
     usage.completion_tokens += choice.text.token_count();
     // The choices of one prompt share it: it is counted once.
-    usage.cached_tokens += index_of(&choice) % prepared_.options.n == 0 ? choice.cached : 0;
+    if (index_of(&choice) % prepared_.options.n != 0) continue;
+    usage.cached_tokens += choice.last.cached_count;
+    usage.matched_tokens += choice.last.matched_count;
+    usage.evicted_tokens += choice.last.evicted_count;
   }
   return usage;
 }

@@ -39,6 +39,7 @@ class Generation {
 
   int32_t choice_count() const { return static_cast<int32_t>(choices_.size()); }
   const PreparedPrompt& prompt_of(int32_t choice) const;
+  const CacheSalt& salt() const { return prepared_.salt; }
   int32_t answers_per_prompt() const { return prepared_.options.n; }
   // The choice's number among those of its prompt, 0 to n - 1.
   int32_t choice_in_prompt(int32_t choice) const { return choice % prepared_.options.n; }
@@ -79,8 +80,7 @@ class Generation {
     std::vector<LogprobRow> prompt_rows;
     std::vector<TokenLogprob> prompt_logprobs;
     int64_t last_token_us = 0;
-    int64_t cached = 0;
-    EventHeader last;  // for the times
+    EventHeader last;  // for the times, and for what of the prompt was reused
   };
 
   void take_prompt_rows(Choice* choice, const Event& event);

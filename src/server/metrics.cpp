@@ -162,6 +162,8 @@ void write_gauges(const EngineStats& engine, const MetricsContext& context, Metr
   out->gauge("weir:preempted_requests", "Waiting requests that were preempted.", real(engine.preempted));
   out->gauge("weir:pages_used", "Cache pages in use.", real(engine.pages_used));
   out->gauge("weir:pages_total", "Cache pages.", real(engine.pages_total));
+  out->gauge("weir:pages_kept", "Cache pages kept for prompts to come.", real(engine.pages_kept));
+  out->gauge("weir:checkpoints", "Recurrent states kept for prompts to come.", real(engine.checkpoints));
   out->gauge("weir:state_slots_used", "Recurrent-state slots in use.", real(engine.slots_used));
   out->gauge("weir:state_slot_usage_ratio", "Share of the recurrent-state slots in use, 0 to 1.", slots);
   out->gauge("weir:steps_in_flight", "Steps submitted to the runner and not retired.", real(engine.steps_in_flight));
@@ -179,10 +181,23 @@ void write_counters(const ServerMetrics& metrics, const EngineStats& engine, Met
   out->counter("vllm:num_preemptions_total", "Preemptions by recompute.", real(engine.preemptions));
   for (std::string_view prefix : {"vllm:prefix_cache", "vllm:gpu_prefix_cache"}) {
     out->counter(fmt::format("{}_queries_total", prefix), "Prompt tokens looked up in the prefix cache.",
-                 real(metrics.prompt_tokens_total));
+                 real(engine.prompt_tokens));
     out->counter(fmt::format("{}_hits_total", prefix), "Prompt tokens found in the prefix cache.",
-                 real(metrics.cached_tokens_total));
+                 real(engine.cached_tokens));
   }
+  out->counter("weir:prefix_matched_tokens_total", "Prompt tokens whose pages were known.",
+               real(engine.matched_tokens));
+  out->counter("weir:prefix_reused_tokens_total", "Prompt tokens that were not computed again.",
+               real(engine.cached_tokens));
+  out->counter("weir:prefix_lost_to_checkpoint_tokens_total",
+               "Prompt tokens whose pages were known, without a recurrent state to go on from.",
+               real(engine.lost_to_checkpoint));
+  out->counter("weir:prefix_lost_to_eviction_tokens_total",
+               "Prompt tokens that had been known until their pages were needed.", real(engine.lost_to_eviction));
+  out->counter("weir:evicted_blocks_total", "Kept blocks of 64 tokens given up for others.",
+               real(engine.evicted_blocks));
+  out->counter("weir:evicted_checkpoints_total", "Kept recurrent states given up for others.",
+               real(engine.evicted_checkpoints));
   out->counter("vllm:spec_decode_num_drafts_total", "Draft rounds.", 0);
   out->counter("vllm:spec_decode_num_draft_tokens_total", "Tokens proposed by drafts.", 0);
   out->counter("vllm:spec_decode_num_accepted_tokens_total", "Draft tokens accepted.", 0);

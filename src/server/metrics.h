@@ -89,7 +89,6 @@ struct ServerMetrics {
   std::array<int64_t, kOutcomeCount> finished{};
   int64_t prompt_tokens_total = 0;
   int64_t generation_tokens_total = 0;
-  int64_t cached_tokens_total = 0;
   int64_t http_requests_total = 0;
   int64_t http_refused_total = 0;  // answered with 4xx or 5xx
   int64_t slow_readers_total = 0;  // streams cut off

@@ -1,6 +1,8 @@
 #include "server/prepare.h"
 
+#define XXH_INLINE_ALL
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <utility>
@@ -81,6 +83,18 @@ Problem add_prompt(std::vector<TokenId> ids, std::string_view field, int64_t def
   return std::nullopt;
 }
 
+// Equal for equal salts of one process. None: no salt.
+CacheSalt digest_of(std::string_view salt, const PrepareContext& context) {
+  CacheSalt out{};
+  if (salt.empty()) return out;
+  for (size_t i = 0; i < context.salt_key.size(); ++i) {
+    const XXH128_hash_t hash = XXH3_128bits_withSeed(salt.data(), salt.size(), context.salt_key[i]);
+    out[2 * i] = hash.low64;
+    out[2 * i + 1] = hash.high64;
+  }
+  return out;
+}
+
 }  // namespace
 
 Problem check_model(const std::string& name, const ServerConfig& config) {
@@ -101,16 +115,19 @@ api::Parsed<Prepared> prepare_chat(std::string_view body, const PrepareContext& 
   Prepared out;
   out.kind = api::ResponseKind::kChat;
   out.options = std::move(request.options);
+  out.salt = digest_of(out.options.cache_salt, context);
   if (auto problem = check_common(out.options.model, out.options.unknown_fields, context)) {
     return *problem;
   }
-  auto ids = encode_conversation(request.conversation, *context.model);
-  if (auto* error = std::get_if<api::ApiError>(&ids)) {
+  auto encoded = encode_conversation(request.conversation, *context.model);
+  if (auto* error = std::get_if<api::ApiError>(&encoded)) {
     return std::move(*error);
   }
-  if (auto problem = add_prompt(std::get<std::vector<TokenId>>(std::move(ids)), "messages", -1, context, &out)) {
+  auto& prompt = std::get<ChatPrompt>(encoded);
+  if (auto problem = add_prompt(std::move(prompt.ids), "messages", -1, context, &out)) {
     return *problem;
   }
+  out.prompts.back().suffix_count = prompt.suffix_count;
   return out;
 }
 
@@ -123,6 +140,7 @@ api::Parsed<Prepared> prepare_completion(std::string_view body, const PrepareCon
   Prepared out;
   out.kind = api::ResponseKind::kCompletion;
   out.options = std::move(request.options);
+  out.salt = digest_of(out.options.cache_salt, context);
   out.echo = request.echo;
   if (auto problem = check_common(out.options.model, out.options.unknown_fields, context)) {
     return *problem;
@@ -176,7 +194,7 @@ api::Parsed<std::string> answer_tokenize(std::string_view body, const PrepareCon
     if (auto* error = std::get_if<api::ApiError>(&encoded)) {
       return std::move(*error);
     }
-    ids = std::get<std::vector<TokenId>>(std::move(encoded));
+    ids = std::get<ChatPrompt>(std::move(encoded)).ids;
   }
   std::string out = fmt::format("{{\"count\":{},\"max_model_len\":{},\"tokens\":", ids.size(), context.context_tokens);
   api::append_ids(ids, &out);

@@ -1,6 +1,7 @@
 // From a request's body to token ids and sampling parameters: the costly part, done off the event loop.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -10,12 +11,14 @@
 #include "api/request.h"
 #include "api/response.h"
 #include "server/config.h"
+#include "text/chat.h"
 
 namespace weir {
 
 struct PreparedPrompt {
   std::vector<TokenId> ids;
-  SamplingParams sampling;  // seed filled per choice
+  int32_t suffix_count = 0;  // of the ids: see ChatPrompt
+  SamplingParams sampling;   // seed filled per choice
 };
 
 // A generation request that the engine can take: one sequence per prompt and choice.
@@ -23,6 +26,7 @@ struct Prepared {
   api::ResponseKind kind = api::ResponseKind::kChat;
   api::GenerationOptions options;
   bool echo = false;
+  CacheSalt salt{};
   std::vector<PreparedPrompt> prompts;
 
   int32_t sequence_count() const { return static_cast<int32_t>(prompts.size()) * options.n; }
@@ -33,6 +37,7 @@ struct PrepareContext {
   const ServerConfig* config = nullptr;
   const ModelText* model = nullptr;
   int64_t context_tokens = 0;
+  std::array<uint64_t, 2> salt_key{};  // random: nobody can look for two salts with one digest
 };
 
 api::Parsed<Prepared> prepare_chat(std::string_view body, const PrepareContext& context);
@@ -45,7 +50,7 @@ api::Parsed<std::string> answer_detokenize(std::string_view body, const PrepareC
 std::string render_json(const Prepared& prepared, const std::string& model);
 
 // Renders a conversation with the model's template and encodes it.
-api::Parsed<std::vector<TokenId>> encode_conversation(const api::Conversation& conversation, const ModelText& model);
+api::Parsed<ChatPrompt> encode_conversation(const api::Conversation& conversation, const ModelText& model);
 
 // 404 unless `name` is empty or served.
 std::optional<api::ApiError> check_model(const std::string& name, const ServerConfig& config);

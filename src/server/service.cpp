@@ -121,6 +121,8 @@ void Service::attach(const ModelText* model, EngineClient* engine) {
   engine_ = engine;
   prepare_.config = config_;
   prepare_.model = model_;
+  std::random_device random;
+  for (uint64_t& key : prepare_.salt_key) key = (static_cast<uint64_t>(random()) << 32U) ^ random();
   prepare_.context_tokens = std::min(model->context_tokens, engine->sequence_tokens_max());
   metrics_ = ServerMetrics(prepare_.context_tokens);
   progress_us_ = clock_->now_us();
@@ -411,6 +413,8 @@ std::optional<api::ApiError> Service::submit_all(Generation* generation, int64_t
     header.id = engine_->next_id();
     header.arrival_us = arrival_us;
     header.priority = priority;
+    header.suffix_count = prompt.suffix_count;
+    header.salt = generation->salt();
     header.sampling = prompt.sampling;
     header.sampling.seed = api::choice_seed(request_seed, generation->choice_in_prompt(submitted));
     const Status status = engine_->submit(submitted == 0 ? &ticket : &more, header, prompt.ids);

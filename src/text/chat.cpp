@@ -1,5 +1,6 @@
 #include "text/chat.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -190,6 +191,27 @@ Result<std::string> render_chat(const ChatTemplate& chat_template, const Json& m
   }
   WEIR_ASSIGN_OR_RETURN(const std::string final, final_text(messages));
   return cut_after(std::move(text), final);
+}
+
+Result<ChatPrompt> encode_chat(const Tokenizer& tokenizer, const ChatTemplate& chat_template, const Json& messages,
+                               const Json& tools, const Json& kwargs, const Json& special_tokens,
+                               const ChatRenderOptions& options) {
+  WEIR_ASSIGN_OR_RETURN(const std::string text,
+                        render_chat(chat_template, messages, tools, kwargs, special_tokens, options));
+  ChatPrompt prompt;
+  WEIR_ASSIGN_OR_RETURN(prompt.ids, tokenizer.encode(text));
+  if (!options.add_generation_prompt || options.continue_final_message) return prompt;
+  ChatRenderOptions closed_options = options;
+  closed_options.add_generation_prompt = false;
+  const auto closed = render_chat(chat_template, messages, tools, kwargs, special_tokens, closed_options);
+  if (!closed.ok() || !text.starts_with(closed.value())) return prompt;
+  // Ids may cross the place where the suffix begins: then there is none to speak of.
+  const auto suffix = tokenizer.encode(std::string_view(text).substr(closed.value().size()));
+  if (!suffix.ok() || suffix.value().size() > prompt.ids.size()) return prompt;
+  if (std::equal(suffix.value().rbegin(), suffix.value().rend(), prompt.ids.rbegin())) {
+    prompt.suffix_count = static_cast<int32_t>(suffix.value().size());
+  }
+  return prompt;
 }
 
 }  // namespace weir

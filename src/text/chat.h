@@ -1,12 +1,15 @@
 // From a conversation to a prompt: finds a model's chat template and renders messages with it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "text/template.h"
+#include "text/tokenizer.h"
 
 namespace weir {
 
@@ -46,5 +49,17 @@ Result<ChatTemplates> chat_templates_from_config(const std::string& tokenizer_co
 Result<std::string> render_chat(const ChatTemplate& chat_template, const nlohmann::ordered_json& messages,
                                 const nlohmann::ordered_json& tools, const nlohmann::ordered_json& kwargs,
                                 const nlohmann::ordered_json& special_tokens, const ChatRenderOptions& options = {});
+
+struct ChatPrompt {
+  std::vector<int32_t> ids;
+  // How many of the last ids make the model answer. The next turn has other text there: it renders the answer.
+  int32_t suffix_count = 0;
+};
+
+// Renders a conversation as above and encodes it.
+Result<ChatPrompt> encode_chat(const Tokenizer& tokenizer, const ChatTemplate& chat_template,
+                               const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
+                               const nlohmann::ordered_json& kwargs, const nlohmann::ordered_json& special_tokens,
+                               const ChatRenderOptions& options = {});
 
 }  // namespace weir
