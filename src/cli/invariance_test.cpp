@@ -112,6 +112,7 @@ std::vector<Outcome> run(Model* model, const std::vector<Request>& requests, con
     }
   }
   EXPECT_EQ(finished, requests.size());
+  while (client.stats().steps_in_flight > 0) engine->step();  // plans live in the engine
   if (preemptions != nullptr) *preemptions = client.stats().preemptions;
   return outcomes;
 }

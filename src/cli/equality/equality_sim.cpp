@@ -1,0 +1,83 @@
+// equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N]: schedules S .. S + N - 1, the models in
+// turn. Run at the repository's root. Ends with 1 at the first difference, or if something was reached too rarely.
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <string_view>
+
+#include "cli/equality/equality.h"
+#include "runner/test_model.h"
+
+namespace weir::equality {
+namespace {
+
+int usage() {
+  fmt::print(stderr, "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N]\n");
+  return 2;
+}
+
+int run(int argc, char** argv) {
+  int64_t schedules = 100;
+  uint64_t seed = 1;
+  int64_t reach_min = 0;
+  std::string models = "moe-odd,next,moe-fp8,moe-real,moe-mxfp4,dense-tied";
+  if (argc % 2 == 0) return usage();
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string_view flag = argv[i];
+    if (flag == "--models") {
+      models = argv[i + 1];
+      continue;
+    }
+    char* end = nullptr;
+    const unsigned long long value = std::strtoull(argv[i + 1], &end, 10);
+    if (*end != '\0') return usage();
+    if (flag == "--schedules") {
+      schedules = static_cast<int64_t>(value);
+    } else if (flag == "--seed") {
+      seed = value;
+    } else if (flag == "--reach-min") {
+      reach_min = static_cast<int64_t>(value);
+    } else {
+      return usage();
+    }
+  }
+  std::vector<std::unique_ptr<Model>> loaded;
+  std::vector<std::unique_ptr<Judge>> judges;
+  for (size_t begin = 0; begin < models.size();) {
+    const size_t end = std::min(models.find(',', begin), models.size());
+    const std::string name = models.substr(begin, end - begin);
+    auto model = load_golden_model(name, 4096);
+    if (!model.ok()) {
+      fmt::print(stderr, "{}: {}\n", name, model.error().text());
+      return 2;
+    }
+    loaded.push_back(std::move(*model));
+    judges.push_back(std::make_unique<Judge>(loaded.back().get()));
+    begin = end + 1;
+  }
+  Reach reach{};
+  for (int64_t i = 0; i < schedules; ++i) {
+    const uint64_t one = seed + static_cast<uint64_t>(i);
+    const auto problems = judges[one % judges.size()]->run(one, &reach);
+    if (problems.empty()) continue;
+    for (const auto& problem : problems) fmt::print("{}\n", problem);
+    fmt::print("seed {} fails: equality_sim --schedules 1 --seed {} --models {}\n", one, one, models);
+    return 1;
+  }
+  int64_t least = INT64_MAX;
+  for (size_t i = 0; i < reach.size(); ++i) {
+    fmt::print("{:>10}  {}\n", reach[i], kReachedNames[i]);
+    least = std::min(least, reach[i]);
+  }
+  fmt::print("{} schedules from seed {}: every request has the bits that it has alone\n", schedules, seed);
+  if (least >= reach_min) return 0;
+  fmt::print("something was reached only {} times, less than {}\n", least, reach_min);
+  return 1;
+}
+
+}  // namespace
+}  // namespace weir::equality
+
+int main(int argc, char** argv) {
+  return weir::equality::run(argc, argv);
+}
