@@ -81,18 +81,30 @@ void CpuExecutor::execute(const EmbedOp& op, const Rows& rows) {
   embed(cpu_, weights_.embedding(), rows.batch->tokens, data(op.y), stride(op.y));
 }
 
+void CpuExecutor::normed_rows(std::span<const int32_t> rows, float* out) {
+  norm(std::get<NormOp>(program_.head.front()), rows.data(), static_cast<int64_t>(rows.size()), out, config_.hidden);
+}
+
 void CpuExecutor::execute(const NormOp& op, const Rows& rows) {
+  if (rows.head) {
+    norm(op, rows.sampled.data(), static_cast<int64_t>(rows.sampled.size()), data(op.y), stride(op.y));
+  } else {
+    norm(op, nullptr, static_cast<int64_t>(rows.batch->tokens.size()), data(op.y), stride(op.y));
+  }
+}
+
+void CpuExecutor::norm(const NormOp& op, const int32_t* rows, int64_t count, float* y, int64_t y_stride) {
   RmsNormArgs args;
   args.x = data(op.x);
   args.x_stride = stride(op.x);
-  args.x_rows = rows.head ? rows.sampled.data() : nullptr;
-  args.rows = static_cast<int64_t>(rows.head ? rows.sampled.size() : rows.batch->tokens.size());
+  args.x_rows = rows;
+  args.rows = count;
   const VectorView weight = weights_.vector(op.weight);
   args.size = weight.size;
   args.weight = weight.data;
   args.eps = config_.rms_eps;
-  args.y = data(op.y);
-  args.y_stride = stride(op.y);
+  args.y = y;
+  args.y_stride = y_stride;
   rms_norm(cpu_, args);
   if (planted(PlantedBug::kBatchDependentSplit) && args.rows > 8) sum_in_other_order(args);
 }

@@ -25,7 +25,9 @@ class CpuExecutor final : public Executor {
   int64_t scratch_bytes() const;
   int64_t buffer_bytes() const override { return buffer_bytes_; }
 
+  bool can_draft() const override { return true; }
   void set_hidden(int64_t first, int64_t count, const float* rows) override;
+  void normed_rows(std::span<const int32_t> rows, float* out) override;
   // Runs the body; collect() runs the head over the sampled rows.
   void enqueue(const StepBatch& batch) override;
   void collect(const Consume& consume) override;
@@ -36,6 +38,8 @@ class CpuExecutor final : public Executor {
     std::span<const int32_t> sampled;  // of this block
     bool head;
   };
+  // The norm of `count` rows of op.x, those of `rows` if it is not null.
+  void norm(const NormOp& op, const int32_t* rows, int64_t count, float* y, int64_t y_stride);
   void execute(const EmbedOp& op, const Rows& rows);
   void execute(const NormOp& op, const Rows& rows);
   void execute(const LinearOp& op, const Rows& rows);

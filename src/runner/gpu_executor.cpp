@@ -139,6 +139,7 @@ void GpuExecutor::lay_out_tables(const StepBatch& batch) {
   std::copy(batch.sampled.begin(), batch.sampled.end(), sampled);
   for (size_t i = 0; i < batch.kv.size(); ++i) {
     const KvSequence& s = batch.kv[i];
+    WEIR_CHECK(s.first == 0, "a sequence without its first {} tokens on a GPU", s.first);
     for (int64_t r = 0; r < s.row_count; ++r) {
       rows[s.row_begin + r] = {static_cast<int32_t>(i), static_cast<int32_t>(s.position + r)};
     }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/result.h"
 #include "models/config.h"
 #include "models/program.h"
@@ -95,12 +96,18 @@ class Executor {
   virtual int32_t steps_ahead() const { return 1; }
   // Whether the device samples rows of these parameters. It must not for rows of which the host wants logits.
   virtual bool samples(const SamplingParams&) const { return false; }
+  // Whether it can feed and run draft heads beside live sequences: normed_rows() and KvSequence::first are there.
+  virtual bool can_draft() const { return false; }
   // Begins a step.
   virtual void enqueue(const StepBatch& batch) = 0;
   // Whether collect() would not wait.
   virtual bool ready() { return true; }
   // Ends the oldest step: hands out its sampled rows block by block, in order.
   virtual void collect(const Consume& consume) = 0;
+
+  // The rows `rows` of the step collected last as the final norm gives them, [rows.size(), D]: what a draft program is
+  // fed with. Until the next enqueue(), if can_draft().
+  virtual void normed_rows(std::span<const int32_t>, float*) { WEIR_CHECK(false, "no normed rows on this device"); }
 
   // A whole step.
   void run(const StepBatch& batch, const Consume& consume) {

@@ -37,6 +37,7 @@ Status OfflineModel::make_executors() {
   if (model_->has_draft_head()) {
     draft_program_ = make_draft_program(model_->config);
     WEIR_ASSIGN_OR_RETURN(draft_, model_->make_executor(draft_program_, caches_.get(), limits));
+    draft_first_ = draft_->can_draft() ? 1 : 0;
   }
   return Ok{};
 }
@@ -45,7 +46,7 @@ StepBatch OfflineModel::batch(std::span<const TokenId> tokens, int64_t position,
                               PageClassId kv) {
   const auto count = static_cast<int64_t>(tokens.size());
   WEIR_CHECK(position + count <= tokens_max_, "{} tokens in caches of {}", position + count, tokens_max_);
-  kv_ = {0, count, position, pages_.at(kv.index()).data()};
+  kv_ = {0, count, position, pages_.at(kv.index()).data(), kv == kDraftKvClass ? draft_first_ : 0};
   StepBatch batch;
   batch.tokens = tokens;
   batch.kv = std::span<const KvSequence>(&kv_, 1);
@@ -116,12 +117,12 @@ Result<DraftChain> OfflineModel::draft(std::span<const TokenId> tokens, int32_t 
     });
     next.assign(chunk.begin() + 1, chunk.end());
     next.push_back(last ? chain.tokens.front() : tokens[static_cast<size_t>(begin + count)]);
-    run_draft(begin, last);
+    run_draft(draft_first_ + begin, last);
   }
   for (int32_t step = 1; step < drafts; ++step) {
     draft_->set_hidden(0, 1, recycled.data());
     next.assign(1, chain.tokens.back());
-    run_draft(total - 1 + step, true);
+    run_draft(draft_first_ + total - 1 + step, true);
   }
   return chain;
 }

@@ -46,6 +46,9 @@ class OfflineModel {
   Program draft_program_;
   std::unique_ptr<Executor> main_;
   std::unique_ptr<Executor> draft_;
+  // The draft head's row of the hidden row i and token i + 1 stands at i + 1, and nothing at 0. Where the executor
+  // cannot leave out tokens every row stands one place lower: rotations are relative.
+  int64_t draft_first_ = 0;
   std::vector<std::vector<std::byte*>> pages_;  // per class
   std::vector<int32_t> every_row_;              // 0 .. chunk - 1
   KvSequence kv_;

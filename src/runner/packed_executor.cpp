@@ -219,6 +219,7 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
   std::vector<PromptRows> prompts;
   for (size_t i = 0; i < batch.kv.size(); ++i) {
     const KvSequence& s = batch.kv[i];
+    WEIR_CHECK(s.first == 0, "a sequence without its first {} tokens on a GPU", s.first);
     step_.fresh = std::max(step_.fresh, s.row_count);
     if (is_generated(batch, i)) {
       step_.generated_count += s.row_count;

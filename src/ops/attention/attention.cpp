@@ -155,6 +155,7 @@ class Attention {
     work.group = group_;
     work.rows = item.rows;
     work.position = item.sequence->position + item.row;
+    work.first = item.sequence->first;
     work.q = q_ + (item.sequence->row_begin + item.row) * q_stride_ + item.kv_head * group_ * shape.head_dim;
     work.q_stride = q_stride_;
     work.pages = item.sequence->pages;
@@ -265,6 +266,10 @@ void attention(Cpu& cpu, const AttentionArgs& args) {
   WEIR_CHECK(args.rope != nullptr && args.rope->rope_dim() == args.shape.rope_dim, "no rope table of {} dims",
              args.shape.rope_dim);
   if (args.sequences.empty()) return;
+  for (const KvSequence& s : args.sequences) {
+    WEIR_CHECK(s.first >= 0 && s.first < kAttentionBlock && s.first <= s.position, "tokens from {} on of a row at {}",
+               s.first, s.position);
+  }
   Cpu::Frame frame(cpu);
   Attention(cpu, args, frame).run();
 }

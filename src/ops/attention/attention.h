@@ -54,11 +54,13 @@ class RopeTable {
 
 // Rows [row_begin, row_begin + row_count) of the step are tokens [position, position + row_count) of one sequence.
 // pages[i] is the base of the page of tokens [64 i, 64 i + 64); all up to the last row's page must be there.
+// No row sees a token before `first`, [0, 63] and at most `position`; what their columns hold may be anything.
 struct KvSequence {
   int64_t row_begin = 0;
   int64_t row_count = 0;
   int64_t position = 0;
   std::byte* const* pages = nullptr;
+  int64_t first = 0;
 };
 
 struct AttentionArgs {

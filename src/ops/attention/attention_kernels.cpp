@@ -31,14 +31,17 @@ void norm_and_rotate(const AttentionPrepareRow& row, const float* x, const float
   }
 }
 
-// Scores of one unit and block become exponentials; the earlier output is brought to the new maximum.
-void update_unit(const AttendSegment& s, int64_t unit, int64_t valid) {
+// Scores of one unit and block become exponentials, those of tokens outside [hidden, valid) zero; the earlier output is
+// brought to the new maximum.
+void update_unit(const AttendSegment& s, int64_t unit, int64_t hidden, int64_t valid) {
   float* scores = s.scores + unit * kAttentionBlock;
   Vec v[4];
   for (int64_t t = 0; t < 4; ++t) {
     const int64_t left = valid - t * kLanes;
     v[t] = load(scores + t * kLanes);
     if (left < kLanes) v[t] = select_first(left > 0 ? left : 0, v[t], splat(kNothing));
+    const int64_t lead = hidden - t * kLanes;
+    if (lead > 0) v[t] = select_first(lead < kLanes ? lead : kLanes, splat(kNothing), v[t]);
   }
   const float block_max = max_lanes(maximum(maximum(v[0], v[1]), maximum(v[2], v[3])));
   const float old_max = s.state.max[unit];
@@ -64,23 +67,25 @@ void attend_block(const AttendSegment& s, int64_t block) {
   const int64_t units = s.rows * s.group;
   chain_rows<Start::kZero>(s.rows_of_a + first, units - first, page, kAttentionBlock, kAttentionBlock / kLanes,
                            s.head_dim, s.scores + first * kAttentionBlock, kAttentionBlock);
+  // Only the visible values: what lies before and behind them in the page may be anything.
+  const int64_t hidden = s.first > start ? s.first - start : 0;
+  values += hidden * s.value_stride;
   const float** weights = s.rows_of_a + units;
   const int64_t vectors = s.value_stride / kLanes;
   int64_t full = units;  // the first unit that sees all of the block
   for (int64_t unit = first; unit < units; ++unit) {
     const int64_t visible = s.position + unit / s.group - start + 1;
     const int64_t valid = visible < kAttentionBlock ? visible : kAttentionBlock;
-    update_unit(s, unit, valid);
-    weights[unit] = s.scores + unit * kAttentionBlock;
+    update_unit(s, unit, hidden, valid);
+    weights[unit] = s.scores + unit * kAttentionBlock + hidden;
     if (valid < kAttentionBlock) {
-      // Only the visible values: what lies behind them in the page may be anything.
-      chain_rows<Start::kC>(weights + unit, 1, values, s.value_stride, vectors, valid,
+      chain_rows<Start::kC>(weights + unit, 1, values, s.value_stride, vectors, valid - hidden,
                             s.state.out + unit * s.value_stride, s.value_stride);
     } else if (full == units) {
       full = unit;
     }
   }
-  chain_rows<Start::kC>(weights + full, units - full, values, s.value_stride, vectors, kAttentionBlock,
+  chain_rows<Start::kC>(weights + full, units - full, values, s.value_stride, vectors, kAttentionBlock - hidden,
                         s.state.out + full * s.value_stride, s.value_stride);
 }
 

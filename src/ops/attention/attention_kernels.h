@@ -45,6 +45,7 @@ struct AttendSegment {
   int64_t group = 0;
   int64_t rows = 0;
   int64_t position = 0;      // of the first row
+  int64_t first = 0;         // tokens before it are not seen; in the first block
   const float* q = nullptr;  // row 0, first head of the group; heads are head_dim apart
   int64_t q_stride = 0;
   std::byte* const* pages = nullptr;

@@ -64,15 +64,16 @@ struct Parameters {
 
 constexpr int64_t kOffset = 128;  // the layer's part does not begin the page
 
-// Computes several sequences side by side in calls of at most `chunk` rows of each.
+// Computes several sequences side by side in calls of at most `chunk` rows of each; their first tokens stand at
+// `first`.
 std::vector<Floats> run(Cpu& cpu, const AttentionShape& shape, const Parameters& parameters,
-                        const std::vector<const Sequence*>& sequences, int64_t chunk) {
+                        const std::vector<const Sequence*>& sequences, int64_t chunk, int64_t first = 0) {
   std::vector<Floats> outputs;
   std::vector<Pages> pages;
   int64_t longest = 0;
   for (const Sequence* s : sequences) {
     outputs.emplace_back(static_cast<size_t>(s->tokens() * s->y_width()));
-    pages.emplace_back(shape, s->tokens(), kOffset);
+    pages.emplace_back(shape, first + s->tokens(), kOffset);
     longest = std::max(longest, s->tokens());
   }
   for (int64_t position = 0; position < longest; position += chunk) {
@@ -85,7 +86,7 @@ std::vector<Floats> run(Cpu& cpu, const AttentionShape& shape, const Parameters&
       const Sequence& s = *sequences[i];
       const int64_t count = std::min(chunk, s.tokens() - position);
       if (count <= 0) continue;
-      work.push_back({rows, count, position, pages[i].table.data()});
+      work.push_back({rows, count, first + position, pages[i].table.data(), first});
       const auto append = [&](Floats& to, const Floats& from, int64_t width) {
         to.insert(to.end(), from.begin() + position * width, from.begin() + (position + count) * width);
       };
@@ -192,6 +193,30 @@ TEST(Attention, ALongContextOfOneRowGivesTheSameBitsSpreadOverThreadsInSeveralWa
     attention(*cpu, args);
     if (first.empty()) first = y;
     EXPECT_TRUE(cases::same_bits(y, first)) << isa_name(cpu->isa()) << " " << cpu->threads() << " threads";
+  }
+}
+
+// What stands in the pages before `first` is NaN, as everywhere: see Pages.
+TEST(Attention, RowsSeeNothingBeforeTheFirstToken) {
+  constexpr int64_t kTokens = 600;
+  const AttentionShape shape{4, 2, 24, 8, 1e-6F};
+  const auto cpus = cases::all_cpus(attention_scratch_bytes(shape, kTokens, cases::kThreadsMax));
+  const Parameters parameters(shape);
+  const Sequence s(shape, 1, kTokens);
+  const auto expected =
+      reference::attention(shape, kTheta, parameters.q_norm, parameters.k_norm, cases::rows_of(s.qg(), s.qg_width()),
+                           cases::rows_of(s.k(), s.kv_width()), cases::rows_of(s.v(), s.kv_width()));
+  for (const int64_t first : {int64_t{1}, int64_t{16}, int64_t{17}, int64_t{63}}) {
+    Floats bits;
+    for (const auto& cpu : cpus) {
+      for (const int64_t chunk : {kTokens, int64_t{37}}) {
+        // Rotations are relative: the rows are those of a sequence that begins at token 0.
+        const Floats y = run(*cpu, shape, parameters, {&s}, chunk, first)[0];
+        if (bits.empty()) bits = y;
+        EXPECT_LT(cases::row_error(y, expected), 5e-6) << first;
+        EXPECT_TRUE(cases::same_bits(y, bits)) << first << " " << isa_name(cpu->isa()) << " " << chunk;
+      }
+    }
   }
 }
 
