@@ -21,11 +21,15 @@ struct PageClass {
 
 inline constexpr size_t kPageClassesMax = 4;
 
+// Drafts of one step at most: with the token before them eight rows, which the kernels of few rows take at once.
+inline constexpr int32_t kDraftsMax = 7;
+
 // Sizes of one model's caches. At most kPageClassesMax classes. A model without recurrent layers has state_slot_bytes
-// == 0 and needs no slots.
+// == 0 and needs no slots, unless drafts are made.
 struct CacheLayout {
   std::vector<PageClass> classes;
   int64_t state_slot_bytes = 0;
+  int64_t hidden_ring_bytes = 0;  // of the slot, its end: the hidden rows that the draft head goes on from
 };
 
 // The named maxima that memory is reserved for at start.
@@ -37,6 +41,7 @@ struct RunnerLimits {
   int64_t sequence_tokens_max = 0;  // context length (--max-model-len)
   int32_t vocabulary = 0;           // ids that may be sampled
   int32_t steps_in_flight = 2;      // plans submitted and not yet polled
+  int32_t drafts_max = 0;           // drafts of a row in one step, [0, kDraftsMax]; 0: the draft head is not run
 };
 
 }  // namespace weir

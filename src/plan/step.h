@@ -24,7 +24,9 @@ enum class EditKind : uint8_t {
 // Applied in order before the step's work. Rows are stable: a row keeps its index from join to leave.
 // A state is saved when the row has computed `position` tokens: at once, or before the edits of the first plan after
 // the step that brings it there; so a save may be ordered with that step or long before. A row has one save open at
-// most; it is dropped when the row leaves or has stopped before it gets there.
+// most; it is dropped when the row leaves or has stopped before it gets there. Where drafts are made, accepted drafts may have brought
+// the row past `position` when it is saved: the slot still allows going on at `position` exactly, because a step that
+// accepts drafts begins before `position` or at it, and never goes over the grid with more than its first draft.
 struct Edit {
   EditKind kind = EditKind::kLeave;
   RowId row;
@@ -43,6 +45,20 @@ enum class RowRole : uint8_t { kPrompt, kGenerated };
 // `first_token` >= 0: they are plan.tokens[first_token ..): prompt, or generated tokens being recomputed.
 // `first_token` == -1: token_count is 1 and the token is the one that the row sampled last, known to the runner alone;
 // `position` is then an upper bound and the row's own cursor decides.
+//
+// Drafts (RunnerLimits::drafts_max > 0). The runner proposes up to `propose_count` drafts for a row at the end of a
+// step that samples, and holds them for the row's next work. That work, if it is the sampled token (first_token == -1),
+// computes the token and the first min(draft_count, drafts held) drafts behind it; the target's own token is sampled at
+// each of these rows, and a draft is accepted if it is the token sampled before it. The tokens yielded are those of
+// steps without drafts, to the bit, whatever was proposed. The runner verifies fewer where a draft's row beyond the
+// first would stand on the grid (going back over it is impossible), behind max_tokens, the context or the row's pages.
+// A step moves the row by 1 to 1 + draft_count tokens, so the next may be planned before it is known by how many.
+// Pages: "kv" must cover every token of the item, draft_count of them for drafts (else fewer are verified). "draft kv"
+// must cover the same tokens, and the drafts' own need one more for the sampled token and one for each draft but the
+// first (else fewer are proposed). A draft KV page holds for each token t of it, but token 0, what the draft head makes
+// of token t and the hidden row of t - 1: it depends on the tokens up to its end alone and is shared like a KV page.
+// It is kept right by every step, whether drafts are asked for or not.
+//
 // A work item never spans prompt and generated tokens. A row appears at most once in a step.
 // If the row wants prompt log-probabilities and the prompt goes on behind this item, the next prompt token follows in
 // plan.tokens at first_token + token_count: the last row's log-probability is about it.
@@ -51,7 +67,8 @@ struct SequenceWork {
   RowRole role = RowRole::kPrompt;
   bool sample = false;  // sample a token from the last row's logits
   int32_t token_count = 0;
-  int32_t draft_count = 0;  // drafts to verify behind the token (upper bound)
+  int32_t draft_count = 0;    // drafts to verify behind the token (upper bound)
+  int32_t propose_count = 0;  // drafts to propose for the row's next step (upper bound)
   int32_t first_token = -1;
   int64_t position = 0;
 };
@@ -94,7 +111,8 @@ struct LogprobRow {
 struct SequenceResult {
   RowId row;
   StopReason stop = StopReason::kNone;
-  int32_t token_count = 0;       // tokens sampled, 0 or 1 + accepted drafts
+  int32_t token_count = 0;       // tokens sampled, 0 or 1 + accepted drafts; none behind the one that ends the sequence
+  int32_t drafted_count = 0;     // drafts computed behind the token
   int32_t first_token = 0;       // into StepResult::tokens
   int32_t first_row = 0;         // into StepResult::rows: token_count rows, if logprobs were asked for
   int32_t prompt_first_row = 0;  // into StepResult::rows

@@ -1,6 +1,7 @@
 #include "runner/batch_table.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
@@ -11,6 +12,7 @@ void StepRows::clear() {
   kv.clear();
   gdn.clear();
   sequences.clear();
+  items.clear();
   sampled.clear();
   requests.clear();
   wanted.clear();
@@ -61,7 +63,11 @@ void BatchTable::save_states() {
 
 void BatchTable::save_state(BatchRow* row) {
   if (!row->save_to.valid() || row->position < row->save_position) return;
-  WEIR_CHECK(row->position == row->save_position, "a state at {} is saved for {}", row->position, row->save_position);
+  const int64_t beyond = row->position - row->save_position;
+  WEIR_CHECK(beyond <= (limits_.drafts_max > 0 ? kGdnRollbackMax : 0) &&
+                 row->save_position >= (row->computed - 1) / kGridTokens * kGridTokens,
+             "a state at {}, with {} tokens computed, is saved for {}", row->position, row->computed,
+             row->save_position);
   caches_->copy_slot(row->state, row->save_to);
   row->save_to = {};
 }
@@ -80,6 +86,9 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
       ++target.occupant;
       target.samples_ahead = 0;
       target.position = 0;
+      target.computed = 0;
+      target.draft_position = 1;
+      target.draft_count = 0;
       target.prompt_length = edit.prompt_length;
       target.last_token = -1;
       target.state = edit.state;
@@ -106,8 +115,8 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
     }
     case EditKind::kSaveState:
       if (target.stopped()) break;
-      WEIR_CHECK(!target.save_to.valid() && edit.position >= target.position, "row {} at {} has a save at {}, not {}",
-                 edit.row.value(), target.position, target.save_position, edit.position);
+      WEIR_CHECK(!target.save_to.valid(), "row {} at {} has a save at {}, not {}", edit.row.value(), target.position,
+                 target.save_position, edit.position);
       target.save_to = edit.state;
       target.save_position = edit.position;
       save_state(&target);
@@ -115,6 +124,9 @@ void BatchTable::apply(const StepPlan& plan, const Edit& edit) {
     case EditKind::kRestoreState:
       if (edit.state.valid()) caches_->copy_slot(edit.state, target.state);
       target.position = edit.position;
+      target.computed = edit.position;
+      target.draft_position = std::max<int64_t>(1, edit.position);
+      target.draft_count = 0;
       WEIR_CHECK(edit.count == (target.history.active() ? edit.position : 0), "row {} goes on at {} with {} tokens",
                  edit.row.value(), edit.position, edit.count);
       for (int32_t i = 0; i < edit.count; ++i) {
@@ -141,19 +153,51 @@ void BatchTable::add_work(const StepPlan& plan, int32_t index, StepRows* rows) {
              "step {}: row {} stands at {}, its work begins at {} with {} tokens", plan.id, work.row.value(),
              target.position, work.position, work.token_count);
 
-  const auto row_begin = static_cast<int64_t>(rows->tokens.size());
+  for (size_t c = 0; c < target.pages.size(); ++c) {
+    WEIR_CHECK(covered(target, PageClassId::from(c)) >= target.position + work.token_count,
+               "step {}: row {} has {} pages of class {} for {} tokens", plan.id, work.row.value(),
+               target.pages[c].size(), c, target.position + work.token_count);
+  }
+  const StepItem item{index, static_cast<int64_t>(rows->tokens.size()), target.position};
   add_tokens(plan, work, &target, rows);
-  const auto& pages = target.pages.at(kKvClass.index());
-  WEIR_CHECK(static_cast<int64_t>(pages.size()) * kGridTokens >= target.position + work.token_count,
-             "step {}: row {} has {} pages for {} tokens", plan.id, work.row.value(), pages.size(),
-             target.position + work.token_count);
-  rows->kv.push_back({row_begin, work.token_count, target.position, pages.data()});
+  const int64_t drafts = take_drafts(work, &target, rows);
+  const int64_t count = work.token_count + drafts;
+  rows->items.push_back(item);
+  rows->kv.push_back({item.row_begin, count, target.position, target.pages.at(kKvClass.index()).data()});
   rows->sequences.push_back({work.role, work.row.value()});
   if (std::byte* slot = caches_->slot(target.state)) {
-    rows->gdn.push_back({row_begin, work.token_count, target.position, slot});
+    rows->gdn.push_back({item.row_begin, count, target.position, slot});
   }
-  want_rows(plan, index, row_begin, rows);
+  want_rows(plan, item, drafts, rows);
+  target.computed = target.position + count;
   target.position += work.token_count;
+}
+
+int64_t BatchTable::covered(const BatchRow& row, PageClassId page_class) const {
+  const auto pages = static_cast<int64_t>(row.pages.at(page_class.index()).size());
+  return std::min(pages * kGridTokens, limits_.sequence_tokens_max);
+}
+
+int64_t BatchTable::verifiable(const BatchRow& row) const {
+  // The token itself and its own successor are certain, the rows of the other drafts may have to be taken back: none of
+  // them may bring the recurrent state to the next multiple of the grid.
+  const int64_t grid = (row.position + 1) / kGridTokens * kGridTokens + kGridTokens;
+  const int64_t tokens = row.prompt_length + row.sampling.max_tokens - row.position - 1;
+  const int64_t context = limits_.sequence_tokens_max - row.position;
+  return std::max<int64_t>(0, std::min({grid - row.position, tokens, context}) - 1);
+}
+
+// Puts the row's drafts behind its token and says how many.
+int64_t BatchTable::take_drafts(const SequenceWork& work, BatchRow* target, StepRows* rows) const {
+  WEIR_CHECK(work.draft_count <= limits_.drafts_max && work.propose_count <= limits_.drafts_max,
+             "row {}: {} drafts to verify and {} to propose, at most {}", work.row.value(), work.draft_count,
+             work.propose_count, limits_.drafts_max);
+  const int64_t held = std::exchange(target->draft_count, 0);
+  if (work.first_token >= 0 || !work.sample) return 0;
+  const int64_t pages = covered(*target, kKvClass) - target->position - 1;
+  const int64_t count = std::min({held, static_cast<int64_t>(work.draft_count), verifiable(*target), pages});
+  rows->tokens.insert(rows->tokens.end(), target->drafts.begin(), target->drafts.begin() + count);
+  return count;
 }
 
 void BatchTable::add_tokens(const StepPlan& plan, const SequenceWork& work, BatchRow* target, StepRows* rows) {
@@ -180,14 +224,14 @@ void BatchTable::add_to_history(BatchRow* target, int64_t position, TokenId toke
   }
 }
 
-void BatchTable::want_rows(const StepPlan& plan, int32_t index, int64_t row_begin, StepRows* rows) {
-  const SequenceWork& work = plan.work[static_cast<size_t>(index)];
+void BatchTable::want_rows(const StepPlan& plan, const StepItem& item, int64_t drafts, StepRows* rows) {
+  const SequenceWork& work = plan.work[static_cast<size_t>(item.work)];
   BatchRow& target = row(work.row);
-  const auto want = [&](int64_t offset, TokenId about) {
+  const auto want = [&](int64_t offset, TokenId about, TokenId draft) {
     const int64_t position = target.position + offset + 1;
     const bool on_device = about < 0 && target.on_device;
-    rows->sampled.push_back(static_cast<int32_t>(row_begin + offset));
-    rows->wanted.push_back({index, about, position, target.occupant, on_device, target.stop});
+    rows->sampled.push_back(static_cast<int32_t>(item.row_begin + offset));
+    rows->wanted.push_back({item.work, about, draft, position, target.occupant, on_device, target.stop});
     rows->requests.push_back(
         {&target.sampling, position, position - target.prompt_length, work.row.value(), on_device});
     if (on_device) ++target.samples_ahead;
@@ -195,15 +239,29 @@ void BatchTable::want_rows(const StepPlan& plan, int32_t index, int64_t row_begi
   };
   if (target.sampling.prompt_logprobs >= 0 && work.role == RowRole::kPrompt) {
     const int64_t end = std::min<int64_t>(work.token_count, target.prompt_length - 1 - target.position);
-    for (int64_t i = 0; i < end; ++i) want(i, plan.tokens.at(static_cast<size_t>(work.first_token + i + 1)));
+    for (int64_t i = 0; i < end; ++i) want(i, plan.tokens.at(static_cast<size_t>(work.first_token + i + 1)), -1);
   }
-  if (work.sample) want(work.token_count - 1, -1);
+  if (work.sample) want(work.token_count - 1, -1, -1);
+  for (int64_t i = 0; i < drafts; ++i) {
+    want(work.token_count + i, -1, target.drafts[static_cast<size_t>(i)]);
+  }
 }
 
 bool BatchTable::arrive(RowId id, const WantedRow& wanted) {
   BatchRow& target = row(id);
   if (wanted.on_device && target.occupant == wanted.occupant) --target.samples_ahead;
   return target.stopped_occupant != wanted.occupant;
+}
+
+bool BatchTable::follows(RowId id, const WantedRow& wanted) {
+  const BatchRow& target = row(id);
+  return target.position + 1 == wanted.position && target.last_token == wanted.draft;
+}
+
+void BatchTable::accept_draft(RowId id, const WantedRow& wanted) {
+  BatchRow& target = row(id);
+  target.history.add_output(wanted.draft);
+  target.position = wanted.position;
 }
 
 StopReason BatchTable::accept(RowId id, const WantedRow& wanted, TokenId token) {

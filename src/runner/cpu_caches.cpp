@@ -44,6 +44,10 @@ CacheLayout cache_layout(const ModelConfig& config, const CacheSizes& sizes, boo
   layout.classes.push_back({"kv", config.count_layers(LayerKind::kFull) * sizes.kv_page_bytes, kGridTokens});
   if (draft_kv) layout.classes.push_back({"draft kv", sizes.kv_page_bytes, kGridTokens});
   layout.state_slot_bytes = config.count_layers(LayerKind::kLinear) * sizes.gdn_slot_bytes;
+  if (draft_kv) {
+    layout.hidden_ring_bytes = round_up(kHiddenRing * config.hidden * static_cast<int64_t>(sizeof(float)), kCacheLine);
+    layout.state_slot_bytes += layout.hidden_ring_bytes;
+  }
   return layout;
 }
 
@@ -61,6 +65,7 @@ Result<CpuCaches> CpuCaches::create(const ModelConfig& config, const CacheLayout
     caches.classes_.push_back(std::move(entry));
   }
   caches.slot_bytes_ = layout.state_slot_bytes;
+  caches.gdn_bytes_ = layout.state_slot_bytes - layout.hidden_ring_bytes;
   caches.slot_count_ = slots;
   WEIR_ASSIGN_OR_RETURN(caches.slots_, ReservedBytes::reserve(caches.slot_bytes_ * slots));
   return caches;
@@ -73,7 +78,15 @@ std::byte* CpuCaches::page(PageClassId page_class, PageId page) const {
 }
 
 std::byte* CpuCaches::slot(StateSlotId slot) const {
-  if (slot_bytes_ == 0) return nullptr;
+  return gdn_bytes_ == 0 ? nullptr : memory(slot);
+}
+
+float* CpuCaches::hidden_row(StateSlotId slot, int64_t position) const {
+  if (slot_bytes_ == gdn_bytes_) return nullptr;
+  return reinterpret_cast<float*>(memory(slot) + gdn_bytes_) + position % kHiddenRing * config_->hidden;
+}
+
+std::byte* CpuCaches::memory(StateSlotId slot) const {
   WEIR_CHECK(slot.valid() && slot.value() < slot_count_, "state slot {} of {}", slot.value(), slot_count_);
   return slots_.data() + slot_bytes_ * slot.value();
 }
@@ -81,14 +94,14 @@ std::byte* CpuCaches::slot(StateSlotId slot) const {
 void CpuCaches::zero_slot(StateSlotId id) {
   if (slot_bytes_ == 0) return;
   const GdnShape shape = gdn_shape(*config_);
-  const int64_t layer_bytes = gdn_slot_bytes(shape);
-  for (int64_t offset = 0; offset < slot_bytes_; offset += layer_bytes) {
+  for (int64_t offset = 0; offset < gdn_bytes_; offset += gdn_slot_bytes(shape)) {
     if (planted(PlantedBug::kStateNotZeroed)) {
-      std::memset(slot(id) + offset, 0, kCacheLine);  // the slot's position alone
+      std::memset(memory(id) + offset, 0, kCacheLine);  // the slot's position alone
     } else {
-      gdn_zero_slot(shape, slot(id) + offset);
+      gdn_zero_slot(shape, memory(id) + offset);
     }
   }
+  std::memset(memory(id) + gdn_bytes_, 0, static_cast<size_t>(slot_bytes_ - gdn_bytes_));
 }
 
 void CpuCaches::copy_page(PageClassId page_class, PageId from, PageId to) {
@@ -98,7 +111,7 @@ void CpuCaches::copy_page(PageClassId page_class, PageId from, PageId to) {
 
 void CpuCaches::copy_slot(StateSlotId from, StateSlotId to) {
   if (slot_bytes_ == 0) return;
-  std::memcpy(slot(to), slot(from), static_cast<size_t>(slot_bytes_));
+  std::memcpy(memory(to), memory(from), static_cast<size_t>(slot_bytes_));
 }
 
 int64_t CpuCaches::bytes() const {

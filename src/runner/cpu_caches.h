@@ -29,7 +29,8 @@ class ReservedBytes {
   int64_t size_ = 0;
 };
 
-// How caches of such layers are laid out. `draft_kv`: with a page class for the draft head.
+// How caches of such layers are laid out. `draft_kv`: with what the draft head needs, a page class and, at the end of a
+// slot, a ring of kHiddenRing hidden rows.
 CacheLayout cache_layout(const ModelConfig& config, const CacheSizes& sizes, bool draft_kv);
 
 class CpuCaches final : public Caches {
@@ -40,6 +41,7 @@ class CpuCaches final : public Caches {
 
   std::byte* page(PageClassId page_class, PageId page) const override;
   std::byte* slot(StateSlotId slot) const override;
+  float* hidden_row(StateSlotId slot, int64_t position) const override;
   void zero_slot(StateSlotId slot) override;
   void copy_page(PageClassId page_class, PageId from, PageId to) override;
   void copy_slot(StateSlotId from, StateSlotId to) override;
@@ -51,10 +53,14 @@ class CpuCaches final : public Caches {
     int64_t page_bytes = 0;
     int64_t count = 0;
   };
+  // The slot's memory, whatever is in it.
+  std::byte* memory(StateSlotId slot) const;
+
   const ModelConfig* config_ = nullptr;
   std::vector<Class> classes_;
   ReservedBytes slots_;
   int64_t slot_bytes_ = 0;
+  int64_t gdn_bytes_ = 0;  // of a slot; behind them the ring of hidden rows
   int64_t slot_count_ = 0;
 };
 

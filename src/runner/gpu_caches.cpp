@@ -23,6 +23,7 @@ Result<std::unique_ptr<GpuCaches>> GpuCaches::create(const CacheLayout& layout, 
     caches->classes_.push_back(std::move(entry));
   }
   caches->slot_bytes_ = layout.state_slot_bytes;
+  caches->gdn_bytes_ = layout.state_slot_bytes - layout.hidden_ring_bytes;
   WEIR_ASSIGN_OR_RETURN(caches->slots_,
                         device->allocate(caches->slot_bytes_ * slots, "state slots", "lower --max-num-seqs"));
   caches->bases_.resize(static_cast<size_t>(slots));
@@ -36,14 +37,17 @@ std::byte* GpuCaches::page(PageClassId page_class, PageId page) const {
 }
 
 std::byte* GpuCaches::slot(StateSlotId slot) const {
-  if (slot_bytes_ == 0) return nullptr;
+  return gdn_bytes_ == 0 ? nullptr : memory(slot);
+}
+
+std::byte* GpuCaches::memory(StateSlotId slot) const {
   WEIR_CHECK(slot.valid() && slot.index() < bases_.size(), "state slot {} of {}", slot.value(), bases_.size());
   return slots_.data() + slot_bytes_ * slot.value();
 }
 
 void GpuCaches::zero_slot(StateSlotId id) {
   if (slot_bytes_ == 0) return;
-  stream_->zero(slot(id), slot_bytes_);
+  stream_->zero(memory(id), slot_bytes_);
   bases_[id.index()] = 0;
 }
 
@@ -53,7 +57,7 @@ void GpuCaches::copy_page(PageClassId page_class, PageId from, PageId to) {
 
 void GpuCaches::copy_slot(StateSlotId from, StateSlotId to) {
   if (slot_bytes_ == 0) return;
-  stream_->copy(slot(to), slot(from), slot_bytes_);
+  stream_->copy(memory(to), memory(from), slot_bytes_);
   bases_[to.index()] = bases_[from.index()];
 }
 

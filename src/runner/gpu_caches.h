@@ -29,6 +29,8 @@ class GpuCaches final : public Caches {
 
  private:
   GpuCaches() = default;
+  // The slot's memory, whatever is in it.
+  std::byte* memory(StateSlotId slot) const;
   size_t index(const std::byte* slot) const { return static_cast<size_t>((slot - slots_.data()) / slot_bytes_); }
 
   struct Class {
@@ -40,6 +42,7 @@ class GpuCaches final : public Caches {
   std::vector<Class> classes_;
   device::Bytes slots_;
   int64_t slot_bytes_ = 0;
+  int64_t gdn_bytes_ = 0;  // of a slot
   std::vector<int64_t> bases_;
 };
 

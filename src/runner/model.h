@@ -22,6 +22,11 @@
 
 namespace weir {
 
+// Hidden rows in a slot: the last is what the draft head goes on from, and a state may be saved for as many tokens
+// before the row's cursor as the recurrent layers can go back.
+inline constexpr int64_t kHiddenRing = 16;
+static_assert(kHiddenRing > kGdnRollbackMax);
+
 // Pages and state slots. Addresses are the device's: only its executor follows them.
 class Caches {
  public:
@@ -29,6 +34,9 @@ class Caches {
   virtual std::byte* page(PageClassId page_class, PageId page) const = 0;
   // Null for models without recurrent layers.
   virtual std::byte* slot(StateSlotId slot) const = 0;
+  // In host memory: where the slot keeps the normed hidden row [D] of a token, one of the last kHiddenRing. Null where
+  // it keeps none.
+  virtual float* hidden_row(StateSlotId, int64_t /*position*/) const { return nullptr; }
   virtual void zero_slot(StateSlotId slot) = 0;
   virtual void copy_page(PageClassId page_class, PageId from, PageId to) = 0;
   virtual void copy_slot(StateSlotId from, StateSlotId to) = 0;

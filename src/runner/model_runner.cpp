@@ -12,17 +12,23 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(Model* model, const Cac
   WEIR_ASSIGN_OR_RETURN(auto caches, model->make_caches(layout, limits.pages, limits.state_slots));
   const ExecutorLimits sizes{limits.step_tokens_max, limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
   WEIR_ASSIGN_OR_RETURN(auto executor, model->make_executor(model->program, caches.get(), sizes));
-  return std::unique_ptr<ModelRunner>(
-      new ModelRunner(model, layout, limits, std::move(caches), std::move(executor), std::move(on_result)));
+  std::unique_ptr<Drafter> drafter;
+  if (limits.drafts_max != 0) {
+    WEIR_CHECK(layout.classes.size() > kDraftKvClass.index(), "drafts without draft pages");
+    WEIR_ASSIGN_OR_RETURN(drafter, Drafter::create(model, caches.get(), executor.get(), limits));
+  }
+  return std::unique_ptr<ModelRunner>(new ModelRunner(model, layout, limits, std::move(caches), std::move(executor),
+                                                      std::move(drafter), std::move(on_result)));
 }
 
 ModelRunner::ModelRunner(Model* model, const CacheLayout& layout, const RunnerLimits& limits,
                          std::unique_ptr<Caches> caches, std::unique_ptr<Executor> executor,
-                         std::function<void()> on_result)
+                         std::unique_ptr<Drafter> drafter, std::function<void()> on_result)
     : model_(model),
       limits_(limits),
       caches_(std::move(caches)),
       executor_(std::move(executor)),
+      drafter_(std::move(drafter)),
       table_(limits_, layout, caches_.get(), executor_.get()),
       sampler_(static_cast<int32_t>(model->config.vocabulary)),
       logprobs_(*model->cpu, kTopLogprobsMax),
@@ -104,6 +110,7 @@ void ModelRunner::enqueue(const Job& job) {
 void ModelRunner::collect() {
   const Flight& flight = flights_[first_flight_];
   executor_->collect([&](const SampledBlock& block) { consume(flight, block); });
+  if (drafter_ != nullptr) drafter_->run(*flight.job.plan, flight.rows, *flight.job.result, &table_, &sampler_);
   first_flight_ = (first_flight_ + 1) % flights_.size();
   --flight_count_;
   {
@@ -130,7 +137,9 @@ void ModelRunner::consume(const Flight& flight, const SampledBlock& block) {
     const WantedRow& wanted = flight.rows.wanted[static_cast<size_t>(block.first + i)];
     const SequenceWork& work = flight.job.plan->work[static_cast<size_t>(wanted.work)];
     SequenceResult& sequence = result->sequences[static_cast<size_t>(wanted.work)];
+    if (wanted.draft >= 0) ++sequence.drafted_count;
     if (!table_.arrive(work.row, wanted)) continue;
+    if (wanted.draft >= 0 && !table_.follows(work.row, wanted)) continue;
     std::span<const float> logits;
     TokenId token = -1;
     bool finite = false;
@@ -141,6 +150,7 @@ void ModelRunner::consume(const Flight& flight, const SampledBlock& block) {
       logits = {block.logits + static_cast<size_t>(i) * width, width};
       finite = all_finite(logits);
     }
+    if (!finite && wanted.draft >= 0) continue;  // as if rejected: the next step meets the row as its first
     if (!finite) {
       sequence.stop = StopReason::kNotFinite;
       table_.stop(work.row, wanted);
@@ -158,8 +168,11 @@ void ModelRunner::sample(const Flight& flight, const WantedRow& wanted, std::spa
   const SequenceWork& work = flight.job.plan->work[static_cast<size_t>(wanted.work)];
   StepResult* result = flight.job.result;
   SequenceResult& sequence = result->sequences[static_cast<size_t>(wanted.work)];
-  sequence.first_token = static_cast<int32_t>(result->tokens.size());
-  sequence.first_row = static_cast<int32_t>(result->rows.size());
+  if (wanted.draft >= 0) table_.accept_draft(work.row, wanted);
+  if (sequence.token_count++ == 0) {
+    sequence.first_token = static_cast<int32_t>(result->tokens.size());
+    sequence.first_row = static_cast<int32_t>(result->rows.size());
+  }
   if (!wanted.on_device) {
     const BatchRow& row = table_.row(work.row);
     SampleArgs args;
@@ -172,7 +185,6 @@ void ModelRunner::sample(const Flight& flight, const WantedRow& wanted, std::spa
     if (row.sampling.logprobs >= 0) logprobs_.append(logits, token, row.sampling.logprobs, result);
   }
   result->tokens.push_back(token);
-  sequence.token_count = 1;
   sequence.stop = table_.accept(work.row, wanted, token);
 }
 

@@ -1,6 +1,7 @@
 // StepRunner over a model on any device: one thread executes plans in order. Where the executor takes a step while the
 // one before it runs, the next is enqueued before the results of the last are read. A row that turns out to have
-// stopped is then computed once more, for nobody.
+// stopped is then computed once more, for nobody. With drafts (RunnerLimits::drafts_max) a step's end is run by
+// Drafter.
 #pragma once
 
 #include <condition_variable>
@@ -17,6 +18,7 @@
 #include "decode/sampler.h"
 #include "plan/runner.h"
 #include "runner/batch_table.h"
+#include "runner/drafter.h"
 #include "runner/logprobs.h"
 #include "runner/model.h"
 
@@ -25,7 +27,7 @@ namespace weir {
 class ModelRunner final : public StepRunner {
  public:
   // Borrows the model. `on_result` is called on the runner's thread after each step. Fails when the caches cannot be
-  // reserved.
+  // reserved, or drafts are asked for that the model or its device cannot make.
   static Result<std::unique_ptr<ModelRunner>> create(Model* model, const CacheLayout& layout,
                                                      const RunnerLimits& limits, std::function<void()> on_result);
   ~ModelRunner() override;
@@ -36,12 +38,14 @@ class ModelRunner final : public StepRunner {
 
   // Bytes reserved for pages and slots, and for work buffers.
   int64_t cache_bytes() const { return caches_->bytes(); }
-  int64_t buffer_bytes() const { return executor_->buffer_bytes(); }
+  int64_t buffer_bytes() const {
+    return executor_->buffer_bytes() + (drafter_ == nullptr ? 0 : drafter_->buffer_bytes());
+  }
   StepTimes* step_times() const { return executor_->step_times(); }
 
  private:
   ModelRunner(Model* model, const CacheLayout& layout, const RunnerLimits& limits, std::unique_ptr<Caches> caches,
-              std::unique_ptr<Executor> executor, std::function<void()> on_result);
+              std::unique_ptr<Executor> executor, std::unique_ptr<Drafter> drafter, std::function<void()> on_result);
   struct Job {
     const StepPlan* plan = nullptr;
     StepResult* result = nullptr;
@@ -65,6 +69,7 @@ class ModelRunner final : public StepRunner {
   const RunnerLimits limits_;
   std::unique_ptr<Caches> caches_;
   std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Drafter> drafter_;  // null: no drafts
   BatchTable table_;
   Sampler sampler_;
   LogprobWriter logprobs_;
