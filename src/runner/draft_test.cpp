@@ -1,0 +1,279 @@
+// Drafts change how many tokens a step yields and nothing else: ids and log-probabilities have the bits of steps of one
+// token. And the draft head sees the same whatever way a sequence came where it is: its logits behind the same tokens
+// have the same bits, cold or from a checkpoint, alone or in a batch, in chunks or whole, after drafts accepted,
+// rejected or never asked for.
+#include "runner/draft_test.h"
+
+namespace weir {
+namespace {
+
+constexpr int32_t kOutput = 150;
+constexpr StateSlotId kCheckpoint{kTestSlots - 1};
+
+// kWide: sampled from the whole vocabulary; the others from few ids. kHot and what stands behind it: mostly noise,
+// which target and draft share, so that many drafts are right though the weights are random.
+enum class Kind { kGreedy, kWide, kSampled, kHot, kPenalties, kStopIds };
+
+class Draft : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    auto model = load_golden_model(GetParam(), 512);
+    ASSERT_TRUE(model.ok()) << model.error().text();
+    if (!(*model)->has_draft_head()) GTEST_SKIP() << "no draft head in this checkpoint";
+    model_ = std::make_unique<SpyModel>(std::move(*model));
+    plain_ = std::make_unique<Driver>(model_.get(), 0);
+    drafting_ = std::make_unique<Driver>(model_.get(), kDraftsMax);
+  }
+
+  Request request(Kind kind, int32_t prompt, int32_t drafts) const {
+    Request out;
+    out.prompt_length = prompt;
+    out.drafts = drafts;
+    const auto vocabulary = static_cast<int32_t>(model_->config.vocabulary);
+    for (int32_t i = 0; i < prompt; ++i) out.known.push_back((i * 37 + i * i + prompt) % (vocabulary - 1));
+    SamplingParams& sampling = out.sampling;
+    sampling.temperature = kind == Kind::kGreedy ? 0.0F : kind >= Kind::kHot ? 4.0F : 0.8F;
+    sampling.seed = static_cast<uint64_t>(1000 + prompt);
+    sampling.max_tokens = kOutput;
+    sampling.logprobs = 2;
+    if (kind != Kind::kGreedy) sampling.top_p = 0.9F;
+    if (kind == Kind::kPenalties) {
+      sampling.repetition_penalty = 1.05F;
+      sampling.presence_penalty = 0.1F;
+      sampling.frequency_penalty = 0.01F;
+    }
+    if (kind == Kind::kWide) return out;
+    for (const TokenId id : {3, 17, 40, 41, 77, 130}) {
+      sampling.logit_bias[static_cast<size_t>(sampling.logit_bias_count++)] = {id, 30.0F};
+    }
+    if (kind == Kind::kStopIds) {
+      sampling.stop_ids = {5, 6, 130};
+      sampling.stop_id_count = 3;
+      sampling.logit_bias[5].bias = 28.0F;
+      sampling.banned_until_min = {130};
+      sampling.banned_until_min_count = 1;
+      sampling.min_tokens = 20;
+    }
+    return out;
+  }
+
+  static Yielded alone(Driver* driver, const Request& request, const DriveOptions& options) {
+    driver->join(RowId(0), request);
+    driver->drive(options);
+    return driver->leave(RowId(0));
+  }
+  static void expect_same_text(const Yielded& a, const Yielded& b) {
+    EXPECT_EQ(a.tokens, b.tokens);
+    EXPECT_EQ(a.logprobs, b.logprobs);
+    EXPECT_EQ(a.stop, b.stop);
+  }
+  // Rows of the draft head that both ran: how many.
+  static int64_t expect_same_drafts(const DraftLog& a, const DraftLog& b) {
+    int64_t common = 0;
+    for (const auto& [place, bits] : a) {
+      const auto other = b.find(place);
+      if (other == b.end()) continue;
+      ++common;
+      EXPECT_EQ(bits, other->second) << "behind " << place.first << " tokens, draft " << place.second + 1;
+      if (bits != other->second) break;
+    }
+    return common;
+  }
+
+  std::unique_ptr<SpyModel> model_;
+  std::unique_ptr<Driver> plain_;
+  std::unique_ptr<Driver> drafting_;
+};
+
+constexpr int32_t kPrompts[] = {1, 63, 64, 65, 150};
+constexpr int32_t kDepths[] = {0, 1, 2, 3, 7};
+
+TEST_P(Draft, TextAndLogProbabilitiesAreThoseOfStepsWithoutDrafts) {
+  for (const Kind kind : {Kind::kGreedy, Kind::kSampled, Kind::kHot, Kind::kPenalties, Kind::kStopIds}) {
+    std::vector<Yielded> plain;
+    for (const int32_t prompt : kPrompts) {
+      plain.push_back(alone(plain_.get(), request(kind, prompt, 0), {}));
+      ASSERT_EQ(plain.back().logprobs.size(), 3 * plain.back().tokens.size());
+      if (kind != Kind::kStopIds) {
+        ASSERT_EQ(plain.back().tokens.size(), static_cast<size_t>(kOutput));
+      }
+    }
+    // Every length with every number of drafts, several numbers in a step.
+    for (size_t turn = 0; turn < 5; ++turn) {
+      DriveOptions options;
+      options.chunk = turn % 3 == 0 ? 29 : turn % 3 == 1 ? 64 : 512;
+      options.in_flight = turn % 2 == 0 ? 2 : 1;
+      options.tight_pages = turn >= 3;
+      for (size_t i = 0; i < 5; ++i) {
+        drafting_->join(RowId(static_cast<int32_t>(i)), request(kind, kPrompts[i], kDepths[(i + turn) % 5]));
+      }
+      drafting_->drive(options);
+      for (size_t i = 0; i < 5; ++i) {
+        SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind) << ", turn " << turn << ", prompt "
+                                        << kPrompts[i] << ", drafts " << kDepths[(i + turn) % 5]);
+        expect_same_text(drafting_->leave(RowId(static_cast<int32_t>(i))), plain[i]);
+      }
+    }
+  }
+  const DraftCounts& counts = drafting_->counts;
+  for (size_t i = 0; i < kDraftsMax; ++i) {
+    std::printf("  draft %zu: %ld accepted, %ld rejected\n", i + 1, static_cast<long>(counts.accepted[i]),
+                static_cast<long>(counts.rejected[i]));
+    EXPECT_GT(counts.accepted[i], 0) << "draft " << i + 1;
+    EXPECT_GT(counts.rejected[i], 0) << "draft " << i + 1;
+  }
+  std::printf("  %ld steps, %ld tokens, %ld cut at the grid\n", static_cast<long>(counts.steps),
+              static_cast<long>(counts.tokens), static_cast<long>(counts.cut_at_grid));
+  EXPECT_GT(counts.cut_at_grid, 0);
+}
+
+TEST_P(Draft, DraftsDoNotDependOnChunksBatchesDepthsOrPages) {
+  for (const Kind kind : {Kind::kHot, Kind::kWide}) {
+    for (const int32_t prompt : kPrompts) {
+      SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind) << ", prompt " << prompt);
+      const Yielded cold = alone(drafting_.get(), request(kind, prompt, 3), {});
+      ASSERT_GT(cold.drafts.size(), 50U);
+      for (const int32_t chunk : {1, 29, 64}) {
+        DriveOptions options;
+        options.chunk = chunk;
+        options.in_flight = 1 + chunk % 2;
+        const Yielded chunked = alone(drafting_.get(), request(kind, prompt, 3), options);
+        EXPECT_EQ(chunked.drafts, cold.drafts) << chunk;
+      }
+      // Other depths and fewer pages: steps stand elsewhere, what they have in common is equal.
+      DriveOptions tight;
+      tight.tight_pages = true;
+      for (const int32_t depth : {1, 7}) {
+        EXPECT_GT(expect_same_drafts(alone(drafting_.get(), request(kind, prompt, depth), {}).drafts, cold.drafts), 10);
+        const Yielded few = alone(drafting_.get(), request(kind, prompt, depth), tight);
+        EXPECT_GT(expect_same_drafts(few.drafts, cold.drafts), 10);
+      }
+      for (int32_t i = 0; i < kTestRows; ++i) {
+        drafting_->join(RowId(i), request(kind, i == 2 ? prompt : kPrompts[i], i == 2 ? 3 : kDepths[i]));
+      }
+      drafting_->drive({});
+      for (int32_t i = 0; i < kTestRows; ++i) {
+        const Yielded row = drafting_->leave(RowId(i));
+        if (i == 2) {
+          EXPECT_EQ(row.drafts, cold.drafts);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Draft, DraftsBehindACheckpointAreThoseOfAColdSequence) {
+  for (const Kind kind : {Kind::kHot, Kind::kWide}) {
+    const Request cold_request = request(kind, 150, 3);
+    const Yielded cold = alone(drafting_.get(), cold_request, {});
+    for (const int32_t boundary : {1, 63, 64, 65, 100, 128, 129}) {
+      SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind) << ", boundary " << boundary);
+      drafting_->join(RowId(0), cold_request);
+      drafting_->save(RowId(0), boundary, kCheckpoint);
+      drafting_->drive({});
+      // Whatever was in the taker's pages and slot before.
+      drafting_->join(RowId(1), request(Kind::kWide, 65, 7));
+      drafting_->drive({});
+      drafting_->leave(RowId(1));
+      Request taker = cold_request;
+      taker.giver = RowId(0);
+      taker.checkpoint = kCheckpoint;
+      taker.reused = boundary;
+      for (const int32_t chunk : {512, 29}) {
+        DriveOptions options;
+        options.chunk = chunk;
+        drafting_->join(RowId(1), taker);
+        drafting_->drive(options);
+        const Yielded yielded = drafting_->leave(RowId(1));
+        expect_same_text(yielded, cold);
+        EXPECT_EQ(yielded.drafts, cold.drafts);
+      }
+      drafting_->leave(RowId(0));
+    }
+  }
+}
+
+// States inside generated text, saved when drafts have brought the cursor there or beyond.
+TEST_P(Draft, AStateSavedBehindTheCursorIsThatOfItsPosition) {
+  for (int32_t prompt = 118; prompt < 126; ++prompt) {
+    const Yielded plain = alone(plain_.get(), request(Kind::kHot, prompt, 0), {});
+    const Yielded cold = alone(drafting_.get(), request(Kind::kHot, prompt, 3), {});
+    for (const int32_t position : {128, 131, 192, 201}) {
+      SCOPED_TRACE(testing::Message() << "prompt " << prompt << ", saved at " << position);
+      drafting_->join(RowId(0), request(Kind::kHot, prompt, 3));
+      drafting_->save(RowId(0), position, kCheckpoint);
+      drafting_->drive({});
+      const Yielded giver = drafting_->yielded(RowId(0));
+      expect_same_text(giver, plain);
+      Request taker = request(Kind::kHot, prompt, 3);
+      const int32_t again = position + 5;  // generated tokens known to the taker, beyond the checkpoint
+      taker.known.insert(taker.known.end(), giver.tokens.begin(), giver.tokens.begin() + again - prompt);
+      taker.giver = RowId(0);
+      taker.checkpoint = kCheckpoint;
+      taker.reused = position;
+      drafting_->join(RowId(1), taker);
+      drafting_->drive({});
+      const Yielded yielded = drafting_->leave(RowId(1));
+      drafting_->leave(RowId(0));
+      EXPECT_EQ(yielded.tokens, std::vector<TokenId>(plain.tokens.begin() + again - prompt, plain.tokens.end()));
+      EXPECT_EQ(yielded.logprobs, (std::vector<std::pair<TokenId, uint32_t>>(
+                                      plain.logprobs.begin() + 3 * (again - prompt), plain.logprobs.end())));
+      EXPECT_GT(expect_same_drafts(yielded.drafts, cold.drafts), 10);
+    }
+  }
+  std::printf("  %ld states saved with the cursor beyond\n", static_cast<long>(drafting_->counts.saved_behind));
+  EXPECT_GT(drafting_->counts.saved_behind, 0);
+}
+
+TEST_P(Draft, APreemptedSequenceDraftsAsBefore) {
+  for (const int32_t steps : {2, 9, 25}) {
+    for (const int32_t chunk : {512, 29}) {
+      SCOPED_TRACE(testing::Message() << steps << " steps, chunks of " << chunk);
+      const Request first = request(Kind::kHot, 65, 3);
+      const Yielded cold = alone(drafting_.get(), first, {});
+      drafting_->join(RowId(0), first);
+      DriveOptions some;
+      some.max_steps = steps;
+      drafting_->drive(some);
+      const Yielded before = drafting_->leave(RowId(0));
+      Request again = first;
+      again.known.insert(again.known.end(), before.tokens.begin(), before.tokens.end());
+      DriveOptions options;
+      options.chunk = chunk;
+      const Yielded after = alone(drafting_.get(), again, options);
+      std::vector<TokenId> tokens = before.tokens;
+      tokens.insert(tokens.end(), after.tokens.begin(), after.tokens.end());
+      EXPECT_EQ(tokens, cold.tokens);
+      EXPECT_GT(expect_same_drafts(after.drafts, cold.drafts), 10);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Draft, testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST(DraftLimits, AModelWithoutADraftHeadIsRefused) {
+  auto model = load_golden_model("next", 512);
+  ASSERT_TRUE(model.ok()) << model.error().text();
+  ASSERT_FALSE((*model)->has_draft_head());
+  RunnerLimits limits;
+  limits.rows_max = 1;
+  limits.step_tokens_max = 8;
+  limits.state_slots = 1;
+  limits.pages = {1, 1};
+  limits.sequence_tokens_max = 64;
+  limits.vocabulary = 8;
+  limits.drafts_max = 1;
+  const auto layout = cache_layout((*model)->config, (*model)->cache_sizes(), true);
+  const auto runner = ModelRunner::create(model->get(), layout, limits, [] {});
+  ASSERT_FALSE(runner.ok());
+  EXPECT_EQ(runner.error().code, ErrorCode::kUnsupported);
+  EXPECT_FALSE(runner.error().remedy.empty());
+}
+
+}  // namespace
+}  // namespace weir
