@@ -17,9 +17,8 @@ enum class Kind { kGreedy, kWide, kSampled, kHot, kPenalties, kStopIds };
 class Draft : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    auto model = load_golden_model(GetParam(), 512);
+    auto model = load(GetParam());
     ASSERT_TRUE(model.ok()) << model.error().text();
-    if (!(*model)->has_draft_head()) GTEST_SKIP() << "no draft head in this checkpoint";
     model_ = std::make_unique<SpyModel>(std::move(*model));
     plain_ = std::make_unique<Driver>(model_.get(), 0);
     drafting_ = std::make_unique<Driver>(model_.get(), kDraftsMax);
@@ -55,6 +54,15 @@ class Draft : public testing::TestWithParam<const char*> {
       sampling.min_tokens = 20;
     }
     return out;
+  }
+
+  static Result<std::unique_ptr<Model>> load(const std::string& name) {
+    if (name != "attention-only") return load_golden_model(name, 512);
+    // Slots with nothing in them but hidden rows.
+    WEIR_ASSIGN_OR_RETURN(ModelConfig config, read_model_config("tests/data/goldens/moe-odd"));
+    config.layers.assign(2, LayerKind::kFull);
+    WEIR_ASSIGN_OR_RETURN(const auto weights, dummy_weights(config, WeightFormat::kBf16, 7));
+    return make_test_model(config, weights, 512);
   }
 
   static Yielded alone(Driver* driver, const Request& request, const DriveOptions& options) {
@@ -225,6 +233,34 @@ TEST_P(Draft, AStateSavedBehindTheCursorIsThatOfItsPosition) {
   EXPECT_GT(drafting_->counts.saved_behind, 0);
 }
 
+// A later turn goes on where the answer ended, with drafts accepted in the step that ended it.
+TEST_P(Draft, ATurnBehindAnAnswerDraftsAsAColdSequence) {
+  for (int32_t prompt = 60; prompt < 66; ++prompt) {
+    SCOPED_TRACE(prompt);
+    Request giver = request(Kind::kHot, prompt, 7);
+    giver.sampling.max_tokens = 40;
+    drafting_->join(RowId(0), giver);
+    drafting_->save(RowId(0), prompt + 39, kCheckpoint);
+    drafting_->drive({});
+    const std::vector<TokenId> answer = drafting_->yielded(RowId(0)).tokens;
+    Request turn = request(Kind::kWide, prompt, 3);
+    turn.known.insert(turn.known.end(), answer.begin(), answer.end());
+    for (int32_t i = 0; i < 20; ++i) turn.known.push_back(i * 9);
+    turn.prompt_length = static_cast<int32_t>(turn.known.size());
+    Request reusing = turn;
+    reusing.giver = RowId(0);
+    reusing.checkpoint = kCheckpoint;
+    reusing.reused = prompt + 39;
+    drafting_->join(RowId(1), reusing);
+    drafting_->drive({});
+    const Yielded hit = drafting_->leave(RowId(1));
+    drafting_->leave(RowId(0));
+    const Yielded cold = alone(drafting_.get(), turn, {});
+    expect_same_text(hit, cold);
+    EXPECT_EQ(hit.drafts, cold.drafts);
+  }
+}
+
 TEST_P(Draft, APreemptedSequenceDraftsAsBefore) {
   for (const int32_t steps : {2, 9, 25}) {
     for (const int32_t chunk : {512, 29}) {
@@ -249,12 +285,62 @@ TEST_P(Draft, APreemptedSequenceDraftsAsBefore) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Draft, testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit"),
+TEST_P(Draft, RowsThatAreNotFiniteEndASequenceWhereTheyDoWithoutDrafts) {
+  for (const int64_t from : {70, 71, 72, 73, 100}) {
+    model_->spy.broken_from = from;
+    const Yielded plain = alone(plain_.get(), request(Kind::kHot, 65, 0), {});
+    ASSERT_EQ(plain.stop, StopReason::kNotFinite);
+    ASSERT_EQ(static_cast<int64_t>(plain.tokens.size()), from - 64);
+    for (const int32_t drafts : {1, 3, 7}) {
+      expect_same_text(alone(drafting_.get(), request(Kind::kHot, 65, drafts), {}), plain);
+    }
+  }
+  model_->spy.broken_from = std::numeric_limits<int64_t>::max();
+  model_->spy.broken_drafts = true;
+  const DraftCounts before = drafting_->counts;
+  const Yielded plain = alone(plain_.get(), request(Kind::kHot, 65, 0), {});
+  expect_same_text(alone(drafting_.get(), request(Kind::kHot, 65, 3), {}), plain);
+  EXPECT_EQ(drafting_->counts.tokens - before.tokens, drafting_->counts.steps - before.steps);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Draft, testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit", "attention-only"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// The head of the shipped model was trained.
+TEST(DraftShipped, DraftsAreMostlyRight) {
+  const std::string folder = "share/weir-xs";
+  const auto config = read_model_config(folder);
+  ASSERT_TRUE(config.ok()) << config.error().text();
+  const auto checkpoint = Checkpoint::open(folder);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().text();
+  const auto weights = load_weights(*config, **checkpoint);
+  ASSERT_TRUE(weights.ok()) << weights.error().text();
+  auto made = make_test_model(*config, *weights, 512);
+  ASSERT_TRUE(made.ok()) << made.error().text();
+  SpyModel model(std::move(*made));
+  Request request;
+  for (int32_t i = 0; i < 40; ++i) request.known.push_back(300 + i * i * 7 % 5000);
+  request.prompt_length = 40;
+  request.sampling.temperature = 0.0F;
+  request.sampling.max_tokens = 120;
+  request.sampling.logprobs = 1;
+  Driver plain(&model, 0);
+  plain.join(RowId(0), request);
+  plain.drive({});
+  request.drafts = 3;
+  Driver drafting(&model, 3);
+  drafting.join(RowId(0), request);
+  drafting.drive({});
+  EXPECT_EQ(drafting.yielded(RowId(0)).tokens, plain.yielded(RowId(0)).tokens);
+  EXPECT_EQ(drafting.yielded(RowId(0)).logprobs, plain.yielded(RowId(0)).logprobs);
+  std::printf("  %ld tokens in %ld steps\n", static_cast<long>(drafting.counts.tokens),
+              static_cast<long>(drafting.counts.steps));
+  EXPECT_GT(drafting.counts.tokens, 2 * drafting.counts.steps);
+}
 
 TEST(DraftLimits, AModelWithoutADraftHeadIsRefused) {
   auto model = load_golden_model("next", 512);

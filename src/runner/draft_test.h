@@ -4,7 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
+#include <cstring>
 #include <deque>
+#include <limits>
 #include <map>
 #include <thread>
 
@@ -23,49 +27,65 @@ inline uint64_t digest(std::span<const float> values) {
   return hash;
 }
 
+// What tests see of the executors and do to them.
+struct Spy {
+  std::map<int32_t, DraftLog> logs;  // by row of the batch table
+  int32_t depth = 0;                 // passes of the draft head since the backbone's step
+  // Logits are NaN: of the backbone behind as many tokens and more, of the draft head.
+  int64_t broken_from = std::numeric_limits<int64_t>::max();
+  bool broken_drafts = false;
+};
+
 // The draft head's executor, looked at; or the backbone's, whose steps begin the chains.
 class SpyExecutor final : public Executor {
  public:
-  SpyExecutor(std::unique_ptr<Executor> inner, const Program* program, std::map<int32_t, DraftLog>* logs,
-              int32_t* depth)
-      : inner_(std::move(inner)), program_(program), logs_(logs), depth_(depth) {}
+  SpyExecutor(std::unique_ptr<Executor> inner, const Program* program, Spy* spy)
+      : inner_(std::move(inner)), program_(program), spy_(spy) {}
   bool can_draft() const override { return inner_->can_draft(); }
   void set_hidden(int64_t first, int64_t count, const float* rows) override { inner_->set_hidden(first, count, rows); }
   void normed_rows(std::span<const int32_t> rows, float* out) override { inner_->normed_rows(rows, out); }
   int64_t buffer_bytes() const override { return inner_->buffer_bytes(); }
   void enqueue(const StepBatch& batch) override {
     batch_ = batch;
-    if (!drafts()) *depth_ = 0;
+    if (!drafts()) spy_->depth = 0;
     inner_->enqueue(batch);
   }
   void collect(const Consume& consume) override {
     inner_->collect([&](const SampledBlock& block) {
-      if (drafts()) log(block);
-      consume(block);
+      SampledBlock seen = block;
+      look(block, &seen);
+      consume(seen);
     });
-    if (drafts()) ++*depth_;
+    if (drafts()) ++spy_->depth;
   }
 
  private:
   bool drafts() const { return program_->hidden_in.valid(); }
-  void log(const SampledBlock& block) {
+  void look(const SampledBlock& block, SampledBlock* seen) {
     const auto width = static_cast<size_t>(program_->buffer(program_->logits).width);
+    logits_.assign(block.logits, block.logits + static_cast<size_t>(block.count) * width);
+    seen->logits = logits_.data();
     for (int64_t i = 0; i < block.count; ++i) {
+      const std::span<float> logits = std::span(logits_).subspan(static_cast<size_t>(i) * width, width);
       const int64_t row = batch_.sampled[static_cast<size_t>(block.first + i)];
-      for (size_t s = 0; s < batch_.kv.size(); ++s) {
-        const KvSequence& kv = batch_.kv[s];
-        if (row < kv.row_begin || row >= kv.row_begin + kv.row_count) continue;
-        (*logs_)[batch_.sequences[s].row][{kv.position + row - kv.row_begin - *depth_, *depth_}] =
-            digest({block.logits + static_cast<size_t>(i) * width, width});
+      const auto sequence = std::find_if(batch_.kv.begin(), batch_.kv.end(),
+                                         [row](const KvSequence& kv) { return row < kv.row_begin + kv.row_count; });
+      const int64_t position = sequence->position + row - sequence->row_begin;
+      if (drafts()) {
+        const auto index = static_cast<size_t>(sequence - batch_.kv.begin());
+        spy_->logs[batch_.sequences[index].row][{position - spy_->depth, spy_->depth}] = digest(logits);
+      }
+      if (drafts() ? spy_->broken_drafts : position >= spy_->broken_from) {
+        logits[width / 2] = std::numeric_limits<float>::quiet_NaN();
       }
     }
   }
 
   std::unique_ptr<Executor> inner_;
   const Program* program_;
-  std::map<int32_t, DraftLog>* logs_;
-  int32_t* depth_;
+  Spy* spy_;
   StepBatch batch_;
+  std::vector<float> logits_;
 };
 
 struct SpyModel final : Model {
@@ -82,17 +102,24 @@ struct SpyModel final : Model {
   CacheSizes cache_sizes() const override { return inner->cache_sizes(); }
   Result<std::unique_ptr<Caches>> make_caches(const CacheLayout& layout, const std::vector<int32_t>& pages,
                                               int32_t slots) override {
-    return inner->make_caches(layout, pages, slots);
+    WEIR_ASSIGN_OR_RETURN(auto caches, inner->make_caches(layout, pages, slots));
+    // NaN: nothing may be read that was not written.
+    for (size_t c = 0; c < pages.size(); ++c) {
+      for (int32_t i = 0; i < pages[c]; ++i) {
+        std::memset(caches->page(PageClassId::from(c), PageId(i)), 0xff,
+                    static_cast<size_t>(layout.classes[c].bytes_per_page));
+      }
+    }
+    return caches;
   }
   Result<std::unique_ptr<Executor>> make_executor(const Program& of, Caches* caches,
                                                   const ExecutorLimits& limits) override {
     WEIR_ASSIGN_OR_RETURN(auto executor, inner->make_executor(of, caches, limits));
-    return std::unique_ptr<Executor>(new SpyExecutor(std::move(executor), &of, &logs, &depth));
+    return std::unique_ptr<Executor>(new SpyExecutor(std::move(executor), &of, &spy));
   }
 
   std::unique_ptr<Model> inner;
-  std::map<int32_t, DraftLog> logs;  // by row of the batch table
-  int32_t depth = 0;
+  Spy spy;
 };
 
 // What a sequence yielded.
@@ -160,7 +187,7 @@ class Driver {
     target = Row();
     target.request = std::move(request);
     target.live = true;
-    model_->logs[row.value()].clear();
+    model_->spy.logs[row.value()].clear();
     plan_.sampling.push_back(target.request.sampling);
     Edit& edit = add_edit(EditKind::kJoin, row);
     edit.first = static_cast<int32_t>(plan_.sampling.size()) - 1;
@@ -178,7 +205,7 @@ class Driver {
     Row& target = rows_[row.index()];
     add_edit(EditKind::kLeave, row);
     target.live = false;
-    target.yielded.drafts = model_->logs[row.value()];
+    target.yielded.drafts = model_->spy.logs[row.value()];
     return target.yielded;
   }
   const Yielded& yielded(RowId row) const { return rows_[row.index()].yielded; }
@@ -336,7 +363,8 @@ class Driver {
   void take(const SequenceWork& work, int64_t most, const StepResult& result, const SequenceResult& item) {
     Row& row = rows_[work.row.index()];
     row.in_flight -= most;
-    ASSERT_NE(item.stop, StopReason::kNotFinite);
+    if (item.stop != StopReason::kNone) row.yielded.stop = item.stop;
+    if (item.stop == StopReason::kNotFinite) return;
     ASSERT_LE(item.drafted_count, work.draft_count);
     ASSERT_LE(item.token_count, 1 + item.drafted_count);
     for (int32_t i = 0; i < item.token_count; ++i) {
@@ -348,7 +376,6 @@ class Driver {
         row.yielded.logprobs.emplace_back(p.token, std::bit_cast<uint32_t>(p.logprob));
       }
     }
-    if (item.stop != StopReason::kNone) row.yielded.stop = item.stop;
     const int64_t before = row.position;
     if (work.first_token >= 0) {
       row.position += work.token_count;

@@ -11,6 +11,15 @@ namespace {
 
 constexpr int64_t kFirst = 1;  // of the draft KV: token 0 has no hidden row before it
 
+// Rows of the draft head: a sequence's are those of its step's tokens, and one more where it samples.
+int64_t rows_of(const RunnerLimits& limits) {
+  return int64_t{limits.step_tokens_max} + limits.rows_max;
+}
+
+int64_t hidden_bytes(const ModelConfig& config, const RunnerLimits& limits) {
+  return rows_of(limits) * config.hidden * static_cast<int64_t>(sizeof(float));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Drafter>> Drafter::create(Model* model, Caches* caches, Executor* main,
@@ -28,9 +37,7 @@ Result<std::unique_ptr<Drafter>> Drafter::create(Model* model, Caches* caches, E
                        "run without drafts, or on the CPU");
   }
   std::unique_ptr<Drafter> drafter(new Drafter(model, caches, main, limits));
-  // A sequence's rows are those of its step's tokens, and one more where it samples.
-  const ExecutorLimits sizes{limits.step_tokens_max + limits.rows_max, limits.rows_max, limits.sequence_tokens_max,
-                             limits.vocabulary};
+  const ExecutorLimits sizes{rows_of(limits), limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
   WEIR_ASSIGN_OR_RETURN(drafter->draft_, model->make_executor(drafter->program_, caches, sizes));
   return drafter;
 }
@@ -50,6 +57,14 @@ Drafter::Drafter(Model* model, Caches* caches, Executor* main, const RunnerLimit
   sampled_.reserve(sequences);
   proposing_.reserve(sequences);
   going_on_.reserve(sequences);
+}
+
+int64_t Drafter::buffer_bytes() const {
+  return draft_->buffer_bytes() + hidden_bytes(model_->config, limits_);
+}
+
+int64_t Drafter::work_bytes(const ModelConfig& config, const RunnerLimits& limits) {
+  return weir::work_bytes(config, make_draft_program(config), rows_of(limits)) + hidden_bytes(config, limits);
 }
 
 void Drafter::run(const StepPlan& plan, const StepRows& rows, const StepResult& result, BatchTable* table,

@@ -31,7 +31,9 @@ class Drafter {
   // Behind a step: its results are in the table, its buffers still in the executor.
   void run(const StepPlan& plan, const StepRows& rows, const StepResult& result, BatchTable* table, Sampler* sampler);
 
-  int64_t buffer_bytes() const { return draft_->buffer_bytes(); }
+  int64_t buffer_bytes() const;
+  // Bytes of the buffers that drafting needs on the CPU beside the backbone's.
+  static int64_t work_bytes(const ModelConfig& config, const RunnerLimits& limits);
 
  private:
   // One sequence of the step.
