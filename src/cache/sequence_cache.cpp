@@ -109,11 +109,15 @@ bool SequenceCache::grow(RowId row, int64_t token_count, StepPlan* plan) {
   const auto lack = [&](const Class& pages) {
     return std::max<int64_t>(0, pages_for(pages, token_count) - static_cast<int64_t>(pages.tables[row.index()].size()));
   };
-  const auto lacks = [&] {
+  const auto lacks_beside = [&](int64_t more) {
     return std::any_of(classes_.begin(), classes_.end(),
-                       [&](const Class& pages) { return lack(pages) > pages.pool.free(); });
+                       [&](const Class& pages) { return lack(pages) > pages.pool.free() + more; });
   };
-  while (lacks()) {
+  // Nothing is evicted for one who cannot be helped.
+  while (lacks_beside(tree_.evictable())) {
+    if (!merge_twins()) return false;
+  }
+  while (lacks_beside(0)) {
     if (!free_memory()) return false;
   }
   for (size_t i = 0; i < classes_.size(); ++i) {

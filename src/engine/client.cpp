@@ -234,6 +234,9 @@ EngineStats EngineClient::stats() const {
   stats.cached_tokens = gauges.cached_tokens.get();
   stats.lost_to_checkpoint = gauges.lost_to_checkpoint.get();
   stats.lost_to_eviction = gauges.lost_to_eviction.get();
+  stats.draft_rounds = gauges.draft_rounds.get();
+  stats.draft_tokens = gauges.draft_tokens.get();
+  stats.accepted_tokens = gauges.accepted_tokens.get();
   stats.evicted_blocks = gauges.evicted_blocks.get();
   stats.evicted_checkpoints = gauges.evicted_checkpoints.get();
   stats.preemptions = gauges.preemptions.get();

@@ -33,6 +33,7 @@ SchedulerConfig scheduler_config(const EngineConfig& config) {
   out.reuse_generated = config.reuse_generated;
   out.checkpoint_interval = config.checkpoint_interval;
   out.cache_seed = config.cache_seed;
+  out.adaptive_drafts = config.adaptive_drafts;
   return out;
 }
 
@@ -113,7 +114,7 @@ Engine::Impl::Impl(const EngineConfig& config, const CacheLayout& layout, StepRu
     Flight& made = *flights.emplace_back(std::make_unique<Flight>());
     scheduler.reserve(&made.plan, &made.owners);
     made.result.sequences.reserve(static_cast<size_t>(limits.rows_max));
-    made.result.tokens.reserve(static_cast<size_t>(limits.rows_max));
+    made.result.tokens.reserve(static_cast<size_t>(limits.rows_max * (1 + limits.drafts_max)));
     made.result.rows.reserve(rows);
     made.result.logprobs.reserve(rows * (1 + kTopLogprobsMax));
   }
@@ -330,6 +331,9 @@ void Engine::Impl::update_gauges() {
   gauges.cached_tokens.set(counters.reused_tokens);
   gauges.lost_to_checkpoint.set(counters.lost_to_checkpoint);
   gauges.lost_to_eviction.set(counters.lost_to_eviction);
+  gauges.draft_rounds.set(counters.draft_rounds);
+  gauges.draft_tokens.set(counters.draft_tokens);
+  gauges.accepted_tokens.set(counters.accepted_tokens);
   gauges.recomputed_tokens.set(counters.recomputed_tokens);
   gauges.preemptions.set(counters.preemptions);
   gauges.admitted.set(counters.admitted);

@@ -42,7 +42,7 @@ int64_t frame_bytes_max() {
 
 int64_t step_event_bytes_max(const RunnerLimits& limits) {
   const int64_t rows = static_cast<int64_t>(limits.step_tokens_max) + limits.rows_max;
-  return limits.rows_max * (frame_bytes_max() + bytes_of<TokenId>(1)) +
+  return limits.rows_max * (frame_bytes_max() + bytes_of<TokenId>(1 + limits.drafts_max)) +
          rows * (bytes_of<LogprobRow>(1) + bytes_of<TokenLogprob>(1 + kTopLogprobsMax));
 }
 

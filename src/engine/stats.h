@@ -33,6 +33,9 @@ struct EngineStats {
   int64_t cached_tokens = 0;
   int64_t lost_to_checkpoint = 0;
   int64_t lost_to_eviction = 0;
+  int64_t draft_rounds = 0;  // steps of a sequence with drafts
+  int64_t draft_tokens = 0;
+  int64_t accepted_tokens = 0;
   int64_t evicted_blocks = 0;
   int64_t evicted_checkpoints = 0;
   int64_t preemptions = 0;

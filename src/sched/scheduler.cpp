@@ -40,6 +40,9 @@ Status Scheduler::check(const SchedulerConfig& config, const CacheLayout& layout
   if (layout.state_slot_bytes > 0 && limits.state_slots < 1) {
     return refuse("no recurrent-state slot", "give the caches more memory");
   }
+  if (limits.drafts_max < 0 || limits.drafts_max > kDraftsMax) {
+    return refuse(fmt::format("{} drafts a step", limits.drafts_max), fmt::format("give 0 to {}", kDraftsMax));
+  }
   if (limits.sequence_tokens_max < 2) return refuse("a context of less than 2 tokens", "raise --max-model-len");
   return Ok{};
 }
@@ -103,7 +106,7 @@ void Scheduler::check_no_growth(const StepPlan& plan) const {
 
 bool Scheduler::plan(int64_t now_us, StepPlan* plan, std::vector<WorkOwner>* owners) {
   owners->clear();
-  Draft draft{plan, owners, now_us, limits_.step_tokens_max, false};
+  Draft draft{plan, owners, now_us, limits_.step_tokens_max, 0, false};
   emit_leaves(&draft);
   continue_decodes(&draft);
   continue_prefills(&draft);
@@ -128,16 +131,36 @@ void Scheduler::continue_decodes(Draft* draft) {
   // First key first: a preemption takes from the other end, so it never hits a sequence that this plan already
   // advances.
   for (int32_t position = 0; position < running_.size(); ++position) {
+    draft->decodes += decodes(sequence(running_.at(position).index)) ? 1 : 0;
+  }
+  for (int32_t position = 0; position < running_.size(); ++position) {
     const int32_t index = running_.at(position).index;
     const Sequence& sequence = this->sequence(index);
-    if (sequence.phase != Phase::kDecode || sequence.samples_planned == sequence.sampling.max_tokens) continue;
+    if (!decodes(sequence)) continue;
+    --draft->decodes;
     if (planted(PlantedBug::kSkippedDecode) && this->sequence(running_.last().index).phase == Phase::kPrefill) continue;
-    if (make_room(draft, sequence)) add_decode(draft, index);
+    const int32_t drafts = drafts_of(sequence);
+    if (make_room(draft, sequence, drafts)) add_decode(draft, index, drafts);
   }
 }
 
-// A page for the sequence's next token. False: the sequence itself was the last in the order and had to go.
-bool Scheduler::make_room(Draft* draft, const Sequence& sequence) {
+bool Scheduler::decodes(const Sequence& sequence) const {
+  return sequence.phase == Phase::kDecode && sequence.samples_planned < sequence.sampling.max_tokens;
+}
+
+// Drafts that are worth a try behind the sequence's next token, as many tokens as are still to come behind it at most.
+int32_t Scheduler::drafts_of(const Sequence& sequence) const {
+  const int32_t most = std::min(limits_.drafts_max, sequence.sampling.max_tokens - sequence.samples_planned - 1);
+  if (most <= 0 || !config_.adaptive_drafts) return std::max(0, most);
+  return choose_drafts(sequence.acceptance, most, running_.size(), config_.draft_cost);
+}
+
+// A page for the sequence's next token, and for drafts if there is one to be had. False: the sequence itself was the
+// last in the order and had to go.
+bool Scheduler::make_room(Draft* draft, const Sequence& sequence, int32_t drafts) {
+  // Those verified in this step and those proposed in it, which have places behind them.
+  const int64_t with_drafts = std::min(sequence.computed + 1 + 2 * drafts, sequence_tokens_max_);
+  if (drafts > 0 && cache_.grow(sequence.row, with_drafts, draft->plan)) return true;
   while (!cache_.grow(sequence.row, sequence.computed + 1, draft->plan)) {
     const OrderedQueue::Entry victim = running_.last();
     const bool itself = victim.key == sequence.key;
@@ -157,22 +180,30 @@ void Scheduler::preempt(Draft* draft, int32_t index) {
   preempted_.insert(victim.key, index);
 }
 
-void Scheduler::add_decode(Draft* draft, int32_t index) {
+void Scheduler::add_decode(Draft* draft, int32_t index, int32_t drafts) {
   Sequence& decoding = sequence(index);
   SequenceWork work;
   work.row = decoding.row;
   work.role = RowRole::kGenerated;
   work.sample = true;
   work.token_count = 1;
+  // What the others need stays.
+  work.draft_count = std::min({drafts, decoding.proposed, draft->budget - draft->decodes - 1});
+  work.propose_count = drafts;
   work.position = decoding.computed;
+  const int32_t count = 1 + work.draft_count;
   cache_.begin_work(decoding.row, decoding.computed, draft->plan);
-  if (next_checkpoint(decoding) == decoding.computed + 1) {
-    cache_.order_save(decoding.row, decoding.computed + 1, draft->plan);
+  // So many tokens are computed for certain before this step; the last sampled one never is.
+  const int64_t certain = decoding.prompt_count + decoding.samples_planned - 1;
+  const int64_t checkpoint = next_checkpoint(decoding);
+  if (checkpoint <= decoding.computed + count && decoding.save_ordered <= certain) {
+    order_save(draft, &decoding, checkpoint);
   }
   draft->plan->work.push_back(work);
-  draft->budget -= 1;
-  decoding.computed += 1;
-  draft->owners->push_back({index, decoding.key.id, false, true, decoding.computed});
+  draft->budget -= count;
+  decoding.computed += count;
+  decoding.proposed = work.propose_count;
+  draft->owners->push_back({index, decoding.key.id, false, true, decoding.computed, work.draft_count});
   decoding.computed_max = std::max(decoding.computed_max, decoding.computed);
   ++decoding.samples_planned;
   ++decoding.steps_in_flight;
@@ -197,7 +228,7 @@ void Scheduler::add_prefill(Draft* draft, int32_t index) {
   cache_.begin_work(filling.row, filling.computed, draft->plan);
   if (const int64_t checkpoint = next_checkpoint(filling); checkpoint <= end) {
     end = checkpoint;
-    cache_.order_save(filling.row, end, draft->plan);
+    order_save(draft, &filling, end);
   }
   const bool peeks = in_prompt && filling.sampling.prompt_logprobs >= 0 && end < filling.prompt_count;
 
@@ -209,8 +240,10 @@ void Scheduler::add_prefill(Draft* draft, int32_t index) {
   work.first_token = static_cast<int32_t>(draft->plan->tokens.size());
   work.position = filling.computed;
   store_.read(&filling.tokens, filling.computed, work.token_count + (peeks ? 1 : 0), &draft->plan->tokens);
+  if (work.sample) work.propose_count = drafts_of(filling);
   draft->plan->work.push_back(work);
-  draft->owners->push_back({index, filling.key.id, end == filling.prompt_count, work.sample, end});
+  filling.proposed = work.propose_count;
+  draft->owners->push_back({index, filling.key.id, end == filling.prompt_count, work.sample, end, 0});
   draft->budget -= work.token_count;
 
   counters_.recomputed_tokens += std::max<int64_t>(0, std::min(end, filling.computed_max) - filling.computed);
@@ -265,6 +298,11 @@ PrefixMatch Scheduler::match(Sequence* candidate) {
   return cache_.match(candidate->salt, known_);
 }
 
+void Scheduler::order_save(Draft* draft, Sequence* sequence, int64_t position) {
+  cache_.order_save(sequence->row, position, draft->plan);
+  sequence->save_ordered = position;
+}
+
 // The next place behind which the sequence's state is to be kept, or never: where another sequence's tokens went on
 // otherwise, at the end of what the next turn will begin with, and at intervals.
 int64_t Scheduler::next_checkpoint(const Sequence& sequence) const {
@@ -272,12 +310,12 @@ int64_t Scheduler::next_checkpoint(const Sequence& sequence) const {
   if (!cache_.reuses() || !cache_.has_states()) return kNever;
   int64_t next = kNever;
   const auto consider = [&](int64_t position) {
-    if (position > sequence.computed) next = std::min(next, position);
+    if (position > std::max(sequence.computed, sequence.save_ordered)) next = std::min(next, position);
   };
   consider(sequence.branch);
   consider(sequence.prompt_count - std::max(1, sequence.suffix_count));
   if (const int64_t interval = config_.checkpoint_interval; interval > 0) {
-    const int64_t position = (sequence.computed / interval + 1) * interval;
+    const int64_t position = (std::max(sequence.computed, sequence.save_ordered) / interval + 1) * interval;
     if (position <= sequence.prompt_count || config_.reuse_generated) consider(position);
   }
   return next;
@@ -294,6 +332,8 @@ void Scheduler::join(Draft* draft, int32_t index, const PrefixMatch& match) {
   joining.row = rows_.take();
   joining.samples_planned = joining.generated;
   joining.computed = match.reused;
+  joining.save_ordered = 0;
+  joining.proposed = 0;
   // Less than a block from another one a state is not worth its memory.
   const int64_t prompt_end = joining.prompt_count - std::max(1, joining.suffix_count);
   const bool apart = std::min(match.whole - match.reused, std::abs(prompt_end - match.whole)) >= cache_.block_tokens();

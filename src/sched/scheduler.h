@@ -1,7 +1,8 @@
 // Decides what each step computes. Pure: no clock, no thread, no I/O; the same calls give the same plans.
 //
 // The rules, in the order in which plan() applies them:
-//  1. Every sequence that is decoding gets one token in every step, before anything else (rows_max <= step_tokens_max).
+//  1. Every sequence that is decoding gets one token in every step, before anything else (rows_max <= step_tokens_max),
+//     and drafts behind it as they pay (draft_policy.h) while there is room for all.
 //  2. If one of them needs a page and none is free, the running sequence with the last key is preempted: everything it
 //     holds is given back, and it is recomputed later from its own tokens. The sequence with the first key is never
 //     preempted and fits alone (refused otherwise), so it always finishes: no livelock.
@@ -10,6 +11,7 @@
 //  4. What the caches still know of a sequence's first tokens is not computed again. A prompt stops where its state
 //     is to be kept (next_checkpoint), wherever its chunks would end, so that what is kept never depends on them.
 // A result is known two plans later at the earliest; what the host knows about a sequence is a lower bound until then.
+// With drafts even how far a sequence got is not known: `computed` is an upper bound while steps are in flight.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +25,7 @@
 #include "cache/sequence_cache.h"
 #include "plan/layout.h"
 #include "plan/step.h"
+#include "sched/draft_policy.h"
 #include "sched/ordered_queue.h"
 #include "sched/token_store.h"
 
@@ -39,6 +42,8 @@ struct SchedulerConfig {
   bool reuse_generated = false;
   int64_t checkpoint_interval = 0;  // tokens between states kept on the way, a multiple of kGridTokens; 0: none
   uint64_t cache_seed = 0;          // of the hash that finds prefixes
+  bool adaptive_drafts = true;      // false: always as many drafts as the runner makes
+  DraftCost draft_cost;
 };
 
 enum class Phase : uint8_t {
@@ -68,11 +73,15 @@ struct Sequence {
   int64_t first_token_us = 0;
   int32_t prompt_count = 0;
   int32_t generated = 0;        // output tokens known
-  int32_t samples_planned = 0;  // output tokens known or in flight
+  int32_t samples_planned = 0;  // output tokens known or in flight, of a step with drafts one
+  int32_t proposed = 0;         // drafts that the last submitted step proposes at most
+  Acceptance acceptance;
   int32_t steps_in_flight = 0;  // submitted steps with work of this sequence
   int32_t preemption_count = 0;
   int32_t prompt_rows_published = 0;  // prompt log-probabilities of positions [1, 1 + this) went out
-  int64_t computed = 0;               // tokens [0, computed) are computed or in flight, in this residency
+  // Tokens [0, computed) are computed or in flight, in this residency; with drafts in flight perhaps fewer.
+  int64_t computed = 0;
+  int64_t save_ordered = 0;           // the last position behind which the state was to be saved, in this residency
   int64_t computed_max = 0;           // the same over all residencies: below it work is recomputation
   int32_t suffix_count = 0;           // last tokens of the prompt that the next turn will render differently
   int64_t branch = 0;                 // where another sequence's tokens went on otherwise, without a state there
@@ -99,7 +108,8 @@ struct WorkOwner {
   SequenceId id = 0;         // the record may have been reused since: then the item is nobody's
   bool ends_prompt = false;  // the item computes the last prompt token
   bool samples = false;
-  int64_t end = 0;  // tokens of the sequence before this are computed then
+  int64_t end = 0;          // tokens of the sequence before this are computed then, with all drafts accepted
+  int32_t draft_count = 0;  // as in the work item
 };
 
 struct SchedulerCounters {
@@ -109,6 +119,9 @@ struct SchedulerCounters {
   int64_t recomputed_tokens = 0;
   int64_t overtakes = 0;       // admitted before an earlier arrival
   int64_t promotions = 0;      // admitted before a better priority
+  int64_t draft_rounds = 0;  // items with drafts that were verified
+  int64_t draft_tokens = 0;
+  int64_t accepted_tokens = 0;
   int64_t matched_tokens = 0;  // sums of PrefixReuse over admissions
   int64_t reused_tokens = 0;
   int64_t lost_to_checkpoint = 0;
@@ -161,6 +174,7 @@ class Scheduler {
     std::vector<WorkOwner>* owners;
     int64_t now_us;
     int32_t budget;             // tokens left
+    int32_t decodes = 0;        // sequences that still get their token out of it
     bool history_used = false;  // some row's earlier tokens are in the plan
   };
 
@@ -174,9 +188,12 @@ class Scheduler {
   void count_admission(Sequence* admitted, const PrefixMatch& match);
   int64_t next_checkpoint(const Sequence& sequence) const;
   void publish(Sequence* sequence, const WorkOwner& owner);
-  bool make_room(Draft* draft, const Sequence& sequence);
+  bool decodes(const Sequence& sequence) const;
+  int32_t drafts_of(const Sequence& sequence) const;
+  bool make_room(Draft* draft, const Sequence& sequence, int32_t drafts);
   void preempt(Draft* draft, int32_t index);
-  void add_decode(Draft* draft, int32_t index);
+  void add_decode(Draft* draft, int32_t index, int32_t drafts);
+  void order_save(Draft* draft, Sequence* sequence, int64_t position);
   void add_prefill(Draft* draft, int32_t index);
   RowId vacate(Sequence* sequence);
   void retire(int32_t index);

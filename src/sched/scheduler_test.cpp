@@ -18,10 +18,19 @@ RunnerLimits limits_of(int32_t rows, int32_t step_tokens, int32_t pages) {
   return limits;
 }
 
+SchedulerConfig config_of(int32_t requests, int64_t tokens, int32_t chunk_max, int64_t aging_us) {
+  SchedulerConfig config;
+  config.queue_requests_max = requests;
+  config.queue_tokens_max = tokens;
+  config.prefill_chunk_max = chunk_max;
+  config.aging_us = aging_us;
+  return config;
+}
+
 // A scheduler, and results that arrive at once.
 struct Desk {
   explicit Desk(const RunnerLimits& limits, int32_t chunk_max = 0)
-      : scheduler(SchedulerConfig{16, 10'000, chunk_max, 1000}, CacheLayout{{{"kv", 1, 64}}, 1}, limits) {
+      : scheduler(config_of(16, 10'000, chunk_max, 1000), CacheLayout{{{"kv", 1, 64}}, 1}, limits) {
     scheduler.reserve(&plan, &owners);
   }
 
@@ -155,13 +164,13 @@ TEST(Scheduler, APromptIsAdmittedOnlyIfEveryRunningSequenceKeepsAPage) {
 }
 
 TEST(Scheduler, LimitsThatCannotServeAreRefusedWithARemedy) {
-  const SchedulerConfig config{1, 1, 0, 1};
+  const SchedulerConfig config = config_of(1, 1, 0, 1);
   const CacheLayout layout{{{"kv", 1, 64}}, 1};
   EXPECT_TRUE(Scheduler::check(config, layout, limits_of(2, 2, 1)).ok());
   EXPECT_FALSE(Scheduler::check(config, layout, limits_of(2, 1, 1)).ok());
   EXPECT_FALSE(Scheduler::check(config, layout, limits_of(2, 2, 0)).ok());
   EXPECT_FALSE(Scheduler::check(config, layout, limits_of(0, 2, 1)).ok());
-  EXPECT_FALSE(Scheduler::check({1, 1, 0, 0}, layout, limits_of(2, 2, 1)).ok());
+  EXPECT_FALSE(Scheduler::check(config_of(1, 1, 0, 0), layout, limits_of(2, 2, 1)).ok());
 }
 
 TEST(OrderedQueue, KeepsOrderWhateverTheOrderOfInsertion) {

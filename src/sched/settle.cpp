@@ -50,7 +50,17 @@ int32_t Scheduler::settle(const WorkOwner& owner, const SequenceResult& result, 
   if (!tokens.empty()) {
     if (owned.generated == 0) owned.first_token_us = now_us;
     store_.append(&owned.tokens, tokens);
-    owned.generated += static_cast<int32_t>(tokens.size());
+    const auto count = static_cast<int32_t>(tokens.size());
+    owned.generated += count;
+    owned.samples_planned += count - 1;
+    // Drafts that were not accepted take the row no further.
+    if (owned.row.valid()) owned.computed -= 1 + owner.draft_count - count;
+    if (result.drafted_count > 0) {
+      owned.acceptance.record(result.drafted_count, count - 1);
+      ++counters_.draft_rounds;
+      counters_.draft_tokens += result.drafted_count;
+      counters_.accepted_tokens += count - 1;
+    }
     WEIR_CHECK(owned.generated <= owned.sampling.max_tokens, "sequence {} has {} tokens of at most {}", owner.id,
                owned.generated, owned.sampling.max_tokens);
   }

@@ -51,7 +51,9 @@ struct World {
 // An engine over the model, turned by its owner.
 class Served {
  public:
-  Served(Model* model, World world) : layout_(cache_layout(model->config, model->cache_sizes(), false)) {
+  Served(Model* model, World world)
+      : layout_(cache_layout(model->config, model->cache_sizes(), world.limits.drafts_max > 0)) {
+    world.limits.pages.resize(layout_.classes.size(), world.limits.pages.front());
     if (layout_.state_slot_bytes == 0) world.limits.state_slots = 0;
     auto runner = ModelRunner::create(model, layout_, world.limits, [this] { wake_.notify(); });
     WEIR_CHECK(runner.ok(), "{}", runner.error().text());
@@ -133,7 +135,7 @@ World cold_world(int32_t vocabulary) {
   return world;
 }
 
-World draw_world(Random* random, int32_t vocabulary) {
+World draw_world(Random* random, int32_t vocabulary, bool drafts) {
   World world = cold_world(vocabulary);
   RunnerLimits& limits = world.limits;
   limits.rows_max = static_cast<int32_t>(pick(random, {1, 2, 4, 8, 16}));
@@ -143,6 +145,8 @@ World draw_world(Random* random, int32_t vocabulary) {
   const int64_t alone = kContext / kGridTokens;
   limits.pages = {
       static_cast<int32_t>(one_in(random, 3) ? between(random, alone, alone + 4) : between(random, alone, alone * 8))};
+  if (drafts) limits.drafts_max = static_cast<int32_t>(pick(random, {0, 1, 2, 3, 7}));
+  world.config.adaptive_drafts = one_in(random, 3);
   world.tight = one_in(random, 3);
   if (world.tight) {
     limits.rows_max = 8;
@@ -172,6 +176,13 @@ void draw_sampling(Random* random, int32_t vocabulary, SamplingParams* sampling)
   sampling->max_tokens = static_cast<int32_t>(one_in(random, 20) ? 0 : between(random, 1, pick(random, {4, 20, 120})));
   sampling->logprobs = static_cast<int32_t>(between(random, -1, 1));
   if (one_in(random, 8)) sampling->prompt_logprobs = 0;
+  // Random weights agree with their draft head about nothing: of a few likely ids it guesses some right.
+  if (one_in(random, 2)) {
+    sampling->logit_bias_count = static_cast<int32_t>(between(random, 1, 3));
+    for (int32_t i = 0; i < sampling->logit_bias_count; ++i) {
+      sampling->logit_bias[static_cast<size_t>(i)] = {static_cast<TokenId>(between(random, 0, vocabulary - 1)), 20.0F};
+    }
+  }
   if (one_in(random, 6)) sampling->frequency_penalty = 0.4F;
   if (one_in(random, 8)) sampling->repetition_penalty = 1.2F;
   if (one_in(random, 4)) {
@@ -280,6 +291,9 @@ class Schedule {
     add(Reached::kPreempted, stats.preemptions);
     add(Reached::kEvicted, stats.evicted_blocks);
     add(Reached::kStateEvicted, stats.evicted_checkpoints);
+    add(Reached::kWithDrafts, stats.draft_rounds > 0 ? 1 : 0);
+    add(Reached::kDraftTokens, stats.draft_tokens);
+    add(Reached::kAcceptedTokens, stats.accepted_tokens);
     if (problems_.empty() && stats.pages_free + stats.pages_kept != stats.pages_total) {
       problems_.push_back(
           fmt::format("of {} pages {} are free and {} kept", stats.pages_total, stats.pages_free, stats.pages_kept));
@@ -404,7 +418,7 @@ Judge::~Judge() = default;
 
 std::vector<std::string> Judge::run(uint64_t seed, Reach* reach) {
   Random random(seed);
-  const World world = draw_world(&random, impl_->vocabulary);
+  const World world = draw_world(&random, impl_->vocabulary, impl_->model->has_draft_head());
   const auto beginning = draw_tokens(&random, between(&random, 1, 400), impl_->vocabulary);
   std::vector<Request> requests;
   std::vector<Outcome> alone;

@@ -14,6 +14,8 @@ World draw_world(Random* random) {
   limits.sequence_tokens_max = random->between(8, random->pick({40, 120, 260}));
   limits.vocabulary = static_cast<int32_t>(random->between(8, 60));
   limits.steps_in_flight = static_cast<int32_t>(random->pick({1, 2, 2, 2, 2, 3}));
+  limits.drafts_max = static_cast<int32_t>(random->pick({0, 0, 1, 2, 3, 7}));
+  world.config.adaptive_drafts = random->one_in(2);
   world.tight = random->one_in(4);
   if (world.tight) {
     limits.rows_max = std::max(limits.rows_max, 3);

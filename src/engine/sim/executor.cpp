@@ -95,7 +95,7 @@ void Executor::join(const StepPlan& plan, const Edit& edit) {
   Slot& slot = slots_[edit.state.index()];
   if (slot.owner >= 0)
     violate(plan, "slot {} of row {} goes to row {}", edit.state.value(), slot.owner, edit.row.value());
-  slot = Slot{edit.row.value(), kScriptStart, 0};
+  slot = Slot{edit.row.value(), {kScriptStart}};
   row.slot = edit.state;
 }
 
@@ -152,9 +152,11 @@ void Executor::save(const StepPlan& plan, DeviceRow* row) {
   if (!row->live || !row->save_to.valid() || row->position < row->save_position) return;
   Slot& to = slots_[row->save_to.index()];
   if (to.owner >= 0) violate(plan, "a state is saved into slot {} of row {}", row->save_to.value(), to.owner);
-  if (row->position != row->save_position) violate(plan, "a state at {} is saved late", row->save_position);
+  if (row->position > row->save_position + limits_.drafts_max) {
+    violate(plan, "a state at {} is saved late", row->save_position);
+  }
   const Slot& from = slots_[row->slot.index()];
-  to = Slot{-1, from.history, from.count};
+  to = Slot{-1, {from.histories.begin(), from.histories.begin() + row->save_position + 1}};
   row->save_to = StateSlotId();
 }
 
@@ -165,13 +167,12 @@ void Executor::restore(const StepPlan& plan, const Edit& edit) {
   if (row.slot.valid()) {
     if (!is_slot(edit.state)) return violate(plan, "row {} goes on from slot {}", edit.row.value(), edit.state.value());
     const Slot& from = slots_[edit.state.index()];
-    if (from.owner >= 0 || from.count != edit.position) {
+    if (from.owner >= 0 || from.count() != edit.position) {
       violate(plan, "slot {} of row {} holds {} tokens, row {} goes on from it at {}", edit.state.value(), from.owner,
-              from.count, edit.row.value(), edit.position);
+              from.count(), edit.row.value(), edit.position);
     }
     Slot& live = slots_[row.slot.index()];
-    live.history = from.history;
-    live.count = from.count;
+    live.histories = from.histories;
   }
   read_history(plan, row);
 }
@@ -190,8 +191,12 @@ bool Executor::work_is_sound(const StepPlan& plan, const SequenceWork& work) {
       violate(plan, "row {} continues with {} tokens, last token {}", work.row.value(), work.token_count,
               row.last_token);
     }
-    if (!row.stopped && work.position != row.position) {
+    const bool right = limits_.drafts_max > 0 ? work.position >= row.position : work.position == row.position;
+    if (!row.stopped && !right) {
       violate(plan, "row {} stands at {}, the plan says {}", work.row.value(), row.position, work.position);
+    }
+    if (std::max(work.draft_count, work.propose_count) > limits_.drafts_max) {
+      violate(plan, "row {} with {} drafts, {} to propose", work.row.value(), work.draft_count, work.propose_count);
     }
     return violations_.size() == before;
   }
@@ -232,20 +237,61 @@ void Executor::compute(const StepPlan& plan, const SequenceWork& work, StepResul
   }
   row.last_token = -1;
   if (!work.sample) return;
-  const uint64_t history = read_history(plan, row);
-  const TokenId token = next_token(history, row.sampling, row.position - row.prompt_length, limits_.vocabulary);
-  row.last_token = token;
-  ++row.sampled;
-  yielded->token_count = 1;
   yielded->first_row = static_cast<int32_t>(result->rows.size());
+  if (sample(plan, &row, result, yielded) && work.first_token < 0) verify(plan, work, &row, result, yielded);
+  row.drafts.clear();
+  if (!row.stopped) propose(plan, &row, work.propose_count);
+  row.stopped = yielded->stop != StopReason::kNone;
+}
+
+bool Executor::sample(const StepPlan& plan, DeviceRow* row, StepResult* result, SequenceResult* yielded) {
+  const uint64_t history = read_history(plan, *row);
+  const TokenId token = next_token(history, row->sampling, row->position - row->prompt_length, limits_.vocabulary);
+  row->last_token = token;
+  ++row->sampled;
+  ++yielded->token_count;
   result->tokens.push_back(token);
-  if (row.sampling.logprobs >= 0) add_row(result, history, token, row.sampling.logprobs);
-  if (is_stop_id(row.sampling, token)) {
+  if (row->sampling.logprobs >= 0) add_row(result, history, token, row->sampling.logprobs);
+  if (is_stop_id(row->sampling, token)) {
     yielded->stop = StopReason::kStopId;
-  } else if (row.position - row.prompt_length + 1 >= row.sampling.max_tokens) {
+  } else if (row->position - row->prompt_length + 1 >= row->sampling.max_tokens) {
     yielded->stop = StopReason::kLength;
   }
-  row.stopped = yielded->stop != StopReason::kNone;
+  return yielded->stop == StopReason::kNone;
+}
+
+// Drafts are written as if they held; those that did not are taken back.
+void Executor::verify(const StepPlan& plan, const SequenceWork& work, DeviceRow* row, StepResult* result,
+                      SequenceResult* yielded) {
+  int64_t covered = limits_.sequence_tokens_max;
+  for (size_t i = 0; i < classes_.size(); ++i) {
+    covered = std::min(covered, static_cast<int64_t>(row->pages[i].size()) * classes_[i].tokens_per_page);
+  }
+  const int64_t count = std::min({int64_t{work.draft_count}, static_cast<int64_t>(row->drafts.size()),
+                                  std::max<int64_t>(0, covered - row->position)});
+  yielded->drafted_count = static_cast<int32_t>(count);
+  size_t accepted = 0;
+  bool goes_on = true;
+  for (; static_cast<int64_t>(accepted) < count && goes_on && row->drafts[accepted] == row->last_token; ++accepted) {
+    write(plan, row, row->last_token);
+    goes_on = sample(plan, row, result, yielded);
+  }
+  const int64_t right = row->position;
+  for (auto i = accepted; static_cast<int64_t>(i) < count; ++i) write(plan, row, row->drafts[i]);
+  go_back(row, right);
+  if (count > 0) ++accepted_[accepted][static_cast<int64_t>(accepted) < count && goes_on ? 1 : 0];
+}
+
+// What follows by the script, with an error now and then.
+void Executor::propose(const StepPlan& plan, DeviceRow* row, int32_t count) {
+  uint64_t history = extend(read_history(plan, *row), row->last_token, row->position);
+  for (int32_t i = 0; i < count; ++i) {
+    const int64_t position = row->position + 1 + i;
+    TokenId token = next_token(history, row->sampling, position - row->prompt_length, limits_.vocabulary);
+    if (mix(history ^ static_cast<uint64_t>(position)) % 4 == 0) token = (token + 1) % limits_.vocabulary;
+    row->drafts.push_back(token);
+    history = extend(history, token, position);
+  }
 }
 
 void Executor::add_row(StepResult* result, uint64_t history, TokenId token, int32_t top_count) {
@@ -277,12 +323,16 @@ void Executor::write(const StepPlan& plan, DeviceRow* row, TokenId token) {
   }
   if (row->slot.valid()) {
     Slot& slot = slots_[row->slot.index()];
-    if (slot.count != row->position)
-      violate(plan, "sequence {} at {}, its state at {}", row->id, row->position, slot.count);
-    slot.history = extend(slot.history, token, row->position);
-    ++slot.count;
+    if (slot.count() != row->position)
+      violate(plan, "sequence {} at {}, its state at {}", row->id, row->position, slot.count());
+    slot.histories.push_back(extend(slot.histories.back(), token, row->position));
   }
   ++row->position;
+}
+
+void Executor::go_back(DeviceRow* row, int64_t position) {
+  row->position = position;
+  if (row->slot.valid()) slots_[row->slot.index()].histories.resize(static_cast<size_t>(position) + 1);
 }
 
 // What the row's caches say it has seen: from every class of pages, and from the state slot; they must agree.
@@ -310,7 +360,7 @@ uint64_t Executor::read_history(const StepPlan& plan, const DeviceRow& row) {
     agreed = history;
   }
   if (row.slot.valid()) {
-    const uint64_t state = slots_[row.slot.index()].history;
+    const uint64_t state = slots_[row.slot.index()].histories.back();
     if (!classes_.empty() && state != agreed) violate(plan, "sequence {}: pages and state disagree", row.id);
     agreed = state;
   }

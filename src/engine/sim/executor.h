@@ -3,6 +3,7 @@
 // and its tenant as sampling.min_p, which the script does not use otherwise.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,7 +20,8 @@ struct DeviceRow {
   int64_t position = 0;
   int64_t prompt_length = 0;
   TokenId last_token = -1;  // sampled, not computed yet
-  int32_t sampled = 0;      // in this residency
+  std::vector<TokenId> drafts;  // proposed for what follows last_token
+  int32_t sampled = 0;          // in this residency
   StateSlotId slot;
   StateSlotId save_to;  // valid: a save is open
   int64_t save_position = 0;
@@ -38,6 +40,8 @@ class Executor {
   const std::vector<DeviceRow>& rows() const { return rows_; }
   const std::vector<std::string>& violations() const { return violations_; }
   int64_t overshoots() const { return overshoots_; }
+  // Verified items by how many drafts they accepted and whether more had been there: [accepted][rejected one].
+  const std::array<std::array<int64_t, 2>, kDraftsMax + 1>& accepted() const { return accepted_; }
 
  private:
   struct Cell {
@@ -51,9 +55,9 @@ class Executor {
     std::vector<Cell> cells;      // [pages][tokens_per_page]
   };
   struct Slot {
-    int32_t owner = -1;  // the row whose live state it is; -1: free, or kept
-    uint64_t history = 0;
-    int64_t count = 0;
+    int32_t owner = -1;               // the row whose live state it is; -1: free, or kept
+    std::vector<uint64_t> histories;  // behind each number of tokens, the last its own: rejected drafts go back
+    int64_t count() const { return static_cast<int64_t>(histories.size()) - 1; }
   };
 
   template <class... Args>
@@ -69,7 +73,13 @@ class Executor {
   bool is_slot(StateSlotId slot) const { return slot.valid() && slot.index() < slots_.size(); }
   bool work_is_sound(const StepPlan& plan, const SequenceWork& work);
   void compute(const StepPlan& plan, const SequenceWork& work, StepResult* result, SequenceResult* yielded);
+  // Samples behind the row's last token; whether the sequence goes on.
+  bool sample(const StepPlan& plan, DeviceRow* row, StepResult* result, SequenceResult* yielded);
+  void verify(const StepPlan& plan, const SequenceWork& work, DeviceRow* row, StepResult* result,
+              SequenceResult* yielded);
+  void propose(const StepPlan& plan, DeviceRow* row, int32_t count);
   void write(const StepPlan& plan, DeviceRow* row, TokenId token);
+  void go_back(DeviceRow* row, int64_t position);
   uint64_t read_history(const StepPlan& plan, const DeviceRow& row);
   void add_row(StepResult* result, uint64_t history, TokenId token, int32_t top_count);
 
@@ -81,6 +91,7 @@ class Executor {
   std::vector<std::string> violations_;
   std::vector<uint8_t> seen_;
   int64_t overshoots_ = 0;
+  std::array<std::array<int64_t, 2>, kDraftsMax + 1> accepted_{};
 };
 
 }  // namespace weir::sim

@@ -89,6 +89,8 @@ void Validator::check_outputs(SequenceId id, Watched* watched, const Event& even
   if (event.header.first_index != watched->outputs) {
     violate_at(id, "token {} comes after {}", event.header.first_index, watched->outputs);
   }
+  // A step was planned as one token.
+  if (!event.tokens.empty()) watched->samples += static_cast<int32_t>(event.tokens.size()) - 1;
   for (const TokenId token : event.tokens) {
     const auto index = static_cast<size_t>(watched->outputs++);
     if (index >= watched->answer.tokens.size()) {
@@ -211,6 +213,7 @@ void Validator::plan_join(const StepPlan& plan, const Edit& edit, bool late) {
   if (!late) check_order(id, joining);
   rows_[edit.row.value()] = id;
   joining.view = View::kPrefill;
+  joining.first_residency = !joining.joined;
   joining.joined = true;
   joining.wants_prompt_rows = plan.sampling[static_cast<size_t>(edit.first)].prompt_logprobs >= 0;
   joining.row = edit.row.value();
@@ -225,7 +228,7 @@ void Validator::plan_restore(const Edit& edit) {
   if (found == rows_.end()) return;
   Watched& watched = watched_.at(found->second);
   watched.took_over = true;
-  if (watched.preemptions == 0) watched.reused = edit.position;
+  if (watched.first_residency) watched.reused = edit.position;
   reach_->add(edit.position % rules_.tokens_per_page.front() == 0 ? Reached::kHitOnPageBorder
                                                                   : Reached::kHitInsidePage);
   const auto generated =

@@ -66,6 +66,7 @@ class Validator {
     int32_t row = -1;
     int64_t generated_from = -1;
     int64_t reused = -1;  // tokens that the first residency did not compute; -1: there was none yet
+    bool first_residency = false;
     bool took_over = false;
     int64_t computed = 0;
     int64_t computed_before = 0;  // in earlier residencies
