@@ -168,8 +168,11 @@ std::string layer_text(const std::vector<int32_t>& layers) {
 void print_memory(const MemoryPlan& memory) {
   const RunnerLimits& limits = memory.limits;
   fmt::print("weights as stored      {}\n", mib(memory.weight_bytes));
-  fmt::print("KV pages               {}: {} pages of {} tokens, {} each\n", mib(memory.page_bytes), limits.pages[0],
-             kGridTokens, mib(memory.layout.classes[0].bytes_per_page));
+  for (size_t i = 0; i < memory.layout.classes.size(); ++i) {
+    const PageClass& pages = memory.layout.classes[i];
+    fmt::print("{:<22} {}: {} pages of {} tokens, {} each\n", i == 0 ? "KV pages" : "KV of the draft head",
+               mib(pages.bytes_per_page * limits.pages[i]), limits.pages[i], kGridTokens, mib(pages.bytes_per_page));
+  }
   fmt::print("recurrent states       {}: {} slots, {} each\n", mib(memory.slot_bytes), limits.state_slots,
              mib(memory.layout.state_slot_bytes));
   fmt::print("work buffers           {} for steps of {} tokens\n", mib(memory.work_bytes), limits.step_tokens_max);

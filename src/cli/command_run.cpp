@@ -31,13 +31,17 @@ Result<std::string> prompt_text(const Options& options) {
   return text;
 }
 
-void print_stats(const Answer& answer, size_t prompt_count, const Phases& phases) {
+void print_stats(const Answer& answer, size_t prompt_count, const Phases& phases, const EngineStats& engine) {
   const auto count = static_cast<double>(answer.tokens.size());
   const double decode_s = static_cast<double>(answer.total_us - answer.first_token_us) / 1e6;
   fmt::print(stderr, "start-up: {}\n", phases.text());
   fmt::print(stderr, "{} prompt tokens, first token after {:.1f} ms, {} tokens{}\n", prompt_count,
              static_cast<double>(answer.first_token_us) / 1e3, answer.tokens.size(),
              count > 1 && decode_s > 0 ? fmt::format(", {:.0f} tok/s", (count - 1) / decode_s) : "");
+  if (engine.draft_rounds == 0) return;
+  fmt::print(stderr, "{} drafts in {} steps, {} accepted: {:.2f} tokens a step with drafts\n", engine.draft_tokens,
+             engine.draft_rounds, engine.accepted_tokens,
+             1.0 + static_cast<double>(engine.accepted_tokens) / static_cast<double>(engine.draft_rounds));
 }
 
 }  // namespace
@@ -79,7 +83,7 @@ Status command_run(const Options& options) {
   if (answer.finish == FinishReason::kError) return Error{answer.code, answer.error, {}};
   fmt::print("\n");
   if (options.print_token_ids) fmt::print("token ids: {}\n", fmt::join(answer.tokens, " "));
-  if (options.stats) print_stats(answer, ids.size(), phases);
+  if (options.stats) print_stats(answer, ids.size(), phases, host->client().stats());
   return Ok{};
 }
 

@@ -52,6 +52,10 @@ struct Options {
   std::string enable_prefix_caching;  // true, false, or empty: as the device and the command have it
   bool reuse_generated = false;
   int64_t checkpoint_interval = 0;
+  std::string speculative_config;  // JSON object
+  std::string method;
+  int64_t num_speculative_tokens = 0;
+  bool adaptive_drafts = true;
 
   // Queue and server.
   int64_t max_num_queued_reqs = 0;

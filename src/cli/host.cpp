@@ -18,6 +18,7 @@ Result<std::unique_ptr<EngineHost>> EngineHost::start(const Options& options, Lo
   config.checkpoint_interval = model->memory.checkpoint_interval;
   // On the CPU prompts and generated tokens have the same bits.
   config.reuse_generated = options.reuse_generated || options.device == "cpu";
+  config.adaptive_drafts = options.adaptive_drafts;
   std::random_device random;
   config.cache_seed = (static_cast<uint64_t>(random()) << 32U) ^ random();
   WEIR_ASSIGN_OR_RETURN(Engine engine,

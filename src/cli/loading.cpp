@@ -137,15 +137,42 @@ constexpr int64_t kStatesKept = 2;
 constexpr int64_t kIntervalMin = 256;
 constexpr int64_t kStatesMax = 1 << 20;
 
+// How many drafts a step may verify behind a token.
+Result<int32_t> drafts_asked_for(const Options& options) {
+  if (options.speculative_config.empty()) return static_cast<int32_t>(options.num_speculative_tokens);
+  const auto bad = [&](std::string what) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("--speculative-config: {}", what),
+                 R"(write '{"method": "mtp", "num_speculative_tokens": 2}')"};
+  };
+  if (options.num_speculative_tokens > 0) return bad("--num-speculative-tokens is given as well");
+  const auto config = nlohmann::json::parse(options.speculative_config, nullptr, false);
+  if (!config.is_object()) return bad("it is not a JSON object");
+  int64_t count = 1;
+  for (const auto& [name, value] : config.items()) {
+    if (name == "method") {
+      // Other engines name the head after the model.
+      if (!value.is_string() || !value.get_ref<const std::string&>().ends_with("mtp")) {
+        return bad("the method that is there is mtp, the model's own draft head");
+      }
+    } else if (name == "num_speculative_tokens") {
+      if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() > kDraftsMax) {
+        return bad(fmt::format("num_speculative_tokens is not a number from 0 to {}", kDraftsMax));
+      }
+      count = value.get<int64_t>();
+    } else {
+      return bad(fmt::format("'{}' is not known", name));
+    }
+  }
+  return static_cast<int32_t>(count);
+}
+
 Status plan_reuse(const Options& options, MemoryPlan* plan) {
-  const bool by_default = options.device == "cpu" && (options.command == Command::kServe ||
-                                                      options.command == Command::kChat ||
-                                                      options.command == Command::kRun);
-  plan->prefix_caching =
-      options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
+  const bool by_default =
+      options.device == "cpu" &&
+      (options.command == Command::kServe || options.command == Command::kChat || options.command == Command::kRun);
+  plan->prefix_caching = options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
   if (options.checkpoint_interval % kGridTokens != 0) {
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("--checkpoint-interval is {}", options.checkpoint_interval),
+    return Error{ErrorCode::kInvalidArgument, fmt::format("--checkpoint-interval is {}", options.checkpoint_interval),
                  fmt::format("give a multiple of {}, or 0", kGridTokens)};
   }
   plan->checkpoint_interval = options.checkpoint_interval;
@@ -157,11 +184,12 @@ Status plan_reuse(const Options& options, MemoryPlan* plan) {
 }
 
 // States to keep in a budget of bytes: one an interval of the pages beside them, but what pages must have stays.
-int64_t checkpoint_slots(const MemoryPlan& plan, int64_t budget, int64_t page_bytes_min, int64_t rows) {
+int64_t checkpoint_slots(const MemoryPlan& plan, int64_t budget, int64_t page_bytes, int64_t page_bytes_min,
+                         int64_t rows) {
   const int64_t slot_bytes = plan.layout.state_slot_bytes;
   if (slot_bytes == 0) return 0;
   const int64_t pages_a_state = plan.checkpoint_interval / kGridTokens;
-  const int64_t share = budget / (slot_bytes + pages_a_state * plan.layout.classes[0].bytes_per_page);
+  const int64_t share = budget / (slot_bytes + pages_a_state * page_bytes);
   const int64_t enough = std::max(share, kStatesKept * rows);
   return std::clamp<int64_t>(std::min(enough, (budget - page_bytes_min) / slot_bytes), 0, kStatesMax);
 }
@@ -174,7 +202,8 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   const bool on_gpu = options.device != "cpu";
   const CacheSizes sizes = on_gpu ? gpu_cache_sizes(config) : cpu_cache_sizes(config);
   const Program program = make_main_program(config, sizes);
-  plan.layout = cache_layout(config, sizes, false);
+  WEIR_ASSIGN_OR_RETURN(plan.limits.drafts_max, drafts_asked_for(options));
+  plan.layout = cache_layout(config, sizes, plan.limits.drafts_max > 0);
   plan.weight_bytes = weight_bytes;
   plan.free_bytes = free_bytes;
   // Commands without the flag run one sequence.
@@ -188,6 +217,12 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   plan.slot_bytes = plan.layout.state_slot_bytes * rows;
   plan.work_bytes = on_gpu ? gpu_work_bytes(config, program, options.max_num_batched_tokens, rows)
                            : work_bytes(config, program, options.max_num_batched_tokens);
+  if (plan.limits.drafts_max > 0) {
+    RunnerLimits limits = plan.limits;
+    limits.rows_max = rows;
+    limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
+    plan.work_bytes += Drafter::work_bytes(config, limits);
+  }
   if (plan.work_bytes > plan.free_bytes - weight_bytes) {
     return Error{ErrorCode::kExhausted,
                  fmt::format("steps of {} tokens need {} of buffers; {} are free beside {} of weights",
@@ -211,7 +246,9 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                  fmt::format("--max-model-len is {}, the model was made for {}", longest, config.max_positions),
                  "lower --max-model-len"};
   }
-  const int64_t page_bytes = plan.layout.classes[0].bytes_per_page;
+  // Every class has as many pages.
+  int64_t page_bytes = 0;
+  for (const PageClass& pages : plan.layout.classes) page_bytes += pages.bytes_per_page;
   const int64_t pages_full = (longest + kGridTokens - 1) / kGridTokens;
   int64_t pages = pages_full * rows;
   int64_t checkpoints = 0;
@@ -225,7 +262,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                    fmt::format("give at most {}", rest)};
     }
     if (plan.prefix_caching) {
-      checkpoints = checkpoint_slots(plan, budget, std::min(budget, pages_full * page_bytes), rows);
+      checkpoints = checkpoint_slots(plan, budget, page_bytes, std::min(budget, pages_full * page_bytes), rows);
       pages *= kKeptContexts;
     }
     pages = std::min(pages, (budget - checkpoints * plan.layout.state_slot_bytes) / page_bytes);
@@ -247,7 +284,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   plan.limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
   plan.slot_bytes += checkpoints * plan.layout.state_slot_bytes;
   plan.limits.state_slots = rows + static_cast<int32_t>(checkpoints);
-  plan.limits.pages = {static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX))};
+  plan.limits.pages.assign(plan.layout.classes.size(), static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX)));
   plan.limits.sequence_tokens_max = std::min(longest, pages * kGridTokens);
   plan.limits.vocabulary = vocabulary;
   return plan;

@@ -198,9 +198,9 @@ void write_counters(const ServerMetrics& metrics, const EngineStats& engine, Met
                real(engine.evicted_blocks));
   out->counter("weir:evicted_checkpoints_total", "Kept recurrent states given up for others.",
                real(engine.evicted_checkpoints));
-  out->counter("vllm:spec_decode_num_drafts_total", "Draft rounds.", 0);
-  out->counter("vllm:spec_decode_num_draft_tokens_total", "Tokens proposed by drafts.", 0);
-  out->counter("vllm:spec_decode_num_accepted_tokens_total", "Draft tokens accepted.", 0);
+  out->counter("vllm:spec_decode_num_drafts_total", "Draft rounds.", real(engine.draft_rounds));
+  out->counter("vllm:spec_decode_num_draft_tokens_total", "Drafts verified.", real(engine.draft_tokens));
+  out->counter("vllm:spec_decode_num_accepted_tokens_total", "Drafts accepted.", real(engine.accepted_tokens));
   out->counter("weir:steps_total", "Engine steps.", real(engine.steps));
   out->counter("weir:recomputed_tokens_total", "Tokens computed again after a preemption.",
                real(engine.recomputed_tokens));
