@@ -161,7 +161,9 @@ bool Scheduler::make_room(Draft* draft, const Sequence& sequence, int32_t drafts
   // Those verified in this step and those proposed in it, which have places behind them.
   const int64_t with_drafts = std::min(sequence.computed + 1 + 2 * drafts, sequence_tokens_max_);
   if (drafts > 0 && cache_.grow(sequence.row, with_drafts, draft->plan)) return true;
-  while (!cache_.grow(sequence.row, sequence.computed + 1, draft->plan)) {
+  // With drafts in flight `computed` may lie beyond the end of the context, the sequence does not.
+  const int64_t needed = std::min(sequence.computed + 1, sequence_tokens_max_);
+  while (!cache_.grow(sequence.row, needed, draft->plan)) {
     const OrderedQueue::Entry victim = running_.last();
     const bool itself = victim.key == sequence.key;
     preempt(draft, victim.index);

@@ -81,10 +81,10 @@ struct Sequence {
   int32_t prompt_rows_published = 0;  // prompt log-probabilities of positions [1, 1 + this) went out
   // Tokens [0, computed) are computed or in flight, in this residency; with drafts in flight perhaps fewer.
   int64_t computed = 0;
-  int64_t save_ordered = 0;           // the last position behind which the state was to be saved, in this residency
-  int64_t computed_max = 0;           // the same over all residencies: below it work is recomputation
-  int32_t suffix_count = 0;           // last tokens of the prompt that the next turn will render differently
-  int64_t branch = 0;                 // where another sequence's tokens went on otherwise, without a state there
+  int64_t save_ordered = 0;  // the last position behind which the state was to be saved, in this residency
+  int64_t computed_max = 0;  // the same over all residencies: below it work is recomputation
+  int32_t suffix_count = 0;  // last tokens of the prompt that the next turn will render differently
+  int64_t branch = 0;        // where another sequence's tokens went on otherwise, without a state there
   PrefixReuse reuse;
   CacheSalt salt{};
   RowId row;
@@ -117,8 +117,8 @@ struct SchedulerCounters {
   int64_t admitted_prompt_tokens = 0;
   int64_t preemptions = 0;
   int64_t recomputed_tokens = 0;
-  int64_t overtakes = 0;       // admitted before an earlier arrival
-  int64_t promotions = 0;      // admitted before a better priority
+  int64_t overtakes = 0;     // admitted before an earlier arrival
+  int64_t promotions = 0;    // admitted before a better priority
   int64_t draft_rounds = 0;  // items with drafts that were verified
   int64_t draft_tokens = 0;
   int64_t accepted_tokens = 0;

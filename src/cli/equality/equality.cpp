@@ -7,11 +7,7 @@
 #include <map>
 #include <random>
 
-#include "base/clock.h"
-#include "base/wake.h"
-#include "engine/engine.h"
-#include "runner/cpu_caches.h"
-#include "runner/model_runner.h"
+#include "cli/equality/served.h"
 
 namespace weir::equality {
 namespace {
@@ -40,60 +36,6 @@ struct Outcome {
   std::vector<uint32_t> prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
   int32_t cached = 0;
-};
-
-struct World {
-  bool tight = false;  // few pages, many long answers at once
-  EngineConfig config;
-  RunnerLimits limits;
-};
-
-// An engine over the model, turned by its owner.
-class Served {
- public:
-  Served(Model* model, World world)
-      : layout_(cache_layout(model->config, model->cache_sizes(), world.limits.drafts_max > 0)) {
-    world.limits.pages.resize(layout_.classes.size(), world.limits.pages.front());
-    if (layout_.state_slot_bytes == 0) world.limits.state_slots = 0;
-    auto runner = ModelRunner::create(model, layout_, world.limits, [this] { wake_.notify(); });
-    WEIR_CHECK(runner.ok(), "{}", runner.error().text());
-    runner_ = std::move(*runner);
-    auto engine = Engine::create(world.config, layout_, runner_.get(), &clock_, &wake_);
-    WEIR_CHECK(engine.ok(), "{}", engine.error().text());
-    engine_ = std::make_unique<Engine>(std::move(*engine));
-  }
-
-  // Plans live in the engine: none may be in flight when it goes.
-  ~Served() {
-    while (client().stats().steps_in_flight > 0) turn();
-  }
-  Served(const Served&) = delete;
-  Served& operator=(const Served&) = delete;
-
-  EngineClient client() { return engine_->client(); }
-  void turn() {
-    if (!engine_->step()) wake_.wait(200);
-  }
-  SequenceId submit(const Request& request) {
-    auto ticket = client().try_reserve(1);
-    WEIR_CHECK(ticket.ok(), "{}", ticket.error().text());
-    GenerateHeader header;
-    header.id = client().next_id();
-    header.arrival_us = clock_.now_us();
-    header.sampling = request.sampling;
-    header.salt = request.salt;
-    header.suffix_count = request.suffix_count;
-    const Status status = client().submit(&*ticket, header, request.prompt);
-    WEIR_CHECK(status.ok(), "{}", status.error().text());
-    return header.id;
-  }
-
- private:
-  CacheLayout layout_;
-  SteadyClock clock_;
-  Wake wake_;
-  std::unique_ptr<ModelRunner> runner_;
-  std::unique_ptr<Engine> engine_;
 };
 
 void take(const Event& event, Outcome* outcome) {
@@ -243,7 +185,7 @@ struct Judge::Impl {
 
   Outcome alone(const Request& request) {
     Outcome outcome;
-    const SequenceId id = cold.submit(request);
+    const SequenceId id = cold.submit(request.prompt, request.sampling, request.salt, request.suffix_count);
     EngineClient client = cold.client();
     while (outcome.finish == FinishReason::kNone) {
       cold.turn();
@@ -309,7 +251,7 @@ class Schedule {
     const bool idle = next_ == finished_;
     while (next_ < requests_.size() && (requests_[next_].after_events <= events_ || idle)) {
       const Request& request = requests_[next_];
-      ids_[next_] = served_.submit(request);
+      ids_[next_] = served_.submit(request.prompt, request.sampling, request.salt, request.suffix_count);
       index_[ids_[next_]] = next_;
       add(Reached::kRequests);
       if (request.sampling.temperature > 0) add(Reached::kSampled);

@@ -1,10 +1,13 @@
 // equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N]: schedules S .. S + N - 1, the models in
 // turn. Run at the repository's root. Ends with 1 at the first difference, or if something was reached too rarely.
+// equality_sim --distribution N [--models NAME]: N samples of three tokens with 0, 1, 2 and 3 drafts each against
+// the model's probabilities. Ends with 1 where chance would give such a chi-square once in a thousand times.
 #include <fmt/format.h>
 
 #include <cstdlib>
 #include <string_view>
 
+#include "cli/equality/distribution.h"
 #include "cli/equality/equality.h"
 #include "runner/test_model.h"
 
@@ -12,14 +15,29 @@ namespace weir::equality {
 namespace {
 
 int usage() {
-  fmt::print(stderr, "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N]\n");
+  fmt::print(
+      stderr,
+      "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N\n");
   return 2;
+}
+
+int distribution(Model* model, int64_t samples) {
+  bool fits = true;
+  for (const int32_t drafts : {0, 1, 2, 3}) {
+    const Fit fit = fit_of_three_tokens(model, drafts, samples);
+    fmt::print(
+        "{} drafts: {} samples, chi-square {:.1f} with {} degrees of freedom, p = {:.3f}; {} of {} drafts accepted\n",
+        drafts, fit.samples, fit.chi_square, fit.degrees, fit.p_value(), fit.accepted, fit.drafted);
+    fits &= fit.p_value() > 1e-3;
+  }
+  return fits ? 0 : 1;
 }
 
 int run(int argc, char** argv) {
   int64_t schedules = 100;
   uint64_t seed = 1;
   int64_t reach_min = 0;
+  int64_t samples = 0;
   std::string models = "moe-odd,next,moe-fp8,moe-real,moe-mxfp4,dense-tied";
   if (argc % 2 == 0) return usage();
   for (int i = 1; i + 1 < argc; i += 2) {
@@ -37,6 +55,8 @@ int run(int argc, char** argv) {
       seed = value;
     } else if (flag == "--reach-min") {
       reach_min = static_cast<int64_t>(value);
+    } else if (flag == "--distribution") {
+      samples = static_cast<int64_t>(value);
     } else {
       return usage();
     }
@@ -55,6 +75,7 @@ int run(int argc, char** argv) {
     judges.push_back(std::make_unique<Judge>(loaded.back().get()));
     begin = end + 1;
   }
+  if (samples > 0) return distribution(loaded.front().get(), samples);
   Reach reach{};
   for (int64_t i = 0; i < schedules; ++i) {
     const uint64_t one = seed + static_cast<uint64_t>(i);

@@ -1,6 +1,7 @@
 // Some seconds of what `equality_sim --schedules 10000` does at length.
 #include <gtest/gtest.h>
 
+#include "cli/equality/distribution.h"
 #include "cli/equality/equality.h"
 #include "runner/test_model.h"
 
@@ -14,7 +15,7 @@ TEST_P(Equality, ReuseAndCrowdsChangeNoBit) {
   ASSERT_TRUE(model.ok()) << model.error().text();
   Judge judge(model->get());
   Reach reach{};
-  for (uint64_t seed = 1; seed <= 60; ++seed) {
+  for (uint64_t seed = 1; seed <= 25; ++seed) {
     ASSERT_EQ(judge.run(seed, &reach), std::vector<std::string>()) << "seed " << seed;
   }
   for (const Reached what : {Reached::kHitOnGrid, Reached::kHitInsidePage, Reached::kHitInGenerated,
@@ -28,6 +29,17 @@ INSTANTIATE_TEST_SUITE_P(Models, Equality, testing::Values("moe-odd", "next", "m
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+// A two-hundredth of what `equality_sim --distribution 1000000` draws.
+TEST(Distribution, OfThreeTokensIsTheModelsWhateverIsDrafted) {
+  auto model = load_golden_model("moe-odd", 4096);
+  ASSERT_TRUE(model.ok()) << model.error().text();
+  for (const int32_t drafts : {0, 3}) {
+    const Fit fit = fit_of_three_tokens(model->get(), drafts, 5'000);
+    EXPECT_GT(fit.p_value(), 1e-3) << drafts << " drafts: chi-square " << fit.chi_square;
+    EXPECT_EQ(fit.accepted > 0 && fit.accepted < fit.drafted, drafts > 0);
+  }
+}
 
 }  // namespace
 }  // namespace weir::equality

@@ -121,7 +121,11 @@ void Executor::append(const StepPlan& plan, const Edit& edit) {
       return;
     }
     ++pages.tables[page.index()];
-    rows_[edit.row.index()].pages[edit.page_class.index()].push_back(page);
+    auto& table = rows_[edit.row.index()].pages[edit.page_class.index()];
+    table.push_back(page);
+    if (static_cast<int64_t>(table.size() - 1) * pages.tokens_per_page >= limits_.sequence_tokens_max) {
+      violate(plan, "row {} has {} pages, more than a sequence can fill", edit.row.value(), table.size());
+    }
   }
 }
 

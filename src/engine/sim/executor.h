@@ -19,7 +19,7 @@ struct DeviceRow {
   uint64_t id = 0;  // sampling.seed
   int64_t position = 0;
   int64_t prompt_length = 0;
-  TokenId last_token = -1;  // sampled, not computed yet
+  TokenId last_token = -1;      // sampled, not computed yet
   std::vector<TokenId> drafts;  // proposed for what follows last_token
   int32_t sampled = 0;          // in this residency
   StateSlotId slot;

@@ -180,7 +180,8 @@ class Schedule {
     for (size_t i = 0; i < accepted.size(); ++i) {
       if (i > 0) reach_.add(Reached::kDraftsAccepted, accepted[i][0]);
       const auto last = static_cast<size_t>(Reached::kDraft4OrLaterRejected);
-      reach_.add(static_cast<Reached>(std::min(static_cast<size_t>(Reached::kDraft1Rejected) + i, last)), accepted[i][1]);
+      reach_.add(static_cast<Reached>(std::min(static_cast<size_t>(Reached::kDraft1Rejected) + i, last)),
+                 accepted[i][1]);
     }
     reach_.add(Reached::kStateLost, stats.lost_to_checkpoint > 0 ? 1 : 0);
     reach_.add(Reached::kEvictedThenMissed, stats.lost_to_eviction > 0 ? 1 : 0);

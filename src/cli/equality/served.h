@@ -1,0 +1,70 @@
+// An engine over a model, turned by the test that owns it.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/wake.h"
+#include "engine/engine.h"
+#include "runner/cpu_caches.h"
+#include "runner/model_runner.h"
+
+namespace weir::equality {
+
+struct World {
+  bool tight = false;  // few pages, many long answers at once
+  EngineConfig config;
+  RunnerLimits limits;  // pages: of each class
+};
+
+class Served {
+ public:
+  // Borrows the model.
+  Served(Model* model, World world)
+      : layout_(cache_layout(model->config, model->cache_sizes(), world.limits.drafts_max > 0)) {
+    world.limits.pages.resize(layout_.classes.size(), world.limits.pages.front());
+    if (layout_.state_slot_bytes == 0) world.limits.state_slots = 0;
+    auto runner = ModelRunner::create(model, layout_, world.limits, [this] { wake_.notify(); });
+    WEIR_CHECK(runner.ok(), "{}", runner.error().text());
+    runner_ = std::move(*runner);
+    auto engine = Engine::create(world.config, layout_, runner_.get(), &clock_, &wake_);
+    WEIR_CHECK(engine.ok(), "{}", engine.error().text());
+    engine_ = std::make_unique<Engine>(std::move(*engine));
+  }
+  // Plans live in the engine: none may be in flight when it goes.
+  ~Served() {
+    while (client().stats().steps_in_flight > 0) turn();
+  }
+  Served(const Served&) = delete;
+  Served& operator=(const Served&) = delete;
+
+  EngineClient client() { return engine_->client(); }
+  void turn() {
+    if (!engine_->step()) wake_.wait(200);
+  }
+  SequenceId submit(std::span<const TokenId> prompt, const SamplingParams& sampling, const CacheSalt& salt,
+                    int32_t suffix_count) {
+    auto ticket = client().try_reserve(1);
+    WEIR_CHECK(ticket.ok(), "{}", ticket.error().text());
+    GenerateHeader header;
+    header.id = client().next_id();
+    header.arrival_us = clock_.now_us();
+    header.sampling = sampling;
+    header.salt = salt;
+    header.suffix_count = suffix_count;
+    const Status status = client().submit(&*ticket, header, prompt);
+    WEIR_CHECK(status.ok(), "{}", status.error().text());
+    return header.id;
+  }
+
+ private:
+  CacheLayout layout_;
+  SteadyClock clock_;
+  Wake wake_;
+  std::unique_ptr<ModelRunner> runner_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace weir::equality
