@@ -15,6 +15,7 @@ namespace {
 constexpr std::array<TokenId, 4> kIds = {3, 17, 40, 61};  // what can be sampled, but for one in e^30
 constexpr float kBias = 30.0F;
 constexpr size_t kCells = kIds.size() * kIds.size() * kIds.size();
+constexpr double kExpectedMin = 10;
 constexpr int32_t kOutput = 6;  // tokens of a sequence: the first three count, drafts reach on behind them
 constexpr int32_t kCrowd = 64;  // sequences at once
 const std::vector<TokenId> kPrompt = {5, 9, 2, 30, 11, 8, 21};
@@ -123,13 +124,26 @@ Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples) {
   }
   Fit fit;
   fit.samples = samples;
-  fit.degrees = static_cast<int64_t>(kCells) - 1;
   const auto cells = expected_cells(model);
+  // The statistic's distribution holds for cells in which some samples are expected: the rare ones count together.
+  double rare_expected = 0;
+  int64_t rare_count = 0;
+  fit.degrees = -1;
+  const auto add = [&fit](double expected, int64_t count) {
+    if (expected <= 0) return;
+    fit.chi_square += (static_cast<double>(count) - expected) * (static_cast<double>(count) - expected) / expected;
+    ++fit.degrees;
+  };
   for (size_t i = 0; i < kCells; ++i) {
     const double expected = cells[i] * static_cast<double>(samples);
-    fit.chi_square +=
-        (static_cast<double>(counts[i]) - expected) * (static_cast<double>(counts[i]) - expected) / expected;
+    if (expected >= kExpectedMin) {
+      add(expected, counts[i]);
+    } else {
+      rare_expected += expected;
+      rare_count += counts[i];
+    }
   }
+  add(rare_expected, rare_count);
   fit.drafted = client.stats().draft_tokens;
   fit.accepted = client.stats().accepted_tokens;
   return fit;
