@@ -31,6 +31,7 @@ inline uint64_t digest(std::span<const float> values) {
 struct Spy {
   std::map<int32_t, DraftLog> logs;  // by row of the batch table
   int32_t depth = 0;                 // passes of the draft head since the backbone's step
+  Caches* caches = nullptr;          // made last
   // Logits are NaN: of the backbone behind as many tokens and more, of the draft head.
   int64_t broken_from = std::numeric_limits<int64_t>::max();
   bool broken_drafts = false;
@@ -103,13 +104,7 @@ struct SpyModel final : Model {
   Result<std::unique_ptr<Caches>> make_caches(const CacheLayout& layout, const std::vector<int32_t>& pages,
                                               int32_t slots) override {
     WEIR_ASSIGN_OR_RETURN(auto caches, inner->make_caches(layout, pages, slots));
-    // NaN: nothing may be read that was not written.
-    for (size_t c = 0; c < pages.size(); ++c) {
-      for (int32_t i = 0; i < pages[c]; ++i) {
-        std::memset(caches->page(PageClassId::from(c), PageId(i)), 0xff,
-                    static_cast<size_t>(layout.classes[c].bytes_per_page));
-      }
-    }
+    spy.caches = caches.get();
     return caches;
   }
   Result<std::unique_ptr<Executor>> make_executor(const Program& of, Caches* caches,
@@ -177,6 +172,8 @@ class Driver {
     auto runner = ModelRunner::create(model, layout, limits_, [] {});
     EXPECT_TRUE(runner.ok()) << runner.error().text();
     runner_ = std::move(*runner);
+    caches_ = model->spy.caches;
+    for (const PageClass& pages : layout.classes) page_bytes_.push_back(pages.bytes_per_page);
   }
 
   DraftCounts counts;
@@ -256,11 +253,18 @@ class Driver {
     plan_.pages.push_back(PageId(page));
     rows_[row.index()].pages[page_class].push_back(page);
   }
+  // The row's next page that nobody else has, full of NaN: nothing may be read that was not written.
+  void append_own(RowId row, int32_t page_class) {
+    const auto page = row.value() * kTestPages + static_cast<int32_t>(rows_[row.index()].pages[page_class].size());
+    std::memset(caches_->page(PageClassId(page_class), PageId(page)), 0xff,
+                static_cast<size_t>(page_bytes_[static_cast<size_t>(page_class)]));
+    append(row, page_class, page);
+  }
   void grow(RowId row, int64_t tokens) {
     for (int32_t c = 0; c < classes(); ++c) {
       auto& pages = rows_[row.index()].pages[c];
       while (static_cast<int64_t>(pages.size()) * kGridTokens < tokens) {
-        append(row, c, row.value() * kTestPages + static_cast<int32_t>(pages.size()));
+        append_own(row, c);
       }
     }
   }
@@ -274,7 +278,7 @@ class Driver {
       for (int32_t i = 0; i < whole; ++i)
         append(row, c, rows_[request.giver.index()].pages[c].at(static_cast<size_t>(i)));
       if (request.reused % kGridTokens == 0) continue;
-      append(row, c, row.value() * kTestPages + whole);
+      append_own(row, c);
       Edit& edit = add_edit(EditKind::kCopyPage, row);
       edit.page_class = PageClassId(c);
       edit.first = static_cast<int32_t>(plan_.pages.size());
@@ -403,6 +407,8 @@ class Driver {
   SpyModel* model_;
   RunnerLimits limits_;
   std::unique_ptr<ModelRunner> runner_;
+  Caches* caches_ = nullptr;
+  std::vector<int64_t> page_bytes_;
   std::array<Row, kTestRows> rows_;
   std::deque<Flight> flights_;
   StepPlan plan_;
