@@ -148,13 +148,17 @@ TEST_P(Draft, DraftsDoNotDependOnChunksBatchesDepthsOrPages) {
         const Yielded chunked = alone(drafting_.get(), request(kind, prompt, 3), options);
         EXPECT_EQ(chunked.drafts, cold.drafts) << chunk;
       }
-      // Other depths and fewer pages: steps stand elsewhere, what they have in common is equal.
+      // Other depths, fewer pages, steps without drafts: the steps stand elsewhere, what they have in common is equal.
+      DriveOptions plenty;
       DriveOptions tight;
       tight.tight_pages = true;
-      for (const int32_t depth : {1, 7}) {
-        EXPECT_GT(expect_same_drafts(alone(drafting_.get(), request(kind, prompt, depth), {}).drafts, cold.drafts), 10);
-        const Yielded few = alone(drafting_.get(), request(kind, prompt, depth), tight);
-        EXPECT_GT(expect_same_drafts(few.drafts, cold.drafts), 10);
+      DriveOptions pauses;
+      pauses.pauses = true;
+      for (const DriveOptions& options : {plenty, tight, pauses}) {
+        for (const int32_t depth : {1, 7}) {
+          const Yielded other = alone(drafting_.get(), request(kind, prompt, depth), options);
+          EXPECT_GT(expect_same_drafts(other.drafts, cold.drafts), 10);
+        }
       }
       for (int32_t i = 0; i < kTestRows; ++i) {
         drafting_->join(RowId(i), request(kind, i == 2 ? prompt : kPrompts[i], i == 2 ? 3 : kDepths[i]));

@@ -141,6 +141,7 @@ struct DriveOptions {
   int32_t chunk = 512;
   int32_t in_flight = 1;
   bool tight_pages = false;  // pages only for what a step computes at most
+  bool pauses = false;       // two steps of five ask for no drafts
   int32_t max_steps = 1 << 20;
 };
 
@@ -344,7 +345,7 @@ class Driver {
       if (row.position + static_cast<int64_t>(flights_.size()) + 1 > end) return 0;
       most = 1 + work.draft_count;
     }
-    if (work.sample) work.propose_count = request.drafts;
+    if (work.sample) work.propose_count = options.pauses && steps_ % 5 < 2 ? 0 : request.drafts;
     const int64_t ahead = options.tight_pages ? 0 : 1 + request.drafts;
     const int64_t tokens = options.tight_pages && work.first_token < 0 ? row.position + row.in_flight + 1
                                                                        : row.position + row.in_flight + most + ahead;
