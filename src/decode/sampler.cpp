@@ -22,7 +22,8 @@ void apply_penalties(std::span<float> logits, const SampleArgs& args) {
   if (args.history != nullptr && args.history->active()) {
     for (int32_t id = 0; id < args.vocabulary; ++id) {
       float& logit = logits[static_cast<size_t>(id)];
-      const int32_t count = args.history->output_count(id);
+      const auto count =
+          args.history->output_count(id) + static_cast<int32_t>(std::count(args.recent.begin(), args.recent.end(), id));
       if (count > 0 || args.history->in_prompt(id)) {
         logit = logit > 0.0F ? logit / params.repetition_penalty : logit * params.repetition_penalty;
       }

@@ -39,6 +39,7 @@ class TokenHistory {
 struct SampleArgs {
   const SamplingParams* params = nullptr;
   const TokenHistory* history = nullptr;  // may be null: no penalties
+  std::span<const TokenId> recent;        // output tokens behind those of the history, a few
   int64_t position = 0;                   // absolute position of the token being sampled
   int64_t output_count = 0;               // tokens generated before it
   int32_t vocabulary = 0;                 // ids at and above are padding: never sampled

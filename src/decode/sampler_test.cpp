@@ -118,6 +118,26 @@ TEST(Sampler, PenaltiesCountPromptAndOutput) {
   EXPECT_EQ(sample(params, 5, &history), 3) << "2.0 - 2 * 0.3 is under 1.5";
 }
 
+TEST(Sampler, RecentTokensCountAsIfTheyWereInTheHistory) {
+  SamplingParams params;
+  params.temperature = 0.0F;
+  params.frequency_penalty = 0.3F;
+  TokenHistory history(kVocabulary);
+  history.reset(params);
+  history.add_output(1);
+  const std::vector<float> row = logits();
+  SampleArgs args;
+  args.params = &params;
+  args.history = &history;
+  args.position = 5;
+  args.vocabulary = kVocabulary;
+  Sampler sampler(16);
+  EXPECT_EQ(sampler.sample(row, args), 1);
+  const TokenId recent[] = {2, 1};
+  args.recent = recent;
+  EXPECT_EQ(sampler.sample(row, args), 3) << "2.0 - 2 * 0.3 is under 1.5";
+}
+
 TEST(Sampler, StopIdsAreBannedBeforeMinTokens) {
   SamplingParams params;
   params.temperature = 0.0F;

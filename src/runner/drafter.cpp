@@ -1,6 +1,7 @@
 #include "runner/drafter.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/check.h"
@@ -36,6 +37,7 @@ Result<std::unique_ptr<Drafter>> Drafter::create(Model* model, Caches* caches, E
     return with_remedy(make_error(ErrorCode::kUnsupported, "{}: drafts are made on the CPU only", model->device_text()),
                        "run without drafts, or on the CPU");
   }
+  WEIR_CHECK(main->steps_ahead() == 1, "drafts with {} steps ahead", main->steps_ahead());
   std::unique_ptr<Drafter> drafter(new Drafter(model, caches, main, limits));
   const ExecutorLimits sizes{rows_of(limits), limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
   WEIR_ASSIGN_OR_RETURN(drafter->draft_, model->make_executor(drafter->program_, caches, sizes));
@@ -201,7 +203,11 @@ void Drafter::propose(Item* item, std::span<const float> logits, const float* no
   BatchRow& row = *item->row;
   SampleArgs args;
   args.params = &row.sampling;
-  args.history = &row.history;  // without the tokens since the row's cursor: a guess may do without
+  args.history = &row.history;
+  // Drafts continue the row's last token, which its next step adds to the history.
+  std::array<TokenId, 1 + kDraftsMax> recent{row.last_token};
+  std::copy_n(row.drafts.begin(), row.draft_count, recent.begin() + 1);
+  args.recent = std::span(recent).first(static_cast<size_t>(1 + row.draft_count));
   args.position = row.position + row.draft_count + 1;
   args.output_count = args.position - row.prompt_length;
   args.vocabulary = limits_.vocabulary;

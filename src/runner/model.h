@@ -104,7 +104,8 @@ class Executor {
   virtual int32_t steps_ahead() const { return 1; }
   // Whether the device samples rows of these parameters. It must not for rows of which the host wants logits.
   virtual bool samples(const SamplingParams&) const { return false; }
-  // Whether it can feed and run draft heads beside live sequences: normed_rows() and KvSequence::first are there.
+  // Whether it can feed and run draft heads beside live sequences: normed_rows() and KvSequence::first are there, the
+  // host samples, steps_ahead() is 1.
   virtual bool can_draft() const { return false; }
   // Begins a step.
   virtual void enqueue(const StepBatch& batch) = 0;
