@@ -24,9 +24,11 @@ enum class EditKind : uint8_t {
 // Applied in order before the step's work. Rows are stable: a row keeps its index from join to leave.
 // A state is saved when the row has computed `position` tokens: at once, or before the edits of the first plan after
 // the step that brings it there; so a save may be ordered with that step or long before. A row has one save open at
-// most; it is dropped when the row leaves or has stopped before it gets there. Where drafts are made, accepted drafts may have brought
-// the row past `position` when it is saved: the slot still allows going on at `position` exactly, because a step that
-// accepts drafts begins before `position` or at it, and never goes over the grid with more than its first draft.
+// most; it is dropped when the row leaves or has stopped before it gets there. Where drafts are made, accepted drafts
+// may have brought the row past `position` when it is saved, or when the save is ordered: the slot still allows going
+// on at `position` exactly, which is at most 13 tokens back and not behind a multiple of the grid that a row has been
+// computed at. A save ordered before the step that reaches `position` always is: only a step's token and first draft go
+// over the grid.
 struct Edit {
   EditKind kind = EditKind::kLeave;
   RowId row;
@@ -53,11 +55,11 @@ enum class RowRole : uint8_t { kPrompt, kGenerated };
 // steps without drafts, to the bit, whatever was proposed. The runner verifies fewer where a draft's row beyond the
 // first would stand on the grid (going back over it is impossible), behind max_tokens, the context or the row's pages.
 // A step moves the row by 1 to 1 + draft_count tokens, so the next may be planned before it is known by how many.
-// Pages: "kv" must cover every token of the item, draft_count of them for drafts (else fewer are verified). "draft kv"
-// must cover the same tokens, and the drafts' own need one more for the sampled token and one for each draft but the
-// first (else fewer are proposed). A draft KV page holds for each token t of it, but token 0, what the draft head makes
-// of token t and the hidden row of t - 1: it depends on the tokens up to its end alone and is shared like a KV page.
-// It is kept right by every step, whether drafts are asked for or not.
+// Pages of both classes must cover the item's token_count tokens, and should cover draft_count more, or fewer are
+// verified. Those of "draft kv" should also cover the token sampled last, or nothing is proposed in this step, and one
+// more for each draft but the first that is to be proposed. A page of "draft kv" holds for each of its tokens t but
+// token 0 what the draft head makes of the token and the hidden row of t - 1: it depends on the tokens up to its end
+// alone and is shared like one of "kv". Every step keeps it right, whether drafts are asked for or not.
 //
 // A work item never spans prompt and generated tokens. A row appears at most once in a step.
 // If the row wants prompt log-probabilities and the prompt goes on behind this item, the next prompt token follows in

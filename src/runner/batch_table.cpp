@@ -194,8 +194,10 @@ int64_t BatchTable::take_drafts(const SequenceWork& work, BatchRow* target, Step
              work.propose_count, limits_.drafts_max);
   const int64_t held = std::exchange(target->draft_count, 0);
   if (work.first_token >= 0 || !work.sample) return 0;
-  const int64_t pages = covered(*target, kKvClass) - target->position - 1;
-  const int64_t count = std::min({held, static_cast<int64_t>(work.draft_count), verifiable(*target), pages});
+  int64_t count = std::min({held, static_cast<int64_t>(work.draft_count), verifiable(*target)});
+  for (size_t c = 0; c < target->pages.size(); ++c) {
+    count = std::min(count, covered(*target, PageClassId::from(c)) - target->position - 1);
+  }
   rows->tokens.insert(rows->tokens.end(), target->drafts.begin(), target->drafts.begin() + count);
   return count;
 }

@@ -140,8 +140,10 @@ struct Request {
 struct DriveOptions {
   int32_t chunk = 512;
   int32_t in_flight = 1;
-  bool tight_pages = false;  // pages only for what a step computes at most
-  bool pauses = false;       // two steps of five ask for no drafts
+  // Pages of these classes only for what a step must have.
+  bool tight_pages = false;
+  bool tight_draft_pages = false;
+  bool pauses = false;  // two steps of five ask for no drafts
   int32_t max_steps = 1 << 20;
 };
 
@@ -261,12 +263,11 @@ class Driver {
                 static_cast<size_t>(page_bytes_[static_cast<size_t>(page_class)]));
     append(row, page_class, page);
   }
-  void grow(RowId row, int64_t tokens) {
-    for (int32_t c = 0; c < classes(); ++c) {
-      auto& pages = rows_[row.index()].pages[c];
-      while (static_cast<int64_t>(pages.size()) * kGridTokens < tokens) {
-        append_own(row, c);
-      }
+  void grow(RowId row, int32_t page_class, int64_t tokens) {
+    if (page_class >= classes()) return;
+    const auto& pages = rows_[row.index()].pages[page_class];
+    while (static_cast<int64_t>(pages.size()) * kGridTokens < std::min(tokens, limits_.sequence_tokens_max)) {
+      append_own(row, page_class);
     }
   }
 
@@ -346,10 +347,11 @@ class Driver {
       most = 1 + work.draft_count;
     }
     if (work.sample) work.propose_count = options.pauses && steps_ % 5 < 2 ? 0 : request.drafts;
-    const int64_t ahead = options.tight_pages ? 0 : 1 + request.drafts;
-    const int64_t tokens = options.tight_pages && work.first_token < 0 ? row.position + row.in_flight + 1
-                                                                       : row.position + row.in_flight + most + ahead;
-    grow(id, std::min(tokens, limits_.sequence_tokens_max));
+    const int64_t begin = row.position + row.in_flight;
+    const int64_t least = begin + work.token_count;
+    const int64_t plenty = begin + most + 1 + request.drafts;
+    grow(id, 0, options.tight_pages ? least : plenty);
+    grow(id, 1, options.tight_pages || options.tight_draft_pages ? least : plenty);
     row.in_flight += most;
     plan_.work.push_back(work);
     return most;
