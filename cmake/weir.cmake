@@ -52,15 +52,16 @@ function(weir_room name)
   target_link_libraries(weir_${name} PUBLIC ${ROOM_LIBRARIES})
 endfunction()
 
-# weir_test(NAME SOURCES file... [ROOMS room...] [TIMEOUT seconds] [THREADS] [PLAIN])
+# weir_test(NAME SOURCES file... [ROOMS room...] [TIMEOUT seconds] [SANITIZED filter] [THREADS] [PLAIN])
 # Declares the GoogleTest program NAME, run by ctest as one test from the repository's root; weir_tests builds all of
 # them. THREADS marks what runs threads of its own: the ThreadSanitizer build is made of these alone. PLAIN marks tests
-# of tests (bugs planted on purpose), which sanitizers leave out. Under a sanitizer the timeout is five times as long.
+# of tests (bugs planted on purpose), which sanitizers leave out. Under a sanitizer the timeout is five times as long,
+# and of a long test only what SANITIZED (a GoogleTest filter) names is run: the same code on fewer models.
 function(weir_test name)
   if(NOT WEIR_TESTS)
     return()
   endif()
-  cmake_parse_arguments(TEST "THREADS;PLAIN" "TIMEOUT" "SOURCES;ROOMS" ${ARGN})
+  cmake_parse_arguments(TEST "THREADS;PLAIN" "TIMEOUT;SANITIZED" "SOURCES;ROOMS" ${ARGN})
   if((WEIR_SANITIZE STREQUAL "thread" AND NOT TEST_THREADS) OR (WEIR_SANITIZE AND TEST_PLAIN))
     return()
   endif()
@@ -81,6 +82,9 @@ function(weir_test name)
   target_link_libraries(${name} PRIVATE weir_options GTest::gtest GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(${name} PROPERTIES TIMEOUT ${TEST_TIMEOUT})
+  if(WEIR_SANITIZE AND TEST_SANITIZED)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "GTEST_FILTER=${TEST_SANITIZED}")
+  endif()
 endfunction()
 
 # weir_fuzzer(NAME SOURCES file... [ROOMS room...]): a libFuzzer program; its seeds, if any, live in tests/fuzz/NAME/.
