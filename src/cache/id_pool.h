@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "base/check.h"
 #include "base/planted.h"
+#include "plan/ids.h"
 
 namespace weir {
 
@@ -38,8 +40,9 @@ class IdPool {
   }
   // One holder less; the last one frees it.
   void give_back(IdType id) {
-    if (planted(PlantedBug::kPageFreedTwice)) free_.push_back(id);
-    if (planted(PlantedBug::kPageFreedTwice) && references(id) == 0) return;
+    const bool twice = std::is_same_v<IdType, PageId> && planted(PlantedBug::kPageFreedTwice);
+    if (twice) free_.push_back(id);
+    if (twice && references(id) == 0) return;
     WEIR_CHECK(id.valid() && id.value() < total() && references(id) > 0, "id {} given back twice", id.value());
     if (--references_[id.index()] == 0) free_.push_back(id);
   }
