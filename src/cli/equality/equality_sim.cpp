@@ -1,5 +1,6 @@
 // equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N]: schedules S .. S + N - 1, the models in
 // turn. Run at the repository's root. Ends with 1 at the first difference, or if something was reached too rarely.
+// equality_sim --endurance N [--models NAME]: N steps with drafts, and how often these are accepted over time.
 // equality_sim --distribution N [--models NAME]: N samples of three tokens with 0, 1, 2 and 3 drafts each against
 // the model's probabilities. Ends with 1 where chance would give such a chi-square once in a thousand times.
 #include <fmt/format.h>
@@ -8,6 +9,7 @@
 #include <string_view>
 
 #include "cli/equality/distribution.h"
+#include "cli/equality/endurance.h"
 #include "cli/equality/equality.h"
 #include "runner/test_model.h"
 
@@ -15,9 +17,9 @@ namespace weir::equality {
 namespace {
 
 int usage() {
-  fmt::print(
-      stderr,
-      "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N\n");
+  fmt::print(stderr,
+             "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N | "
+             "--endurance N\n");
   return 2;
 }
 
@@ -33,11 +35,25 @@ int distribution(Model* model, int64_t samples) {
   return fits ? 0 : 1;
 }
 
+int endurance(Model* model, int64_t steps) {
+  const Endurance out = run_endurance(model, steps);
+  const auto print = [](const char* what, const auto& tenths) {
+    fmt::print("accepted, tenths of {}:", what);
+    for (const Tenth& tenth : tenths) fmt::print(" {:.4f}", tenth.rate());
+    fmt::print("\n");
+  };
+  print("the steps", out.by_age);
+  print("a sequence", out.by_position);
+  // The standard error of a tenth of a million is under a thousandth.
+  return out.by_age.back().rate() > out.by_age.front().rate() - 0.01 ? 0 : 1;
+}
+
 int run(int argc, char** argv) {
   int64_t schedules = 100;
   uint64_t seed = 1;
   int64_t reach_min = 0;
   int64_t samples = 0;
+  int64_t steps = 0;
   std::string models = "moe-odd,next,moe-fp8,moe-real,moe-mxfp4,dense-tied";
   if (argc % 2 == 0) return usage();
   for (int i = 1; i + 1 < argc; i += 2) {
@@ -55,6 +71,8 @@ int run(int argc, char** argv) {
       seed = value;
     } else if (flag == "--reach-min") {
       reach_min = static_cast<int64_t>(value);
+    } else if (flag == "--endurance") {
+      steps = static_cast<int64_t>(value);
     } else if (flag == "--distribution") {
       samples = static_cast<int64_t>(value);
     } else {
@@ -75,6 +93,7 @@ int run(int argc, char** argv) {
     judges.push_back(std::make_unique<Judge>(loaded.back().get()));
     begin = end + 1;
   }
+  if (steps > 0) return endurance(loaded.front().get(), steps);
   if (samples > 0) return distribution(loaded.front().get(), samples);
   Reach reach{};
   for (int64_t i = 0; i < schedules; ++i) {

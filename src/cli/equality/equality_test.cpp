@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "cli/equality/distribution.h"
+#include "cli/equality/endurance.h"
 #include "cli/equality/equality.h"
 #include "runner/test_model.h"
 
@@ -38,6 +39,16 @@ TEST(Distribution, OfThreeTokensIsTheModelsWhateverIsDrafted) {
     const Fit fit = fit_of_three_tokens(model->get(), drafts, 5'000);
     EXPECT_GT(fit.p_value(), 1e-3) << drafts << " drafts: chi-square " << fit.chi_square;
     EXPECT_EQ(fit.accepted > 0 && fit.accepted < fit.drafted, drafts > 0);
+  }
+}
+
+// A hundredth of `equality_sim --endurance 1000000`.
+TEST(Endurance, AcceptanceDoesNotDecay) {
+  auto model = load_golden_model("moe-odd", 4096);
+  ASSERT_TRUE(model.ok()) << model.error().text();
+  const Endurance out = run_endurance(model->get(), 10'000);
+  for (const auto& tenths : {out.by_age, out.by_position}) {
+    for (const Tenth& tenth : tenths) EXPECT_NEAR(tenth.rate(), tenths.front().rate(), 0.06) << tenth.drafted;
   }
 }
 

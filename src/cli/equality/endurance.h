@@ -1,0 +1,26 @@
+// Whether drafts are accepted as often after a million steps as at first: a draft head whose keys and values go stale,
+// or whose hidden rows slip by a token, gets worse with the length of a sequence or with the age of the server.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "runner/model.h"
+
+namespace weir::equality {
+
+struct Tenth {
+  int64_t drafted = 0;
+  int64_t accepted = 0;
+  double rate() const { return drafted == 0 ? 0.0 : static_cast<double>(accepted) / static_cast<double>(drafted); }
+};
+
+struct Endurance {
+  std::array<Tenth, 10> by_age;       // of the server, in order
+  std::array<Tenth, 10> by_position;  // of the sequences: the first tenth of their lengths, the second, ...
+};
+
+// So many steps with three drafts each, of conversations that go on behind what came before.
+Endurance run_endurance(Model* model, int64_t steps);
+
+}  // namespace weir::equality
