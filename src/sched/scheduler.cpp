@@ -10,6 +10,9 @@ namespace weir {
 
 namespace {
 
+// A step or two of waiting is worth so many blocks that need not be computed.
+constexpr int64_t kBlocksWorthWaiting = 4;
+
 size_t records_max(const SchedulerConfig& config, const RunnerLimits& limits) {
   return static_cast<size_t>(config.queue_requests_max) + static_cast<size_t>(limits.rows_max);
 }
@@ -63,7 +66,9 @@ Scheduler::Scheduler(const SchedulerConfig& config, const CacheLayout& layout, c
   free_records_.reserve(ids_.size());
   for (size_t i = ids_.size(); i-- > 0;) free_records_.push_back(static_cast<int32_t>(i));
   leaving_.reserve(static_cast<size_t>(limits.rows_max));
-  if (cache_.reuses()) known_.reserve(static_cast<size_t>(sequence_tokens_max_));
+  if (!cache_.reuses()) return;
+  known_.reserve(static_cast<size_t>(sequence_tokens_max_));
+  piece_.reserve(TokenStore::kBlockTokens);
 }
 
 // A row can leave twice (ended before the plan, preempted in it), join once, take over and copy pages of every class
@@ -212,6 +217,7 @@ void Scheduler::add_decode(Draft* draft, int32_t index, int32_t drafts) {
 }
 
 void Scheduler::continue_prefills(Draft* draft) {
+  foresee();
   for (int32_t position = 0; position < running_.size() && draft->budget > 0; ++position) {
     const int32_t index = running_.at(position).index;
     if (sequence(index).phase == Phase::kPrefill) add_prefill(draft, index);
@@ -276,6 +282,7 @@ void Scheduler::admit(Draft* draft) {
     // A page for each running sequence stays free, so that nobody who joins is preempted before the others have filled
     // one.
     PrefixMatch match = this->match(&sequence(index));
+    if (waits_for_prefix(candidate, match)) return;
     const bool history = match.reused > 0 && has_penalties(candidate.sampling);
     if (history && draft->history_used) return;
     // What is taken over can stand in the way where every page counts.
@@ -283,6 +290,7 @@ void Scheduler::admit(Draft* draft) {
     if (!cache_.fits(candidate.tokens.count, running_.size(), match)) return;
     queue->remove(candidate.key);
     join(draft, index, match);
+    foresee();
     add_prefill(draft, index);
   }
 }
@@ -292,9 +300,9 @@ void Scheduler::admit(Draft* draft) {
 PrefixMatch Scheduler::match(Sequence* candidate) {
   const bool wants_rows =
       candidate->sampling.prompt_logprobs >= 0 && candidate->prompt_rows_published < candidate->prompt_count - 1;
+  known_.clear();
   if (!cache_.reuses() || wants_rows) return {};
   const int64_t limit = candidate->tokens.count - 1;
-  known_.clear();
   store_.read(&candidate->tokens, 0,
               config_.reuse_generated ? limit : std::min<int64_t>(limit, candidate->prompt_count), &known_);
   return cache_.match(candidate->salt, known_);
@@ -303,6 +311,57 @@ PrefixMatch Scheduler::match(Sequence* candidate) {
 void Scheduler::order_save(Draft* draft, Sequence* sequence, int64_t position) {
   cache_.order_save(sequence->row, position, draft->plan);
   sequence->save_ordered = position;
+}
+
+// Before prompts are computed on, the next in the queue is compared with them, while they can still leave a state for
+// it.
+void Scheduler::foresee() {
+  OrderedQueue* queue = cache_.reuses() && !running_.empty() ? next_queue() : nullptr;
+  if (queue == nullptr || queue->empty()) return;
+  const OrderedQueue::Entry next = queue->first();
+  if (foreseen_ == next.key.id && foreseen_joins_ == joins_) return;
+  foreseen_ = next.key.id;
+  foreseen_joins_ = joins_;
+  Sequence& candidate = sequence(next.index);
+  waits_for_prefix(candidate, match(&candidate));
+}
+
+// Whether a prompt in the making will soon have left known much of what the candidate, just looked up, begins with. It
+// is asked for a state where their ways part. Steps are full of that prompt until then, so waiting costs little.
+bool Scheduler::waits_for_prefix(const Sequence& candidate, const PrefixMatch& match) {
+  const int64_t worth_it = match.reused + kBlocksWorthWaiting * cache_.block_tokens();
+  if (static_cast<int64_t>(known_.size()) < worth_it) return false;
+  for (int32_t position = 0; position < running_.size(); ++position) {
+    Sequence& other = sequence(running_.at(position).index);
+    if (other.generated > 0 || other.salt != candidate.salt) continue;
+    const int64_t common = common_prefix(&other);
+    int64_t known = common / cache_.block_tokens() * cache_.block_tokens();
+    if (cache_.has_states() && known >= worth_it) {
+      const int64_t prompt_end = other.prompt_count - std::max(1, other.suffix_count);
+      if (prompt_end <= common) {
+        known = prompt_end;
+      } else if (other.computed < known) {
+        if (other.branch <= other.computed) other.branch = known;
+        known = other.branch <= common ? other.branch : 0;
+      } else {
+        known = other.save_ordered <= common ? other.save_ordered : 0;
+      }
+    }
+    if (known >= worth_it) return true;
+  }
+  return false;
+}
+
+// Tokens that known_ and the prompt of a running sequence begin with alike.
+int64_t Scheduler::common_prefix(Sequence* running) {
+  const auto limit = std::min<int64_t>(static_cast<int64_t>(known_.size()), running->prompt_count);
+  for (int64_t begin = 0; begin < limit; begin += TokenStore::kBlockTokens) {
+    piece_.clear();
+    store_.read(&running->tokens, begin, std::min(TokenStore::kBlockTokens, limit - begin), &piece_);
+    const auto differs = std::mismatch(piece_.begin(), piece_.end(), known_.begin() + begin).first;
+    if (differs != piece_.end()) return begin + (differs - piece_.begin());
+  }
+  return limit;
 }
 
 // The next place behind which the sequence's state is to be kept, or never: where another sequence's tokens went on
@@ -330,6 +389,7 @@ void Scheduler::join(Draft* draft, int32_t index, const PrefixMatch& match) {
     joining.admitted = true;
     joining.admitted_us = draft->now_us;
   }
+  ++joins_;
   joining.phase = Phase::kPrefill;
   joining.row = rows_.take();
   joining.samples_planned = joining.generated;

@@ -9,7 +9,8 @@
 //  3. What is left of the token budget goes to prompts that were begun, then to admissions, in key order. The first in
 //     the order that does not fit waits, and nobody passes it: no starvation.
 //  4. What the caches still know of a sequence's first tokens is not computed again. A prompt stops where its state
-//     is to be kept (next_checkpoint), wherever its chunks would end, so that what is kept never depends on them.
+//     is to be kept (next_checkpoint), wherever its chunks would end, so that what is kept never depends on them. Who
+//     begins as a prompt that is being computed waits for it (waits_for_prefix): a burst computes its prefix once.
 // A result is known two plans later at the earliest; what the host knows about a sequence is a lower bound until then.
 // With drafts even how far a sequence got is not known: `computed` is an upper bound while steps are in flight.
 #pragma once
@@ -184,6 +185,9 @@ class Scheduler {
   void admit(Draft* draft);
   OrderedQueue* next_queue();
   PrefixMatch match(Sequence* candidate);
+  void foresee();
+  bool waits_for_prefix(const Sequence& candidate, const PrefixMatch& match);
+  int64_t common_prefix(Sequence* running);
   void join(Draft* draft, int32_t index, const PrefixMatch& match);
   void count_admission(Sequence* admitted, const PrefixMatch& match);
   int64_t next_checkpoint(const Sequence& sequence) const;
@@ -215,6 +219,10 @@ class Scheduler {
   OrderedQueue preempted_;
   OrderedQueue running_;
   std::vector<TokenId> known_;  // of the sequence that is looked up, or published
+  std::vector<TokenId> piece_;
+  SequenceId foreseen_ = 0;     // who was first in the queue when foresee() last looked,
+  int64_t foreseen_joins_ = 0;  // and how many had joined
+  int64_t joins_ = 0;
   std::vector<RowId> leaving_;  // rows whose kLeave edit goes into the next plan
   SchedulerCounters counters_;
 };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <numeric>
 
 namespace weir {
@@ -30,7 +31,9 @@ SchedulerConfig config_of(int32_t requests, int64_t tokens, int32_t chunk_max, i
 // A scheduler, and results that arrive at once.
 struct Desk {
   explicit Desk(const RunnerLimits& limits, int32_t chunk_max = 0)
-      : scheduler(config_of(16, 10'000, chunk_max, 1000), CacheLayout{{{"kv", 1, 64}}, 1}, limits) {
+      : Desk(config_of(16, 10'000, chunk_max, 1000), limits) {}
+  Desk(const SchedulerConfig& config, const RunnerLimits& limits)
+      : scheduler(config, CacheLayout{{{"kv", 1, 64}}, 1}, limits) {
     scheduler.reserve(&plan, &owners);
   }
 
@@ -171,6 +174,59 @@ TEST(Scheduler, LimitsThatCannotServeAreRefusedWithARemedy) {
   EXPECT_FALSE(Scheduler::check(config, layout, limits_of(2, 2, 0)).ok());
   EXPECT_FALSE(Scheduler::check(config, layout, limits_of(0, 2, 1)).ok());
   EXPECT_FALSE(Scheduler::check(config_of(1, 1, 0, 0), layout, limits_of(2, 2, 1)).ok());
+}
+
+// The prompt is 1,000 tokens long; the template's last two differ from turn to turn.
+struct Burst : testing::Test {
+  Burst() {
+    RunnerLimits limits = limits_of(8, 512, 200);
+    limits.state_slots = 16;
+    limits.sequence_tokens_max = 2000;
+    SchedulerConfig config = config_of(16, 100'000, 0, 1000);
+    config.prefix_caching = true;
+    config.reuse_generated = true;
+    desk = std::make_unique<Desk>(config, limits);
+  }
+  int32_t add(int32_t common, TokenId own) {
+    SamplingParams sampling;
+    sampling.max_tokens = 3;
+    const int32_t index = desk->scheduler.add({++desk->last_id, 0, 0, &sampling, {}, 2});
+    std::vector<TokenId> tokens(1000, own);
+    std::iota(tokens.begin(), tokens.begin() + common, 0);
+    desk->scheduler.append_prompt(index, tokens);
+    return index;
+  }
+  // Prompt tokens computed until nothing is left to do.
+  int64_t computed() {
+    int64_t tokens = 0;
+    while (desk->step()) {
+      for (const SequenceWork& work : desk->plan.work) tokens += work.role == RowRole::kPrompt ? work.token_count : 0;
+      desk->settle();
+    }
+    return tokens;
+  }
+  std::unique_ptr<Desk> desk;
+};
+
+TEST_F(Burst, OfOnePromptComputesItOnce) {
+  for (int i = 0; i < 6; ++i) add(1000, 7);
+  EXPECT_EQ(computed(), 1000 + 5 * 2);
+  EXPECT_EQ(desk->scheduler.counters().reused_tokens, 5 * 998);
+}
+
+TEST_F(Burst, OfOneBeginningComputesThatOnce) {
+  for (int i = 0; i < 6; ++i) add(700, 2000 + i);
+  // Known as far as the last whole block of 64.
+  EXPECT_EQ(computed(), 1000 + 5 * (1000 - 640));
+}
+
+TEST_F(Burst, OfDifferentPromptsDoesNotWait) {
+  for (int i = 0; i < 2; ++i) add(100, 2000 + i);
+  ASSERT_TRUE(desk->step());
+  EXPECT_EQ(desk->counts(), Counts{512});
+  desk->settle();
+  ASSERT_TRUE(desk->step());
+  EXPECT_EQ(desk->plan.work.size(), 2U);  // what the first leaves of the step is the second's
 }
 
 TEST(OrderedQueue, KeepsOrderWhateverTheOrderOfInsertion) {

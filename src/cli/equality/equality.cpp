@@ -97,7 +97,6 @@ World draw_world(Random* random, int32_t vocabulary, bool drafts) {
   }
   limits.state_slots = limits.rows_max + static_cast<int32_t>(between(random, 0, pick(random, {2, 6, 20})));
   world.config.prefix_caching = true;
-  world.config.reuse_generated = true;  // on the CPU the two families are one
   world.config.checkpoint_interval = pick(random, {0, 64, 64, 128, 256});
   world.config.cache_seed = (*random)();
   world.config.prefill_chunk_max = static_cast<int32_t>(pick(random, {0, 0, 29, 64, 100}));
@@ -198,6 +197,7 @@ struct Judge::Impl {
   }
 
   Model* model;
+  bool on_cpu = model->device_text().starts_with("CPU");
   int32_t vocabulary;
   Served cold;
   Event event;
@@ -360,7 +360,9 @@ Judge::~Judge() = default;
 
 std::vector<std::string> Judge::run(uint64_t seed, Reach* reach) {
   Random random(seed);
-  const World world = draw_world(&random, impl_->vocabulary, impl_->model->has_draft_head());
+  World world = draw_world(&random, impl_->vocabulary, impl_->model->has_draft_head() && impl_->on_cpu);
+  // Prompts and generated tokens have the same bits on the CPU alone.
+  world.config.reuse_generated = impl_->on_cpu;
   const auto beginning = draw_tokens(&random, between(&random, 1, 400), impl_->vocabulary);
   std::vector<Request> requests;
   std::vector<Outcome> alone;
