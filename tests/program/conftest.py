@@ -22,6 +22,13 @@ def server(shipped):
         yield running
 
 
+@pytest.fixture(scope="session")
+def plain(shipped):
+    """Neither reuse nor drafts: what every other server's answers are compared with."""
+    with Server(shipped, "--no-enable-prefix-caching") as running:
+        yield running
+
+
 @pytest.fixture
 def launch(shipped):
     """Starts servers with flags of their own."""

@@ -57,6 +57,7 @@ class Server:
         self.process = subprocess.Popen([str(BINARY), "serve", str(model), "--port", "0", *map(str, flags)],
                                         stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._clients = contextlib.ExitStack()
+        self._openai = None
         end = time.monotonic() + START_LIMIT_S
         while not (found := re.search(r"^listening\s+(http://\S+:(\d+))$", self.log(), re.MULTILINE)):
             if self.process.poll() is not None or time.monotonic() > end:
@@ -73,7 +74,11 @@ class Server:
         return self.text
 
     def openai(self):
-        return self._clients.enter_context(openai.OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0, timeout=REQUEST_LIMIT_S))
+        """The official client, one for all who ask."""
+        if self._openai is None:
+            self._openai = self._clients.enter_context(
+                openai.OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0, timeout=REQUEST_LIMIT_S))
+        return self._openai
 
     def post(self, path, **body):
         return self.http.post(path, json=body)
