@@ -203,6 +203,7 @@ Status command_plan(const Options& options) {
   const int64_t copies = options.load_format == "dummy" ? kDummyCopies : 1;
   WEIR_ASSIGN_OR_RETURN(MemoryPlan memory, plan_memory(options, config, copies * shapes.stored_bytes,
                                                        static_cast<int32_t>(config.vocabulary), free_bytes));
+  if (memory.limits.drafts_max > 0 && !weights.mtp) return no_draft_head();
   memory.weight_bytes = shapes.stored_bytes;
   const Matrices matrices(weights);
   Planner planner(config, matrices, isa_from_name(options.isa).value_or(best_isa()));

@@ -110,7 +110,7 @@ Status assign(const Flag& flag, std::string_view text, Options* options) {
       if (text != "true" && text != "false") return bad("true, false or no value");
       // As text where a default that is neither stands for "as the device has it".
       if (const auto* member = std::get_if<std::string Options::*>(&flag.member)) {
-        options->**member = text;
+        options->** member = text;
       } else {
         options->*std::get<bool Options::*>(flag.member) = text == "true";
       }

@@ -17,8 +17,7 @@ using Json = nlohmann::ordered_json;
 
 }  // namespace
 
-Result<ChatPrompt> conversation_prompt(const TextAssets& text, const std::vector<ChatTurn>& turns,
-                                                 bool thinking) {
+Result<ChatPrompt> conversation_prompt(const TextAssets& text, const std::vector<ChatTurn>& turns, bool thinking) {
   if (text.templates.standard == nullptr) {
     return Error{ErrorCode::kInvalidArgument, "this model has no chat template", "give --chat-template FILE, or --raw"};
   }

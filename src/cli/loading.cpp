@@ -151,7 +151,8 @@ Result<int32_t> drafts_asked_for(const Options& options) {
   for (const auto& [name, value] : config.items()) {
     if (name == "method") {
       // Other engines name the head after the model.
-      if (!value.is_string() || !value.get_ref<const std::string&>().ends_with("mtp")) {
+      const std::initializer_list<const char*> names = {"mtp", "qwen3_5_mtp", "qwen3_next_mtp"};
+      if (!value.is_string() || std::find(names.begin(), names.end(), value.get<std::string>()) == names.end()) {
         return bad("the method that is there is mtp, the model's own draft head");
       }
     } else if (name == "num_speculative_tokens") {
@@ -168,8 +169,8 @@ Result<int32_t> drafts_asked_for(const Options& options) {
 
 Status plan_reuse(const Options& options, MemoryPlan* plan) {
   const bool by_default =
-      options.device == "cpu" &&
-      (options.command == Command::kServe || options.command == Command::kChat || options.command == Command::kRun);
+      options.device == "cpu" && (options.command == Command::kServe || options.command == Command::kChat ||
+                                  options.command == Command::kPlan || options.command == Command::kRun);
   plan->prefix_caching = options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
   if (options.checkpoint_interval % kGridTokens != 0) {
     return Error{ErrorCode::kInvalidArgument, fmt::format("--checkpoint-interval is {}", options.checkpoint_interval),

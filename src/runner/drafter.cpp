@@ -23,21 +23,24 @@ int64_t hidden_bytes(const ModelConfig& config, const RunnerLimits& limits) {
 
 }  // namespace
 
+Error no_draft_head() {
+  return {ErrorCode::kUnsupported, "this checkpoint has no multi-token prediction head",
+          "leave out --num-speculative-tokens and --speculative-config, or use a checkpoint with mtp.* tensors"};
+}
+
+Error drafts_elsewhere(const std::string& device) {
+  return {ErrorCode::kUnsupported, fmt::format("{}: drafts are made on the CPU only", device),
+          "leave out --num-speculative-tokens and --speculative-config, or give --device cpu"};
+}
+
 Result<std::unique_ptr<Drafter>> Drafter::create(Model* model, Caches* caches, Executor* main,
                                                  const RunnerLimits& limits) {
   if (limits.drafts_max < 0 || limits.drafts_max > kDraftsMax) {
     return with_remedy(make_error(ErrorCode::kInvalidArgument, "{} drafts a step", limits.drafts_max),
                        fmt::format("give 0 to {}", kDraftsMax));
   }
-  if (!model->has_draft_head()) {
-    return with_remedy(make_error(ErrorCode::kUnsupported, "this checkpoint has no multi-token prediction head"),
-                       "run it without drafts, or use a checkpoint with mtp.* tensors");
-  }
-  if (!main->can_draft()) {
-    return with_remedy(make_error(ErrorCode::kUnsupported, "{}: drafts are made on the CPU only", model->device_text()),
-                       "run without drafts, or on the CPU");
-  }
-  WEIR_CHECK(main->steps_ahead() == 1, "drafts with {} steps ahead", main->steps_ahead());
+  if (!model->has_draft_head()) return no_draft_head();
+  if (!main->can_draft()) return drafts_elsewhere(model->device_text());
   std::unique_ptr<Drafter> drafter(new Drafter(model, caches, main, limits));
   const ExecutorLimits sizes{rows_of(limits), limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
   WEIR_ASSIGN_OR_RETURN(drafter->draft_, model->make_executor(drafter->program_, caches, sizes));

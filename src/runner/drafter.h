@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -20,6 +21,10 @@
 #include "runner/model.h"
 
 namespace weir {
+
+// Why there can be no drafts: the checkpoint's fault, or the device's.
+Error no_draft_head();
+Error drafts_elsewhere(const std::string& device);
 
 class Drafter {
  public:
