@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
+#include <ctime>
 
 #include "sched/scheduler.h"
 
@@ -17,6 +17,13 @@ struct Flight {
 
 int64_t blocks_of(int64_t tokens) {
   return (tokens + kGridTokens - 1) / kGridTokens;
+}
+
+// Of this thread alone: a machine is rarely idle beside it.
+int64_t thread_ns() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 // A block for every 64 tokens of everything that is in the trace, and room for all rows beside that.
@@ -116,14 +123,12 @@ class Replay {
     flight->plan.clear();
     const int64_t evicted_before = scheduler_.cache().evicted_blocks();
     report_.evicted_between_plans += evicted_before - evicted_seen_;
-    const auto start = std::chrono::steady_clock::now();
+    const int64_t start_ns = config_.time_plans ? thread_ns() : 0;
     const bool planned = scheduler_.plan(now_us_, &flight->plan, &flight->owners);
-    const auto took = std::chrono::steady_clock::now() - start;
+    const int64_t end_ns = config_.time_plans ? thread_ns() : 0;
     evicted_seen_ = scheduler_.cache().evicted_blocks();
     if (!planned) return false;
-    if (config_.time_plans) {
-      report_.plan_ns.push_back(std::chrono::duration_cast<std::chrono::nanoseconds>(took).count());
-    }
+    if (config_.time_plans) report_.plan_ns.push_back(end_ns - start_ns);
     measure(flight->plan, evicted_seen_ - evicted_before);
     return true;
   }

@@ -23,7 +23,7 @@ struct ReplayConfig {
   int64_t step_us = 8000;
   int64_t token_us = 20;
   bool has_states = true;   // false: a model of attention layers alone
-  bool time_plans = false;  // measure plan()
+  bool time_plans = false;  // measure plan(), in the thread's own time
 };
 
 struct ReplayReport {
