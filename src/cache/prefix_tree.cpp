@@ -166,7 +166,9 @@ void PrefixTree::set_checkpoint(BlockId id, StateSlotId slot) {
   Block& block = at(id);
   WEIR_CHECK(slot.valid() && !block.checkpoint.valid(), "block {} has a checkpoint already", id.value());
   block.checkpoint = slot;
-  append(&by_checkpoint_, &Block::by_checkpoint, id.value());
+  block.worth = Worth::kUse;
+  block.restores = 0;
+  append(checkpoints_of(block), &Block::by_checkpoint, id.value());
   ++checkpoints_;
 }
 
@@ -175,15 +177,37 @@ StateSlotId PrefixTree::take_checkpoint(BlockId id) {
   WEIR_CHECK(block.checkpoint.valid(), "block {} has no checkpoint", id.value());
   const StateSlotId slot = block.checkpoint;
   block.checkpoint = {};
-  take_out(&by_checkpoint_, &Block::by_checkpoint, id.value());
+  take_out(checkpoints_of(block), &Block::by_checkpoint, id.value());
   --checkpoints_;
   return slot;
 }
 
 void PrefixTree::touch_checkpoint(BlockId id) {
-  WEIR_CHECK(at(id).checkpoint.valid(), "block {} has no checkpoint", id.value());
-  take_out(&by_checkpoint_, &Block::by_checkpoint, id.value());
-  append(&by_checkpoint_, &Block::by_checkpoint, id.value());
+  Block& block = at(id);
+  WEIR_CHECK(block.checkpoint.valid(), "block {} has no checkpoint", id.value());
+  ++block.restores;
+  move_checkpoint(id, Worth::kUse);
+}
+
+void PrefixTree::supersede(BlockId id, uint64_t name, Worth worth) {
+  const Block& block = blocks_[id.index()];
+  if (block.token_count == 0 || block.name != name || !block.checkpoint.valid() || block.worth <= worth) return;
+  if (block.children <= 1 && block.restores <= 1) move_checkpoint(id, worth);
+}
+
+// To the end of those that are worth as much.
+void PrefixTree::move_checkpoint(BlockId id, Worth worth) {
+  Block& block = at(id);
+  take_out(checkpoints_of(block), &Block::by_checkpoint, id.value());
+  block.worth = worth;
+  append(checkpoints_of(block), &Block::by_checkpoint, id.value());
+}
+
+BlockId PrefixTree::oldest_checkpoint() const {
+  for (const Order& order : by_checkpoint_) {
+    if (order.first >= 0) return BlockId(order.first);
+  }
+  return {};
 }
 
 std::span<const PageId> PrefixTree::pages(BlockId block) const {

@@ -20,6 +20,14 @@ namespace weir {
 
 using BlockId = Id<struct PrefixBlockTag>;
 
+// What a checkpoint is kept for.
+enum class Worth : uint8_t {
+  kNothing,  // a sequence has a better one of the same kind further on
+  kDetours,  // a sequence has one at its prompt's end; who leaves its tokens before that can use this one
+  kUse,      // the last that is known of a sequence, or more than one went on from here
+};
+inline constexpr size_t kWorths = 3;
+
 class PrefixTree {
  public:
   // Room for `blocks_max` blocks of `block_tokens` tokens (at most kGridTokens), each with one page of every class.
@@ -58,10 +66,15 @@ class PrefixTree {
   void set_checkpoint(BlockId block, StateSlotId slot);
   // The slot is the caller's again.
   StateSlotId take_checkpoint(BlockId block);
-  // Marks a checkpoint as used last.
+  // Marks a checkpoint as used last, by one more sequence.
   void touch_checkpoint(BlockId block);
-  // The block whose checkpoint was not used for longest. Invalid: there is none.
-  BlockId oldest_checkpoint() const { return BlockId(by_checkpoint_.first); }
+  // A sequence has a checkpoint further on: the block's counts no more than that until it is used again, if nobody else
+  // went on from the block or from its checkpoint. Nothing happens if the block of that name is gone, or its
+  // checkpoint.
+  void supersede(BlockId block, uint64_t name, Worth worth);
+  // The block whose checkpoint is to go first: of those that are worth least, the one that was not used for longest.
+  // Invalid: there is none.
+  BlockId oldest_checkpoint() const;
 
   BlockId parent(BlockId block) const { return at(block).parent; }
   // Tokens from the start to the block's end.
@@ -96,6 +109,8 @@ class PrefixTree {
     int32_t children = 0;
     int32_t partial_children = 0;
     bool hidden = false;
+    Worth worth = Worth::kUse;    // of the checkpoint
+    int32_t restores = 0;         // sequences that went on from the checkpoint
     int32_t next_in_bucket = -1;  // the free list's link too
     int64_t end = 0;
     StateSlotId checkpoint;
@@ -112,8 +127,10 @@ class PrefixTree {
   bool is(const Block& block, uint64_t name, BlockId parent, const CacheSalt& salt,
           std::span<const TokenId> tokens) const;
   BlockId look_up(uint64_t name, BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
-  void append(Order* order, Link Block::* link, int32_t index);
-  void take_out(Order* order, Link Block::* link, int32_t index);
+  void move_checkpoint(BlockId id, Worth worth);
+  void append(Order* order, Link Block::*link, int32_t index);
+  Order* checkpoints_of(const Block& block) { return &by_checkpoint_[static_cast<size_t>(block.worth)]; }
+  void take_out(Order* order, Link Block::*link, int32_t index);
 
   uint64_t seed_;
   int32_t block_tokens_;
@@ -126,8 +143,8 @@ class PrefixTree {
   int32_t evictable_ = 0;
   int32_t checkpoints_ = 0;
   int32_t partial_at_start_ = 0;
-  Order by_use_;  // of blocks without users
-  Order by_checkpoint_;
+  Order by_use_;                              // of blocks without users
+  std::array<Order, kWorths> by_checkpoint_;  // per worth
 };
 
 }  // namespace weir

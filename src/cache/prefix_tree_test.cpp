@@ -93,6 +93,55 @@ TEST_F(PrefixTreeTest, CheckpointsHaveAnOrderOfTheirOwn) {
   EXPECT_EQ(tree.checkpoints(), 1);
 }
 
+TEST_F(PrefixTreeTest, ACheckpointThatASequenceLeftBehindGoesFirst) {
+  std::array<BlockId, 3> blocks;
+  for (int32_t i = 0; i < 3; ++i) {
+    blocks[static_cast<size_t>(i)] = add({}, tokens_from(i), i);
+    tree.set_checkpoint(blocks[static_cast<size_t>(i)], StateSlotId(i));
+  }
+  const auto [a, b, c] = blocks;
+  tree.supersede(c, tree.name(c), Worth::kDetours);
+  EXPECT_EQ(tree.oldest_checkpoint(), c);
+  tree.supersede(b, tree.name(b), Worth::kNothing);
+  EXPECT_EQ(tree.oldest_checkpoint(), b);
+  tree.supersede(b, tree.name(b), Worth::kDetours);  // is worth no more for that
+  EXPECT_EQ(tree.oldest_checkpoint(), b);
+  tree.touch_checkpoint(b);
+  EXPECT_EQ(tree.oldest_checkpoint(), c);
+  EXPECT_EQ(tree.take_checkpoint(c), StateSlotId(2));
+  EXPECT_EQ(tree.oldest_checkpoint(), a);
+}
+
+TEST_F(PrefixTreeTest, ACheckpointThatMoreThanOneSequenceWentOnFromStays) {
+  const BlockId old = add({}, tokens_from(500), 7);
+  tree.set_checkpoint(old, StateSlotId(7));
+  const BlockId forked = add({}, tokens_from(0), 0);
+  tree.set_checkpoint(forked, StateSlotId(0));
+  tree.use(forked);
+  add(forked, tokens_from(100), 1);
+  add(forked, tokens_from(200), 2);
+  tree.supersede(forked, tree.name(forked), Worth::kNothing);
+  EXPECT_EQ(tree.oldest_checkpoint(), old);
+
+  const BlockId shared = add({}, tokens_from(1), 3);
+  tree.set_checkpoint(shared, StateSlotId(3));
+  tree.touch_checkpoint(shared);
+  tree.touch_checkpoint(shared);
+  tree.supersede(shared, tree.name(shared), Worth::kNothing);
+  EXPECT_EQ(tree.oldest_checkpoint(), old);
+
+  // Of a block that is gone nothing is known but its number, which may be another's now.
+  const BlockId gone = add({}, tokens_from(2), 4);
+  const uint64_t name = tree.name(gone);
+  tree.remove(gone);
+  tree.supersede(gone, name, Worth::kNothing);
+  const BlockId other = add({}, tokens_from(3), 4);
+  ASSERT_EQ(other, gone);
+  tree.set_checkpoint(other, StateSlotId(4));
+  tree.supersede(gone, name, Worth::kNothing);
+  EXPECT_EQ(tree.oldest_checkpoint(), old);
+}
+
 TEST_F(PrefixTreeTest, AFullTreeAndABlockTwiceAreProgrammerErrors) {
   const BlockId block = add({}, tokens_from(0), 0);
   EXPECT_DEATH(add({}, tokens_from(0), 1), "already");

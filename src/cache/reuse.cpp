@@ -82,6 +82,7 @@ void SequenceCache::adopt(RowId row, int64_t token_count, const PrefixMatch& mat
   }
   WEIR_CHECK(grow(row, token_count, plan), "row {} joined without room", row.value());
   if (match.reused == 0) return;
+  note_checkpoint(row, match.last);
   if (partial.valid()) {
     for (size_t c = 0; c < classes_.size() && !planted(PlantedBug::kPageNotCopied); ++c) {
       copy_page(row, c, tree_.pages(partial)[c], classes_[c].tables[row.index()][joined.path.size()], plan);
@@ -188,7 +189,7 @@ bool SequenceCache::publish_save(RowId row, const Save& save, const TokenReader&
   if (rest == 0) {
     if (planted(PlantedBug::kCheckpointTooEarly) && blocks > 1) parent = owner.path[blocks - 2];
     if (tree_.checkpoint(parent).valid()) return false;
-    tree_.set_checkpoint(parent, save.slot);
+    make_checkpoint(row, parent, save.slot);
     return true;
   }
   if (!save.copied) return false;
@@ -196,13 +197,32 @@ bool SequenceCache::publish_save(RowId row, const Save& save, const TokenReader&
   if (const BlockId known = tree_.find(parent, owner.salt, tokens); known.valid()) {
     if (tree_.checkpoint(known).valid()) return false;
     // The block lost its checkpoint; its pages are as good as the copies.
-    tree_.set_checkpoint(known, save.slot);
+    make_checkpoint(row, known, save.slot);
     for (size_t c = 0; c < classes_.size(); ++c) classes_[c].pool.give_back(save.copies[c]);
     return true;
   }
   const auto copies = std::span(save.copies).first(classes_.size());
-  tree_.set_checkpoint(tree_.insert(parent, owner.salt, tokens, copies), save.slot);
+  make_checkpoint(row, tree_.insert(parent, owner.salt, tokens, copies), save.slot);
   return true;
+}
+
+// Who goes on with this sequence's tokens goes on from here rather than from the checkpoint before. One inside a page
+// is a prompt's end: where the next turn goes on, if it repeats the prompt to its end.
+void SequenceCache::make_checkpoint(RowId row, BlockId block, StateSlotId slot) {
+  Row& owner = rows_[row.index()];
+  tree_.set_checkpoint(block, slot);
+  if (owner.newest.valid()) {
+    const bool detours = owner.newest_whole && !tree_.full(block);
+    tree_.supersede(owner.newest, owner.newest_name, detours ? Worth::kDetours : Worth::kNothing);
+  }
+  note_checkpoint(row, block);
+}
+
+void SequenceCache::note_checkpoint(RowId row, BlockId block) {
+  Row& owner = rows_[row.index()];
+  owner.newest = block;
+  owner.newest_name = tree_.name(block);
+  owner.newest_whole = tree_.full(block);
 }
 
 void SequenceCache::drop(Save* save) {

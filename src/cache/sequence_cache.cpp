@@ -159,6 +159,7 @@ void SequenceCache::leave(RowId row) {
     tree_.release(leaving.path[i]);
   }
   leaving.path.clear();
+  leaving.newest = BlockId();
   leaving.published.clear();
   for (Class& pages : classes_) {
     auto& table = pages.tables[row.index()];

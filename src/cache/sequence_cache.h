@@ -117,6 +117,10 @@ class SequenceCache {
     std::vector<BlockId> path;       // the blocks it uses, from the start
     std::vector<uint8_t> published;  // per block of the path: the row put it into the tree
     std::vector<Save> saves;         // in order of position
+    // The block of the last checkpoint that it went on from or made. The block may be gone: its name tells.
+    BlockId newest;
+    uint64_t newest_name = 0;
+    bool newest_whole = false;
   };
 
   static int64_t pages_for(const Class& pages, int64_t token_count) {
@@ -132,6 +136,8 @@ class SequenceCache {
   static void copy_page(RowId row, size_t page_class, PageId from, PageId to, StepPlan* plan);
   void publish_block(RowId row, std::span<const TokenId> tokens);
   bool publish_save(RowId row, const Save& save, const TokenReader& read);
+  void make_checkpoint(RowId row, BlockId block, StateSlotId slot);
+  void note_checkpoint(RowId row, BlockId block);
   void drop(Save* save);
   bool has_page_of(RowId row, size_t index) const;
   int64_t evicted_behind(const CacheSalt& salt, BlockId last, std::span<const TokenId> tokens) const;

@@ -92,6 +92,18 @@ TEST(Replay, AModelWithoutStatesReusesWhatItMatches) {
   EXPECT_EQ(report.lost_to_checkpoint, 0);
 }
 
+// 96 GiB where a page is 1.25 MiB and a state 80 MiB, a quarter of them states: about one for each conversation in the
+// pages, while each leaves three on its way. Those that a later one has made useless must go first: if the oldest of
+// all went, a quarter of what is known would be reused.
+TEST(Replay, FewStatesServeManyConversations) {
+  ReplayConfig config;
+  config.pages = 58'982;
+  config.states = 307;
+  const ReplayReport report = replayed(trace_of(TraceTurns::kPrompts), config);
+  EXPECT_GT(report.evicted_checkpoints, 1000);
+  EXPECT_GE(share(report.reused_tokens, report.known_tokens), 0.6);
+}
+
 // The cache has pages for a tenth of what 256 rows would hold. However much of it is in use, a plan evicts a block for
 // each page or slot that it takes and none beyond, and nothing is evicted between plans.
 TEST(EvictionStorms, APlanOfATenfoldOversubscribedCacheEvictsNoMoreThanItTakes) {
