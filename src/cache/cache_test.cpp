@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "cache/id_pool.h"
 #include "cache/sequence_cache.h"
 
@@ -69,6 +71,69 @@ TEST_F(TwoClasses, LeavingGivesBackPagesAndSlot) {
   EXPECT_EQ(cache.slots_used(), 0);
   EXPECT_TRUE(cache.fits(24, 0, {}));
   EXPECT_FALSE(cache.fits(24, 1, {}));
+}
+
+// Rows of a model with states, whose tokens are 0, 1, 2, ...
+struct Distrust : testing::Test {
+  Distrust() : tokens(1000), cache({{{"kv", 1, kGridTokens}}, 1}, limits(), {true, 1}) {
+    std::iota(tokens.begin(), tokens.end(), 0);
+  }
+  static RunnerLimits limits() {
+    RunnerLimits limits;
+    limits.rows_max = 3;
+    limits.state_slots = 6;
+    limits.pages = {5};
+    limits.sequence_tokens_max = 256;
+    return limits;
+  }
+  PrefixMatch match() const { return cache.match({}, std::span(tokens).first(256)); }
+  void join(int32_t row, int64_t token_count) {
+    const PrefixMatch found = match();
+    cache.join(RowId(row), {}, found);
+    cache.adopt(RowId(row), token_count, found, &plan);
+  }
+  void publish(int32_t row, int64_t computed, bool sampled) {
+    cache.publish(RowId(row), computed, sampled, [this](int64_t position, int64_t count) {
+      return std::span<const TokenId>(tokens).subspan(static_cast<size_t>(position), static_cast<size_t>(count));
+    });
+  }
+
+  std::vector<TokenId> tokens;
+  SequenceCache cache;
+  StepPlan plan;
+};
+
+TEST_F(Distrust, AStateThatABrokenRowLeftAtAnothersBlockIsNotFound) {
+  join(0, 128);
+  publish(0, 128, false);
+  cache.leave(RowId(0));
+  ASSERT_EQ(match().matched, 128);
+  // No state is there: the next row computes the same blocks and leaves its states at them, and one inside a page.
+  join(1, 128);
+  cache.order_save(RowId(1), 64, &plan);
+  publish(1, 64, false);
+  cache.order_save(RowId(1), 100, &plan);
+  cache.begin_work(RowId(1), 100, &plan);
+  publish(1, 101, true);
+  ASSERT_EQ(match().reused, 100);
+  cache.distrust(RowId(1));
+  cache.leave(RowId(1));
+  EXPECT_EQ(match().reused, 0);
+  EXPECT_EQ(match().matched, 128);
+}
+
+TEST_F(Distrust, APageThatTheTreeTookFromABrokenRowIsNotFound) {
+  join(0, 64);
+  join(1, 64);
+  publish(0, 64, false);
+  publish(1, 64, false);
+  cache.leave(RowId(0));
+  // The tree's page is given up for the other row's, as one more is needed than is free.
+  join(2, 1);
+  ASSERT_TRUE(cache.grow(RowId(2), 256, &plan));
+  ASSERT_EQ(match().matched, 64);
+  cache.distrust(RowId(1));
+  EXPECT_EQ(match().matched, 0);
 }
 
 }  // namespace

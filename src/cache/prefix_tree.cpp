@@ -69,7 +69,8 @@ BlockId PrefixTree::find_partial(BlockId parent, const CacheSalt& salt, std::spa
                                  bool with_checkpoint) const {
   if ((parent.valid() ? at(parent).partial_children : partial_at_start_) == 0) return {};
   for (size_t count = std::min(tokens.size(), static_cast<size_t>(block_tokens_ - 1)); count > 0; --count) {
-    if (const BlockId found = find(parent, salt, tokens.first(count)); found.valid() && (!with_checkpoint || at(found).checkpoint.valid())) {
+    if (const BlockId found = find(parent, salt, tokens.first(count));
+        found.valid() && (!with_checkpoint || at(found).checkpoint.valid())) {
       return found;
     }
   }
@@ -190,8 +191,9 @@ void PrefixTree::touch_checkpoint(BlockId id) {
 }
 
 void PrefixTree::supersede(BlockId id, uint64_t name, Worth worth) {
-  const Block& block = blocks_[id.index()];
-  if (block.token_count == 0 || block.name != name || !block.checkpoint.valid() || block.worth <= worth) return;
+  if (!has(id, name)) return;
+  const Block& block = at(id);
+  if (!block.checkpoint.valid() || block.worth <= worth) return;
   if (block.children <= 1 && block.restores <= 1) move_checkpoint(id, worth);
 }
 
@@ -216,7 +218,7 @@ std::span<const PageId> PrefixTree::pages(BlockId block) const {
                                    static_cast<size_t>(page_classes_));
 }
 
-void PrefixTree::append(Order* order, Link Block::* link, int32_t index) {
+void PrefixTree::append(Order* order, Link Block::*link, int32_t index) {
   blocks_[static_cast<size_t>(index)].*link = {order->last, -1};
   if (order->last >= 0) {
     (blocks_[static_cast<size_t>(order->last)].*link).behind = index;
@@ -226,7 +228,7 @@ void PrefixTree::append(Order* order, Link Block::* link, int32_t index) {
   order->last = index;
 }
 
-void PrefixTree::take_out(Order* order, Link Block::* link, int32_t index) {
+void PrefixTree::take_out(Order* order, Link Block::*link, int32_t index) {
   const Link own = blocks_[static_cast<size_t>(index)].*link;
   if (own.before >= 0) {
     (blocks_[static_cast<size_t>(own.before)].*link).behind = own.behind;

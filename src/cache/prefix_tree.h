@@ -76,6 +76,10 @@ class PrefixTree {
   // Invalid: there is none.
   BlockId oldest_checkpoint() const;
 
+  // Whether the block is there and is still the one of that name.
+  bool has(BlockId block, uint64_t name) const {
+    return blocks_[block.index()].token_count > 0 && blocks_[block.index()].name == name;
+  }
   BlockId parent(BlockId block) const { return at(block).parent; }
   // Tokens from the start to the block's end.
   int64_t end(BlockId block) const { return at(block).end; }

@@ -176,7 +176,7 @@ void SequenceCache::publish_block(RowId row, std::span<const TokenId> tokens) {
   }
   tree_.use(block);
   owner.path.push_back(block);
-  owner.published.push_back(known ? 0 : 1);
+  owner.published.push_back(known ? 0 : kOwnPages);
   if (!has_page_of(row, index)) ++twins_;
 }
 
@@ -216,6 +216,12 @@ void SequenceCache::make_checkpoint(RowId row, BlockId block, StateSlotId slot) 
     tree_.supersede(owner.newest, owner.newest_name, detours ? Worth::kDetours : Worth::kNothing);
   }
   note_checkpoint(row, block);
+  if (tree_.full(block)) {
+    owner.published[static_cast<size_t>(tree_.end(block) / block_tokens_) - 1] |= kOwnState;
+  } else {
+    owner.partial = block;
+    owner.partial_name = tree_.name(block);
+  }
 }
 
 void SequenceCache::note_checkpoint(RowId row, BlockId block) {
@@ -230,11 +236,18 @@ void SequenceCache::drop(Save* save) {
   for (size_t c = 0; c < classes_.size() && save->copied; ++c) classes_[c].pool.give_back(save->copies[c]);
 }
 
+// A block that another row computed stays, without this row's state.
 void SequenceCache::distrust(RowId row) {
   const Row& owner = rows_[row.index()];
   for (size_t i = 0; i < owner.path.size(); ++i) {
-    if (owner.published[i] != 0) tree_.hide(owner.path[i]);
+    const BlockId block = owner.path[i];
+    if ((owner.published[i] & kOwnPages) != 0) {
+      tree_.hide(block);
+    } else if ((owner.published[i] & kOwnState) != 0 && tree_.checkpoint(block).valid()) {
+      slots_.give_back(tree_.take_checkpoint(block));
+    }
   }
+  if (owner.partial.valid() && tree_.has(owner.partial, owner.partial_name)) tree_.hide(owner.partial);
 }
 
 bool SequenceCache::has_page_of(RowId row, size_t index) const {
@@ -256,6 +269,7 @@ bool SequenceCache::merge_twins() {
         classes_[c].pool.share(scratch_[c]);
       }
       tree_.set_pages(block, scratch_);
+      rows_[r].published[i] |= kOwnPages;
       --twins_;
       freed = true;
     }

@@ -160,6 +160,7 @@ void SequenceCache::leave(RowId row) {
   }
   leaving.path.clear();
   leaving.newest = BlockId();
+  leaving.partial = BlockId();
   leaving.published.clear();
   for (Class& pages : classes_) {
     auto& table = pages.tables[row.index()];

@@ -115,13 +115,19 @@ class SequenceCache {
     StateSlotId slot;
     CacheSalt salt{};
     std::vector<BlockId> path;       // the blocks it uses, from the start
-    std::vector<uint8_t> published;  // per block of the path: the row put it into the tree
+    std::vector<uint8_t> published;  // per block of the path: kOwnPages, kOwnState: what the tree has of the row there
     std::vector<Save> saves;         // in order of position
-    // The block of the last checkpoint that it went on from or made. The block may be gone: its name tells.
+    // The block inside a page that has the row's state. The block may be gone: its name tells.
+    BlockId partial;
+    uint64_t partial_name = 0;
+    // The block of the last checkpoint that it went on from or made. The same holds of it.
     BlockId newest;
     uint64_t newest_name = 0;
     bool newest_whole = false;
   };
+
+  static constexpr uint8_t kOwnPages = 1;
+  static constexpr uint8_t kOwnState = 2;
 
   static int64_t pages_for(const Class& pages, int64_t token_count) {
     return (token_count + pages.tokens_per_page - 1) / pages.tokens_per_page;
