@@ -163,6 +163,13 @@ void PrefixTree::release(BlockId id) {
   ++evictable_;
 }
 
+void PrefixTree::expose(BlockId id) {
+  const Block& block = at(id);
+  if (block.users > 0 || block.children > 0 || block.checkpoint.valid()) return;
+  take_out(&by_use_, &Block::by_use, id.value());
+  prepend(&by_use_, &Block::by_use, id.value());
+}
+
 void PrefixTree::set_checkpoint(BlockId id, StateSlotId slot) {
   Block& block = at(id);
   WEIR_CHECK(slot.valid() && !block.checkpoint.valid(), "block {} has a checkpoint already", id.value());
@@ -218,7 +225,7 @@ std::span<const PageId> PrefixTree::pages(BlockId block) const {
                                    static_cast<size_t>(page_classes_));
 }
 
-void PrefixTree::append(Order* order, Link Block::*link, int32_t index) {
+void PrefixTree::append(Order* order, Link Block::* link, int32_t index) {
   blocks_[static_cast<size_t>(index)].*link = {order->last, -1};
   if (order->last >= 0) {
     (blocks_[static_cast<size_t>(order->last)].*link).behind = index;
@@ -228,7 +235,17 @@ void PrefixTree::append(Order* order, Link Block::*link, int32_t index) {
   order->last = index;
 }
 
-void PrefixTree::take_out(Order* order, Link Block::*link, int32_t index) {
+void PrefixTree::prepend(Order* order, Link Block::* link, int32_t index) {
+  blocks_[static_cast<size_t>(index)].*link = {-1, order->first};
+  if (order->first >= 0) {
+    (blocks_[static_cast<size_t>(order->first)].*link).before = index;
+  } else {
+    order->last = index;
+  }
+  order->first = index;
+}
+
+void PrefixTree::take_out(Order* order, Link Block::* link, int32_t index) {
   const Link own = blocks_[static_cast<size_t>(index)].*link;
   if (own.before >= 0) {
     (blocks_[static_cast<size_t>(own.before)].*link).behind = own.behind;

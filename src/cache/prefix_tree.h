@@ -4,7 +4,8 @@
 //
 // A block in use by a row is not evicted; the others stand in the order in which they were used last. A row uses the
 // whole path above its last block and gives it back from the last block up, so a block always stands before its parent,
-// and the first in the order has no children: taking it is O(1).
+// and the first in the order has no children: taking it is O(1). What nobody can go on from, because there is no
+// checkpoint at it or behind it, need not wait for its turn (expose()).
 #pragma once
 
 #include <array>
@@ -55,6 +56,9 @@ class PrefixTree {
   // One user more or less. A user of a block uses its parents too, one call for each, and gives back children first.
   void use(BlockId block);
   void release(BlockId block);
+
+  // Makes the block the next to evict, if nobody uses it, nothing stands behind it and it has no checkpoint.
+  void expose(BlockId block);
 
   // The next block to evict: longest unused, without children. Invalid: every block is in use.
   BlockId oldest() const { return BlockId(by_use_.first); }
@@ -132,9 +136,10 @@ class PrefixTree {
           std::span<const TokenId> tokens) const;
   BlockId look_up(uint64_t name, BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
   void move_checkpoint(BlockId id, Worth worth);
-  void append(Order* order, Link Block::*link, int32_t index);
+  void prepend(Order* order, Link Block::* link, int32_t index);
+  void append(Order* order, Link Block::* link, int32_t index);
   Order* checkpoints_of(const Block& block) { return &by_checkpoint_[static_cast<size_t>(block.worth)]; }
-  void take_out(Order* order, Link Block::*link, int32_t index);
+  void take_out(Order* order, Link Block::* link, int32_t index);
 
   uint64_t seed_;
   int32_t block_tokens_;

@@ -79,6 +79,31 @@ TEST_F(PrefixTreeTest, EvictsWhatWasUsedLongestAgoAndChildrenFirst) {
   EXPECT_FALSE(tree.find({}, kNoSalt, tokens_from(0)).valid());
 }
 
+TEST_F(PrefixTreeTest, WhatNobodyCanGoOnFromIsEvictedFirst) {
+  const BlockId old = add({}, tokens_from(500), 0);
+  const BlockId root = add({}, tokens_from(0), 1);
+  tree.use(root);
+  const BlockId leaf = add(root, tokens_from(100), 2);
+  tree.set_checkpoint(leaf, StateSlotId(0));
+  tree.expose(root);  // in use
+  tree.release(root);
+  tree.expose(root);  // a child stands behind it
+  tree.expose(leaf);  // has a checkpoint
+  EXPECT_EQ(tree.oldest(), old);
+  tree.take_checkpoint(leaf);
+  tree.expose(leaf);
+  EXPECT_EQ(tree.oldest(), leaf);
+  tree.remove(leaf);
+  tree.expose(root);
+  EXPECT_EQ(tree.oldest(), root);
+  tree.remove(root);
+  EXPECT_EQ(tree.oldest(), old);
+  tree.expose(old);
+  EXPECT_EQ(tree.oldest(), old);
+  tree.remove(old);
+  EXPECT_FALSE(tree.oldest().valid());
+}
+
 TEST_F(PrefixTreeTest, CheckpointsHaveAnOrderOfTheirOwn) {
   const BlockId a = add({}, tokens_from(0), 0);
   const BlockId b = add({}, tokens_from(1), 1);
@@ -191,7 +216,10 @@ TEST(PrefixTreeRandom, AgreesWithAMapOfPrefixes) {
       path.push_back(block);
       parent = block;
     }
-    std::for_each(path.rbegin(), path.rend(), [&](BlockId block) { tree.release(block); });
+    std::for_each(path.rbegin(), path.rend(), [&](BlockId block) {
+      tree.release(block);
+      if (random() % 4 == 0) tree.expose(block);
+    });
     ASSERT_EQ(tree.evictable(), tree.size());
     ASSERT_EQ(static_cast<size_t>(tree.size()), known.size());
   }

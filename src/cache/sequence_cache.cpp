@@ -145,7 +145,9 @@ void SequenceCache::evict(BlockId block) {
   if (tree_.full(block)) evicted_[name & (evicted_.size() - 1)] = name;
   const auto pages = tree_.pages(block);
   std::copy(pages.begin(), pages.end(), scratch_.begin());
+  const BlockId parent = tree_.parent(block);
   tree_.remove(block);
+  if (has_slots_ && parent.valid()) tree_.expose(parent);
   for (size_t i = 0; i < classes_.size(); ++i) classes_[i].pool.give_back(scratch_[i]);
   ++evicted_blocks_;
 }
@@ -157,6 +159,7 @@ void SequenceCache::leave(RowId row) {
   for (size_t i = leaving.path.size(); i-- > 0;) {
     if (!has_page_of(row, i)) --twins_;
     tree_.release(leaving.path[i]);
+    if (has_slots_) tree_.expose(leaving.path[i]);  // behind the last state: nobody could go on from there
   }
   leaving.path.clear();
   leaving.newest = BlockId();
