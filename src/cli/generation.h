@@ -21,8 +21,7 @@ struct ChatTurn {
 };
 
 // The prompt of a conversation by the model's template, or an error that says why there is none.
-Result<ChatPrompt> conversation_prompt(const TextAssets& text, const std::vector<ChatTurn>& turns,
-                                                 bool thinking);
+Result<ChatPrompt> conversation_prompt(const TextAssets& text, const std::vector<ChatTurn>& turns, bool thinking);
 
 // The flags' sampling parameters over the model's defaults.
 SamplingParams terminal_sampling(const Options& options, const TextAssets& text, int64_t tokens_left);

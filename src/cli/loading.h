@@ -53,8 +53,8 @@ struct MemoryPlan {
   int64_t slot_bytes = 0;    // all state slots
   bool prefix_caching = false;
   int64_t checkpoint_interval = 0;  // tokens
-  int64_t work_bytes = 0;    // buffers of a step of the most tokens
-  int64_t free_bytes = 0;    // of the machine, at the time of planning
+  int64_t work_bytes = 0;           // buffers of a step of the most tokens
+  int64_t free_bytes = 0;           // of the machine, at the time of planning
 };
 
 struct LoadedModel {
