@@ -53,28 +53,37 @@ class ConstantRunner final : public StepRunner {
   StepId polled_ = 0;
 };
 
-TEST(EngineMemory, TurnsAllocateNothing) {
+class EngineMemory : public testing::TestWithParam<bool> {};
+
+TEST_P(EngineMemory, TurnsAllocateNothing) {
+  const bool reuse = GetParam();
   RunnerLimits limits;
   limits.rows_max = 8;
   limits.step_tokens_max = 64;
-  limits.state_slots = 8;
+  limits.state_slots = reuse ? 14 : 8;
+  limits.drafts_max = reuse ? 3 : 0;
   limits.pages = {60};  // eight sequences want 128: preemption happens
   limits.sequence_tokens_max = 256;
   limits.vocabulary = 10;
   ManualClock clock;
   Wake wake;
   ConstantRunner runner(limits);
-  Engine engine = std::move(Engine::create({}, {{{"kv", 1, 16}}, 1}, &runner, &clock, &wake)).value();
+  EngineConfig config;
+  config.prefix_caching = reuse;
+  config.reuse_generated = true;
+  config.checkpoint_interval = 64;
+  Engine engine = std::move(Engine::create(config, {{{"kv", 1, 16}}, 1, 0}, &runner, &clock, &wake)).value();
   EngineClient client = engine.client();
   Event event;
   event.tokens.reserve(8);
-  const std::vector<TokenId> prompt(100, 3);
+  std::vector<TokenId> prompt(100, 3);
 
   const int64_t before = allocations.load();
   for (int32_t i = 0; i < 40; ++i) {
     GenerateHeader header;
     header.id = client.next_id();
     header.sampling.max_tokens = 100;
+    prompt[static_cast<size_t>(i) % 90] = 4;  // most have a beginning in common with others
     Result<Ticket> ticket = client.try_reserve(1);
     ASSERT_TRUE(client.submit(&*ticket, header, prompt).ok());
     if (i % 5 == 0) client.cancel(header.id);
@@ -87,8 +96,12 @@ TEST(EngineMemory, TurnsAllocateNothing) {
   const int64_t after = allocations.load();
   EXPECT_TRUE(client.idle());
   EXPECT_GT(client.stats().preemptions, 0);
+  EXPECT_EQ(client.stats().cached_tokens > 0 && client.stats().evicted_blocks > 0, reuse);
   EXPECT_EQ(after - before, 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(Engines, EngineMemory, testing::Bool(),
+                         [](const auto& info) { return info.param ? "WithReuseAndDrafts" : "Plain"; });
 
 }  // namespace
 }  // namespace weir
