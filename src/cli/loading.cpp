@@ -131,8 +131,9 @@ namespace {
 
 // Contexts kept for sequences to come, for each that runs, where memory allows.
 constexpr int64_t kKeptContexts = 4;
-// Recurrent states kept for each sequence that runs, at least: one for its prompt, one for the turn before.
-constexpr int64_t kStatesKept = 2;
+// Intervals of pages to a kept state: on a trace of real conversations caches so divided reuse most over a range of
+// sizes (trace_replay; twice as many states, or half, and less is reused).
+constexpr int64_t kIntervalsAState = 2;
 // Saving a state costs a copy of it; closer together than this they would be most of the work.
 constexpr int64_t kIntervalMin = 256;
 constexpr int64_t kStatesMax = 1 << 20;
@@ -184,15 +185,13 @@ Status plan_reuse(const Options& options, MemoryPlan* plan) {
   return Ok{};
 }
 
-// States to keep in a budget of bytes: one an interval of the pages beside them, but what pages must have stays.
-int64_t checkpoint_slots(const MemoryPlan& plan, int64_t budget, int64_t page_bytes, int64_t page_bytes_min,
-                         int64_t rows) {
+// States to keep in a budget of bytes, beside those of the rows; what pages must have stays.
+int64_t checkpoint_slots(const MemoryPlan& plan, int64_t budget, int64_t page_bytes, int64_t page_bytes_min) {
   const int64_t slot_bytes = plan.layout.state_slot_bytes;
   if (slot_bytes == 0) return 0;
-  const int64_t pages_a_state = plan.checkpoint_interval / kGridTokens;
+  const int64_t pages_a_state = kIntervalsAState * plan.checkpoint_interval / kGridTokens;
   const int64_t share = budget / (slot_bytes + pages_a_state * page_bytes);
-  const int64_t enough = std::max(share, kStatesKept * rows);
-  return std::clamp<int64_t>(std::min(enough, (budget - page_bytes_min) / slot_bytes), 0, kStatesMax);
+  return std::clamp<int64_t>(std::min(share, (budget - page_bytes_min) / slot_bytes), 0, kStatesMax);
 }
 
 }  // namespace
@@ -263,7 +262,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                    fmt::format("give at most {}", rest)};
     }
     if (plan.prefix_caching) {
-      checkpoints = checkpoint_slots(plan, budget, page_bytes, std::min(budget, pages_full * page_bytes), rows);
+      checkpoints = checkpoint_slots(plan, budget, page_bytes, std::min(budget, pages_full * page_bytes));
       pages *= kKeptContexts;
     }
     pages = std::min(pages, (budget - checkpoints * plan.layout.state_slot_bytes) / page_bytes);
