@@ -136,7 +136,8 @@ constexpr int64_t kKeptContexts = 4;
 constexpr int64_t kIntervalsAState = 2;
 // Saving a state costs a copy of it; closer together than this they would be most of the work.
 constexpr int64_t kIntervalMin = 256;
-constexpr int64_t kStatesMax = 1 << 20;
+// Recurrent states kept for each sequence that runs, where memory is plenty and prompts are short.
+constexpr int64_t kStatesEnough = 4;
 
 // How many drafts a step may verify behind a token.
 Result<int32_t> drafts_asked_for(const Options& options) {
@@ -191,7 +192,7 @@ int64_t checkpoint_slots(const MemoryPlan& plan, int64_t budget, int64_t page_by
   if (slot_bytes == 0) return 0;
   const int64_t pages_a_state = kIntervalsAState * plan.checkpoint_interval / kGridTokens;
   const int64_t share = budget / (slot_bytes + pages_a_state * page_bytes);
-  return std::clamp<int64_t>(std::min(share, (budget - page_bytes_min) / slot_bytes), 0, kStatesMax);
+  return std::clamp<int64_t>(std::min(share, (budget - page_bytes_min) / slot_bytes), 0, INT32_MAX / 2);
 }
 
 }  // namespace
@@ -262,8 +263,9 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                    fmt::format("give at most {}", rest)};
     }
     if (plan.prefix_caching) {
-      checkpoints = checkpoint_slots(plan, budget, page_bytes, std::min(budget, pages_full * page_bytes));
       pages *= kKeptContexts;
+      checkpoints = std::min(checkpoint_slots(plan, budget, page_bytes, std::min(budget, pages_full * page_bytes)),
+                             std::max(kStatesEnough * rows, pages * kGridTokens / plan.checkpoint_interval));
     }
     pages = std::min(pages, (budget - checkpoints * plan.layout.state_slot_bytes) / page_bytes);
     if (pages < 1) {

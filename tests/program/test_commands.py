@@ -139,7 +139,7 @@ def test_inspect_and_plan_describe_a_whole_checkpoint(name, tmp_path):
 
     planned = json.loads(weir("plan", GOLDENS / name, "--json").stdout)
     assert planned["memory"]["weight_bytes"] == stored
-    assert planned["memory"]["pages"] > 0 and planned["memory"]["state_slots"] == 64
+    assert planned["memory"]["pages"] > 0 and planned["memory"]["state_slots"] >= 64
     assert all(row["kernel"] for row in planned["operations"])
     text = weir("plan", GOLDENS / name)
     assert text.returncode == 0 and "lm_head" in text.stdout

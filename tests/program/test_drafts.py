@@ -117,8 +117,8 @@ def test_a_context_is_filled_to_its_last_token_with_drafts_too(launch, plain):
 
 def test_a_crowd_in_a_tiny_cache_says_what_it_says_without_drafts(launch, plain):
     server = launch("--num-speculative-tokens", 3, "--no-adaptive-drafts", "--max-num-seqs", 6, "--max-model-len", 512,
-                    "--max-num-batched-tokens", 64, "--kv-cache-memory-bytes", "12m")
-    # Six run at once, begin in a page each and end in three; there are 15.
+                    "--max-num-batched-tokens", 64, "--kv-cache-memory-bytes", "6m")
+    # Six run at once, begin in a page each and end in three; there are 16.
     body = {"prompt": [[id + i for id in IDS[:48]] for i in range(7)], "max_tokens": 120, "ignore_eos": True, "logprobs": 1, **SAMPLED}
 
     def leave(i):

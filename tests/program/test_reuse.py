@@ -209,7 +209,7 @@ def leave_in_the_middle(server, i):
 
 
 def test_overlapping_conversations_in_a_tiny_cache_say_what_they_say_without_one(plain, launch):
-    server = launch("--max-num-seqs", 8, "--max-model-len", 512, "--kv-cache-memory-bytes", "16m")
+    server = launch("--max-num-seqs", 8, "--max-model-len", 512, "--kv-cache-memory-bytes", "4m")
 
     def speak(i):
         if i % 3 == 1:
@@ -221,7 +221,7 @@ def test_overlapping_conversations_in_a_tiny_cache_say_what_they_say_without_one
         expected = list(pool.map(lambda i: talk(plain, **conversation_of(i)), range(THREADS)))
     for here, there in zip(spoken, expected):
         assert [turn for turn, _ in here] == [turn for turn, _ in there]
-    # Eight that run at once, begin in a page each and end in four; there are 15.
+    # Eight that run at once, begin in a page each and end in four; there are 16.
     crowd = {"prompt": [ids_of(48, seed=i) for i in range(8)], "max_tokens": 160, "ignore_eos": True, "logprobs": 1, **SAMPLED}
     assert said(server, **crowd) == said(plain, **crowd)
     wait_until(server.idle, "nobody is left: no request runs or waits, no page is used")
