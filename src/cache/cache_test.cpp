@@ -122,6 +122,19 @@ TEST_F(Distrust, AStateThatABrokenRowLeftAtAnothersBlockIsNotFound) {
   EXPECT_EQ(match().matched, 128);
 }
 
+TEST_F(Distrust, TheStateThatABrokenRowWentOnFromIsNotFoundAgain) {
+  join(0, 128);
+  cache.order_save(RowId(0), 64, &plan);
+  publish(0, 128, false);
+  cache.leave(RowId(0));
+  ASSERT_EQ(match().reused, 64);
+  join(1, 128);
+  cache.distrust(RowId(1));
+  cache.leave(RowId(1));
+  EXPECT_EQ(match().reused, 0);
+  EXPECT_EQ(cache.checkpoints(), 0);
+}
+
 TEST_F(Distrust, APageThatTheTreeTookFromABrokenRowIsNotFound) {
   join(0, 64);
   join(1, 64);

@@ -83,6 +83,8 @@ void SequenceCache::adopt(RowId row, int64_t token_count, const PrefixMatch& mat
   WEIR_CHECK(grow(row, token_count, plan), "row {} joined without room", row.value());
   if (match.reused == 0) return;
   note_checkpoint(row, match.last);
+  joined.restored = match.last;
+  joined.restored_name = tree_.name(match.last);
   if (partial.valid()) {
     for (size_t c = 0; c < classes_.size() && !planted(PlantedBug::kPageNotCopied); ++c) {
       copy_page(row, c, tree_.pages(partial)[c], classes_[c].tables[row.index()][joined.path.size()], plan);
@@ -236,7 +238,7 @@ void SequenceCache::drop(Save* save) {
   for (size_t c = 0; c < classes_.size() && save->copied; ++c) classes_[c].pool.give_back(save->copies[c]);
 }
 
-// A block that another row computed stays, without this row's state.
+// A block that another row computed stays, without a state that this row left there or began with.
 void SequenceCache::distrust(RowId row) {
   const Row& owner = rows_[row.index()];
   for (size_t i = 0; i < owner.path.size(); ++i) {
@@ -246,6 +248,11 @@ void SequenceCache::distrust(RowId row) {
     } else if ((owner.published[i] & kOwnState) != 0 && tree_.checkpoint(block).valid()) {
       slots_.give_back(tree_.take_checkpoint(block));
     }
+  }
+  // Or the state that it went on from was broken already: nobody else shall go on from there.
+  const BlockId restored = owner.restored;
+  if (restored.valid() && tree_.has(restored, owner.restored_name) && tree_.checkpoint(restored).valid()) {
+    slots_.give_back(tree_.take_checkpoint(restored));
   }
   if (owner.partial.valid() && tree_.has(owner.partial, owner.partial_name)) tree_.hide(owner.partial);
 }

@@ -163,6 +163,7 @@ void SequenceCache::leave(RowId row) {
   }
   leaving.path.clear();
   leaving.newest = BlockId();
+  leaving.restored = BlockId();
   leaving.partial = BlockId();
   leaving.published.clear();
   for (Class& pages : classes_) {

@@ -120,6 +120,9 @@ class SequenceCache {
     // The block inside a page that has the row's state. The block may be gone: its name tells.
     BlockId partial;
     uint64_t partial_name = 0;
+    // The block whose checkpoint it went on from. The same holds of it.
+    BlockId restored;
+    uint64_t restored_name = 0;
     // The block of the last checkpoint that it went on from or made. The same holds of it.
     BlockId newest;
     uint64_t newest_name = 0;
