@@ -4,19 +4,15 @@
 #include <poll.h>
 
 #include <bit>
-#include <fstream>
 #include <map>
 #include <random>
-#include <sstream>
 
 #include "base/planted.h"
 #include "base/wake.h"
 #include "engine/engine.h"
-#include "models/weights.h"
 #include "runner/cpu_caches.h"
 #include "runner/model_runner.h"
 #include "runner/test_model.h"
-#include "weights/checkpoint.h"
 
 namespace weir {
 namespace {
@@ -43,14 +39,7 @@ struct Setting {
 };
 
 std::unique_ptr<Model> load(const std::string& name) {
-  const std::string folder = "tests/data/goldens/" + name;
-  std::ifstream file(folder + "/config.json");
-  std::stringstream text;
-  text << file.rdbuf();
-  const auto config = parse_model_config(text.str());
-  const auto checkpoint = Checkpoint::open_file(folder + "/model.safetensors");
-  const auto weights = load_weights(*config, **checkpoint);
-  auto model = make_test_model(*config, *weights, 4096);
+  auto model = load_golden_model(name, 4096);
   EXPECT_TRUE(model.ok()) << model.error().text();
   return std::move(*model);
 }
@@ -191,11 +180,7 @@ TEST_P(Invariance, PreemptionDoesNotMatter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Invariance, testing::Values("moe-odd", "moe-real", "next", "moe-fp8", "moe-fit"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         ModelTestName());
 
 #ifdef WEIR_PLANTED_BUGS
 

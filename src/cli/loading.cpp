@@ -131,8 +131,8 @@ namespace {
 
 // Contexts kept for sequences to come, for each that runs, where memory allows.
 constexpr int64_t kKeptContexts = 4;
-// Intervals of pages to a kept state: on a trace of real conversations caches so divided reuse most over a range of
-// sizes (trace_replay; twice as many states, or half, and less is reused).
+// Intervals of pages to a kept state: good at every size and under each reading of a trace of real conversations, where
+// one interval or three are bad at some (trace_replay).
 constexpr int64_t kIntervalsAState = 2;
 // Saving a state costs a copy of it; closer together than this they would be most of the work.
 constexpr int64_t kIntervalMin = 256;

@@ -310,11 +310,7 @@ TEST_P(Draft, RowsThatAreNotFiniteEndASequenceWhereTheyDoWithoutDrafts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Draft, testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit", "attention-only"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         ModelTestName());
 
 // The head of the shipped model was trained.
 TEST(DraftShipped, DraftsAreMostlyRight) {

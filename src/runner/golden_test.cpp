@@ -148,11 +148,7 @@ TEST_P(Golden, DraftChainsAreThoseOfTheComposition) {
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          testing::Values("moe-odd", "moe-real", "dense-tied", "dense-untied", "next", "moe-fp8",
                                          "moe-mxfp4", "moe-fit"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         ModelTestName());
 
 }  // namespace
 }  // namespace weir

@@ -194,11 +194,7 @@ TEST_P(Reuse, ASequenceGoesOnFromPagesAndStateOfAnother) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Reuse,
                          testing::Values("dense-tied", "dense-untied", "next", "moe-odd", "moe-fp8", "moe-mxfp4"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         ModelTestName());
 
 }  // namespace
 }  // namespace weir

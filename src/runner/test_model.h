@@ -1,6 +1,7 @@
 // Which device the tests of whole models run on: WEIR_TEST_DEVICE=cuda[:N], or the CPU.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
@@ -28,6 +29,16 @@ inline Result<std::unique_ptr<Model>> make_test_model(const ModelConfig& config,
   }
   return std::unique_ptr<Model>(CpuModel::create(config, weights, options, positions));
 }
+
+// The name of a test of the model that is its parameter.
+struct ModelTestName {
+  template <class Info>
+  std::string operator()(const Info& info) const {
+    std::string name = info.param;
+    std::replace(name.begin(), name.end(), '-', '_');
+    return name;
+  }
+};
 
 // The checkpoint tests/data/goldens/<name>.
 inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& name, int64_t positions) {

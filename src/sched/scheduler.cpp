@@ -279,13 +279,12 @@ void Scheduler::admit(Draft* draft) {
     const Sequence& candidate = sequence(index);
     // What it sampled before it was preempted must have arrived: it is part of what is recomputed.
     if (candidate.steps_in_flight > 0) return;
-    // A page for each running sequence stays free, so that nobody who joins is preempted before the others have filled
-    // one.
     PrefixMatch match = this->match(&sequence(index));
     if (waits_for_prefix(candidate, match)) return;
     const bool history = match.reused > 0 && has_penalties(candidate.sampling);
     if (history && draft->history_used) return;
-    // What is taken over can stand in the way where every page counts.
+    // A page for each running sequence stays free, so that nobody who joins is preempted before the others have filled
+    // one. What is taken over can stand in the way where every page counts.
     if (!cache_.fits(candidate.tokens.count, running_.size(), match)) match = {};
     if (!cache_.fits(candidate.tokens.count, running_.size(), match)) return;
     queue->remove(candidate.key);
@@ -317,7 +316,7 @@ void Scheduler::order_save(Draft* draft, Sequence* sequence, int64_t position) {
 // it.
 void Scheduler::foresee() {
   OrderedQueue* queue = cache_.reuses() && !running_.empty() ? next_queue() : nullptr;
-  if (queue == nullptr || queue->empty()) return;
+  if (queue == nullptr) return;
   const OrderedQueue::Entry next = queue->first();
   if (foreseen_ == next.key.id && foreseen_joins_ == joins_) return;
   foreseen_ = next.key.id;
@@ -337,9 +336,8 @@ bool Scheduler::waits_for_prefix(const Sequence& candidate, const PrefixMatch& m
     const int64_t common = common_prefix(&other);
     int64_t known = common / cache_.block_tokens() * cache_.block_tokens();
     if (cache_.has_states() && known >= worth_it) {
-      const int64_t prompt_end = other.prompt_count - std::max(1, other.suffix_count);
-      if (prompt_end <= common) {
-        known = prompt_end;
+      if (other.stable_end() <= common) {
+        known = other.stable_end();
       } else if (other.computed < known) {
         if (other.branch <= other.computed) other.branch = known;
         known = other.branch <= common ? other.branch : 0;
@@ -374,7 +372,7 @@ int64_t Scheduler::next_checkpoint(const Sequence& sequence) const {
     if (position > std::max(sequence.computed, sequence.save_ordered)) next = std::min(next, position);
   };
   consider(sequence.branch);
-  consider(sequence.prompt_count - std::max(1, sequence.suffix_count));
+  consider(sequence.stable_end());
   if (const int64_t interval = config_.checkpoint_interval; interval > 0) {
     const int64_t position = (std::max(sequence.computed, sequence.save_ordered) / interval + 1) * interval;
     if (position <= sequence.prompt_count || config_.reuse_generated) consider(position);
@@ -397,8 +395,8 @@ void Scheduler::join(Draft* draft, int32_t index, const PrefixMatch& match) {
   joining.save_ordered = 0;
   joining.proposed = 0;
   // Less than a block from another one a state is not worth its memory.
-  const int64_t prompt_end = joining.prompt_count - std::max(1, joining.suffix_count);
-  const bool apart = std::min(match.whole - match.reused, std::abs(prompt_end - match.whole)) >= cache_.block_tokens();
+  const int64_t to_others = std::min(match.whole - match.reused, std::abs(joining.stable_end() - match.whole));
+  const bool apart = to_others >= cache_.block_tokens();
   joining.branch = apart ? match.whole : 0;
   if (planted(PlantedBug::kResumeOffByOne) && joining.preemption_count > 0) ++joining.computed;
   running_.insert(joining.key, index);

@@ -15,6 +15,7 @@
 // With drafts even how far a sequence got is not known: `computed` is an upper bound while steps are in flight.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -91,6 +92,9 @@ struct Sequence {
   RowId row;
   TokenList tokens;         // prompt and known output
   SamplingParams sampling;  // max_tokens cut to the end of the context
+
+  // What the next turn will begin with ends here at the latest; the token behind it is computed in any case.
+  int64_t stable_end() const { return prompt_count - std::max(1, suffix_count); }
 };
 
 // A request as the scheduler takes it.

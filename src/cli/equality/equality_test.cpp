@@ -25,11 +25,7 @@ TEST_P(Equality, ReuseAndCrowdsChangeNoBit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Equality, testing::Values("moe-odd", "next", "moe-fp8"), [](const auto& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Models, Equality, testing::Values("moe-odd", "next", "moe-fp8"), ModelTestName());
 
 // A two-hundredth of what `equality_sim --distribution 1000000` draws.
 TEST(Distribution, OfThreeTokensIsTheModelsWhateverIsDrafted) {
