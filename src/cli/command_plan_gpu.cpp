@@ -109,7 +109,8 @@ Status plan_gpu(const Options& options, const ModelConfig& config, const ModelSh
   const int64_t free_bytes = there.ok() ? *there : kMemoryBytes;
   WEIR_ASSIGN_OR_RETURN(const MemoryPlan memory, plan_memory(options, config, shapes.stored_bytes,
                                                              static_cast<int32_t>(config.vocabulary), free_bytes));
-  if (memory.limits.drafts_max > 0) return drafts_elsewhere(options.device);
+  if (memory.limits.drafts_max > 0 && !shapes.weights.mtp) return no_draft_head();
+  if (memory.limits.drafts_max > 0 && !packed_takes(config).ok()) return drafts_elsewhere(options.device);
   const int64_t context = std::min(kContext, memory.limits.sequence_tokens_max - 1);
   std::vector<UnitRows> classes = {{1, false}};
   if (memory.limits.rows_max > 1) classes.push_back({memory.limits.rows_max, false});

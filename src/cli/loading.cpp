@@ -12,6 +12,7 @@
 #include "models/weights.h"
 #include "runner/cpu_model.h"
 #include "runner/gpu_model.h"
+#include "runner/host_drafter.h"
 #include "weights/checkpoint.h"
 
 namespace weir {
@@ -170,9 +171,8 @@ Result<int32_t> drafts_asked_for(const Options& options) {
 }
 
 Status plan_reuse(const Options& options, MemoryPlan* plan) {
-  const bool by_default =
-      options.device == "cpu" && (options.command == Command::kServe || options.command == Command::kChat ||
-                                  options.command == Command::kPlan || options.command == Command::kRun);
+  const bool by_default = options.command == Command::kServe || options.command == Command::kChat ||
+                          options.command == Command::kPlan || options.command == Command::kRun;
   plan->prefix_caching = options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
   if (options.checkpoint_interval % kGridTokens != 0) {
     return Error{ErrorCode::kInvalidArgument, fmt::format("--checkpoint-interval is {}", options.checkpoint_interval),
@@ -222,7 +222,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
     RunnerLimits limits = plan.limits;
     limits.rows_max = rows;
     limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
-    plan.work_bytes += Drafter::work_bytes(config, limits);
+    plan.work_bytes += on_gpu ? gpu_draft_bytes(config, limits) : HostDrafter::work_bytes(config, limits);
   }
   if (plan.work_bytes > plan.free_bytes - weight_bytes) {
     return Error{ErrorCode::kExhausted,

@@ -25,7 +25,6 @@ class CpuExecutor final : public Executor {
   int64_t scratch_bytes() const;
   int64_t buffer_bytes() const override { return buffer_bytes_; }
 
-  bool can_draft() const override { return true; }
   void set_hidden(int64_t first, int64_t count, const float* rows) override;
   void normed_rows(std::span<const int32_t> rows, float* out) override;
   // Runs the body; collect() runs the head over the sampled rows.

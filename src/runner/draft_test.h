@@ -42,7 +42,6 @@ class SpyExecutor final : public Executor {
  public:
   SpyExecutor(std::unique_ptr<Executor> inner, const Program* program, Spy* spy)
       : inner_(std::move(inner)), program_(program), spy_(spy) {}
-  bool can_draft() const override { return inner_->can_draft(); }
   void set_hidden(int64_t first, int64_t count, const float* rows) override { inner_->set_hidden(first, count, rows); }
   void normed_rows(std::span<const int32_t> rows, float* out) override { inner_->normed_rows(rows, out); }
   int64_t buffer_bytes() const override { return inner_->buffer_bytes(); }

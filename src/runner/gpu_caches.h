@@ -22,6 +22,10 @@ class GpuCaches final : public Caches {
   void copy_slot(StateSlotId from, StateSlotId to) override;
   int64_t bytes() const override;
 
+  // Where the slot keeps the last hidden rows; null where it keeps none.
+  float* hidden_ring(StateSlotId slot) const {
+    return gdn_bytes_ == slot_bytes_ ? nullptr : reinterpret_cast<float*>(memory(slot) + gdn_bytes_);
+  }
   // The multiple of 64 at which the state of the slot at `slot` stands; kept on the host, which decides every change.
   int64_t base(const std::byte* slot) const { return bases_[index(slot)]; }
   // Rows up to `position` (exclusive) have been computed on the slot.

@@ -9,6 +9,7 @@
 #include "ops/moe/gpu_args.h"
 #include "ops/moe/moe_prompt_gpu.h"
 #include "runner/cpu_weights.h"
+#include "runner/packed_drafter.h"
 
 namespace weir {
 namespace {
@@ -73,6 +74,11 @@ int64_t gpu_work_bytes(const ModelConfig& config, const Program& program, int64_
   return bytes + kStates + kLoading + kGraphs;
 }
 
+int64_t gpu_draft_bytes(const ModelConfig& config, const RunnerLimits& limits) {
+  return gpu_work_bytes(config, make_draft_program(config), PackedDrafter::pass_rows(limits), limits.rows_max) +
+         PackedDrafter::work_bytes(config, limits);
+}
+
 Result<std::unique_ptr<GpuModel>> GpuModel::create(std::unique_ptr<device::Device> opened, const ModelConfig& config,
                                                    const ModelWeights& weights, const CpuOptions& host,
                                                    int64_t positions) {
@@ -112,6 +118,12 @@ Result<std::unique_ptr<Executor>> GpuModel::make_executor(const Program& of, Cac
   }
   WEIR_ASSIGN_OR_RETURN(auto executor, GpuExecutor::create(of, config, weights, rope, gpu, gpu_caches, limits));
   return std::unique_ptr<Executor>(std::move(executor));
+}
+
+Result<std::unique_ptr<Drafter>> GpuModel::make_drafter(Caches* caches, Executor* main, const RunnerLimits& limits) {
+  WEIR_CHECK(packed, "drafts by the plain kernels");
+  return PackedDrafter::create(config, packed_weights, rope, {device.get(), &stream}, static_cast<GpuCaches*>(caches),
+                               static_cast<PackedExecutor*>(main), limits);
 }
 
 }  // namespace weir

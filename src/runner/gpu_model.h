@@ -16,6 +16,9 @@ CacheSizes gpu_cache_sizes(const ModelConfig& config);
 // loading takes.
 int64_t gpu_work_bytes(const ModelConfig& config, const Program& program, int64_t rows, int64_t sequences);
 
+// The same of the draft head beside them.
+int64_t gpu_draft_bytes(const ModelConfig& config, const RunnerLimits& limits);
+
 struct GpuModel final : Model {
   std::unique_ptr<device::Device> device;
   device::Stream stream;
@@ -31,6 +34,7 @@ struct GpuModel final : Model {
                                                   int64_t positions);
 
   bool has_draft_head() const override { return packed ? packed_weights.has_draft_head() : weights.has_draft_head(); }
+  bool can_draft() const override { return packed && has_draft_head(); }
   std::string device_text() const override {
     return fmt::format("GPU {}, {}", device->info().index, device->info().name);
   }
@@ -40,6 +44,7 @@ struct GpuModel final : Model {
                                               int32_t slots) override;
   Result<std::unique_ptr<Executor>> make_executor(const Program& program, Caches* caches,
                                                   const ExecutorLimits& limits) override;
+  Result<std::unique_ptr<Drafter>> make_drafter(Caches* caches, Executor* main, const RunnerLimits& limits) override;
 };
 
 }  // namespace weir

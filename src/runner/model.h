@@ -104,9 +104,6 @@ class Executor {
   virtual int32_t steps_ahead() const { return 1; }
   // Whether the device samples rows of these parameters. It must not for rows of which the host wants logits.
   virtual bool samples(const SamplingParams&) const { return false; }
-  // Whether it can feed and run draft heads beside live sequences: normed_rows() and KvSequence::first are there, the
-  // host samples, steps_ahead() is 1.
-  virtual bool can_draft() const { return false; }
   // Begins a step.
   virtual void enqueue(const StepBatch& batch) = 0;
   // Whether collect() would not wait.
@@ -115,7 +112,7 @@ class Executor {
   virtual void collect(const Consume& consume) = 0;
 
   // The rows `rows` of the step collected last as the final norm gives them, [rows.size(), D]: what a draft program is
-  // fed with. Until the next enqueue(), if can_draft().
+  // fed with. Until the next enqueue(); on the CPU alone.
   virtual void normed_rows(std::span<const int32_t>, float*) { WEIR_CHECK(false, "no normed rows on this device"); }
 
   // A whole step.
@@ -143,6 +140,8 @@ struct ExecutorLimits {
   int64_t vocabulary = 0;  // ids that may be sampled; 0: all
 };
 
+class Drafter;
+
 // Addresses inside are stable: a model lives behind a pointer.
 struct Model {
   ModelConfig config;
@@ -151,6 +150,8 @@ struct Model {
 
   virtual ~Model() = default;
   virtual bool has_draft_head() const = 0;
+  // Whether its device can run the draft head beside live sequences.
+  virtual bool can_draft() const { return has_draft_head(); }
   // "CPU, 2 threads, avx512".
   virtual std::string device_text() const = 0;
   // Bytes of the weights as held.
@@ -163,6 +164,8 @@ struct Model {
   // For `program`, which must outlive the executor, on caches that make_caches gave.
   virtual Result<std::unique_ptr<Executor>> make_executor(const Program& program, Caches* caches,
                                                           const ExecutorLimits& limits) = 0;
+  // For steps that `main` runs on `caches`, laid out with draft pages; borrows them. The CPU's, unless overridden.
+  virtual Result<std::unique_ptr<Drafter>> make_drafter(Caches* caches, Executor* main, const RunnerLimits& limits);
 };
 
 }  // namespace weir

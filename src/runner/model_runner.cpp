@@ -32,7 +32,9 @@ ModelRunner::ModelRunner(Model* model, const CacheLayout& layout, const RunnerLi
       table_(limits_, layout, caches_.get(), executor_.get()),
       sampler_(static_cast<int32_t>(model->config.vocabulary)),
       logprobs_(*model->cpu, kTopLogprobsMax),
-      flights_(static_cast<size_t>(std::min(executor_->steps_ahead(), limits_.steps_in_flight))),
+      // Which drafts held decides what the next step computes.
+      flights_(drafter_ != nullptr ? 1
+                                   : static_cast<size_t>(std::min(executor_->steps_ahead(), limits_.steps_in_flight))),
       on_result_(std::move(on_result)),
       thread_([this] { run(); }) {}
 
@@ -104,13 +106,14 @@ void ModelRunner::enqueue(const Job& job) {
   for (const Edit& edit : job.plan->edits) table_.apply(*job.plan, edit);
   table_.lay_out(*job.plan, &flight.rows);
   executor_->enqueue(flight.rows.batch());
+  if (drafter_ != nullptr) drafter_->enqueue(*job.plan, flight.rows, &table_);
   ++flight_count_;
 }
 
 void ModelRunner::collect() {
   const Flight& flight = flights_[first_flight_];
   executor_->collect([&](const SampledBlock& block) { consume(flight, block); });
-  if (drafter_ != nullptr) drafter_->run(*flight.job.plan, flight.rows, *flight.job.result, &table_, &sampler_);
+  if (drafter_ != nullptr) drafter_->finish(*flight.job.plan, flight.rows, *flight.job.result, &table_, &sampler_);
   first_flight_ = (first_flight_ + 1) % flights_.size();
   --flight_count_;
   {

@@ -37,7 +37,7 @@ Status OfflineModel::make_executors() {
   if (model_->has_draft_head()) {
     draft_program_ = make_draft_program(model_->config);
     WEIR_ASSIGN_OR_RETURN(draft_, model_->make_executor(draft_program_, caches_.get(), limits));
-    draft_first_ = draft_->can_draft() ? 1 : 0;
+    draft_first_ = model_->can_draft() ? 1 : 0;
   }
   return Ok{};
 }

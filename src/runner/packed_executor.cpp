@@ -28,14 +28,6 @@ int64_t pages_of(int64_t positions) {
   return (positions + kGridTokens - 1) / kGridTokens;
 }
 
-// Segments of a row with `positions` tokens before and with it, rounded up: few shapes of steps, and blocks of segments
-// that are not there leave at once.
-int64_t segments_of(int64_t positions) {
-  int64_t segments = 1;
-  while (segments * kPagedSegment < positions) segments *= kSegmentSteps;
-  return segments;
-}
-
 bool is_generated(const StepBatch& batch, size_t sequence) {
   return !batch.sequences.empty() && batch.sequences[sequence].role == RowRole::kGenerated;
 }
@@ -59,6 +51,12 @@ class Parts {
 
 }  // namespace
 
+int64_t PackedExecutor::segments_of(int64_t positions) {
+  int64_t segments = 1;
+  while (segments * kPagedSegment < positions) segments *= kSegmentSteps;
+  return segments;
+}
+
 Result<std::unique_ptr<PackedExecutor>> PackedExecutor::create(const Program& program, const ModelConfig& config,
                                                                const PackedWeights& weights, const GpuRope& rope,
                                                                Gpu gpu, GpuCaches* caches,
@@ -66,7 +64,7 @@ Result<std::unique_ptr<PackedExecutor>> PackedExecutor::create(const Program& pr
   std::unique_ptr<PackedExecutor> executor(new PackedExecutor(program, config, weights, rope, gpu, caches, limits));
   WEIR_RETURN_IF_ERROR(executor->allocate());
   if (program.hidden_in.valid()) return executor;  // drafts are not recorded
-  executor->record_graphs();
+  executor->record_graphs(1);
   return executor;
 }
 
@@ -125,7 +123,7 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
     gdn_scratch_ = parts.take<uint8_t>(gdn_chunks_scratch_bytes(gdn_shape(config_), limits_.rows, limits_.sequences));
   }
   fault_ = parts.take<int32_t>(1);
-  tokens_ = parts.take<int32_t>(kHeadBlockRows);
+  tokens_ = parts.take<int32_t>(limits_.rows);
   next_tokens_ = parts.take<int32_t>(limits_.sequences);
   sample_scratch_ = parts.take<GpuSampleScratch>(kHeadBlockRows);
   tables_ = parts.take<std::byte>(tables_bytes_);
@@ -199,6 +197,7 @@ PackedExecutor::Places PackedExecutor::places(std::byte* base, int64_t tokens, i
 void PackedExecutor::point_step_at_tables(int64_t sequences, int64_t sampled) {
   const Places at = places(tables_, step_.token_count, sequences, sampled, step_.generated_count);
   step_.tokens = at.tokens;
+  step_.sampled_before = next_tokens_;
   step_.rows = at.rows;
   step_.pages = at.pages;
   step_.sampled = at.sampled;
@@ -219,7 +218,9 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
   std::vector<PromptRows> prompts;
   for (size_t i = 0; i < batch.kv.size(); ++i) {
     const KvSequence& s = batch.kv[i];
-    WEIR_CHECK(s.first == 0, "a sequence without its first {} tokens on a GPU", s.first);
+    WEIR_CHECK(i == 0 || s.first == step_.first, "rows that see tokens from {} on beside others from {}", s.first,
+               step_.first);
+    step_.first = s.first;
     step_.fresh = std::max(step_.fresh, s.row_count);
     if (is_generated(batch, i)) {
       step_.generated_count += s.row_count;
@@ -229,6 +230,7 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
     }
   }
   step_.segments = segments_of(longest);
+  step_.fresh += step_.first;  // what nobody sees is written with the first row
   const Places host = places(flight->tables.data(), step_.token_count, sequences, sampled, step_.generated_count);
   point_step_at_tables(sequences, sampled);
   std::copy(batch.tokens.begin(), batch.tokens.end(), host.tokens);
@@ -249,7 +251,7 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
       host.rows[s.row_begin + r] = {static_cast<int32_t>(i), static_cast<int32_t>(s.position + r)};
       if (is_generated(batch, i)) *generated++ = static_cast<int32_t>(s.row_begin + r);
     }
-    const int64_t count = pages_of(s.position + s.row_count);
+    const int64_t count = std::max(s.page_count, pages_of(s.position + s.row_count));
     auto** pages = rest.take<uint8_t*>(count);
     WEIR_CHECK(host.end + rest.used() <= flight->tables.data() + tables_bytes_, "step tables of over {} bytes",
                tables_bytes_);
@@ -293,23 +295,22 @@ void PackedExecutor::run_program(const std::vector<Operation>& operations, const
 
 void PackedExecutor::run_body() {
   gpu_.stream->zero(reinterpret_cast<std::byte*>(fault_), sizeof(int32_t));
-  run_program(program_.body, {step_.token_count, nullptr, nullptr});
+  run_program(program_.body, {step_.token_count, nullptr, nullptr, nullptr});
 }
 
 void PackedExecutor::run_head(int64_t first, int64_t count) {
-  run_program(program_.head, {count, step_.sampled + first, step_.sample + first});
+  run_program(program_.head, {count, step_.sampled + first, step_.sample + first, tokens_ + first});
 }
 
-// The recorded decode step of so many rows, each of a sequence of its own, with the head and the sampling of them all;
-// step_ is of this shape. Null without memory for one more: then the same calls are made one by one.
-device::Graph* PackedExecutor::graph_of(int64_t rows, int64_t segments) {
-  const std::pair<int64_t, int64_t> shape{rows, segments};
+// The recorded decode step of this shape, with the head and the sampling of all rows; step_ is of it too. Null without
+// memory for one more: then the same calls are made one by one.
+device::Graph* PackedExecutor::graph_of(const Shape& shape) {
   if (graphs_.size() >= kGraphsMax && graphs_.count(shape) == 0) return nullptr;
   device::Graph& graph = graphs_[shape];
   if (!graph) {
     gpu_.stream->begin_graph();
     run_body();
-    run_head(0, rows);
+    run_head(0, shape.sequences * shape.rows);
     auto recorded = gpu_.stream->end_graph();
     if (!recorded.ok()) return nullptr;
     graph = std::move(*recorded);
@@ -320,32 +321,39 @@ device::Graph* PackedExecutor::graph_of(int64_t rows, int64_t segments) {
 bool PackedExecutor::replay(const StepBatch& batch) {
   const auto sampled = static_cast<int64_t>(batch.sampled.size());
   const auto sequences = static_cast<int64_t>(batch.kv.size());
-  if (step_.generated_count != step_.token_count || step_.token_count != sequences || sampled != sequences ||
-      sampled > kHeadBlockRows || step_.gdn_generated_count != static_cast<int64_t>(batch.gdn.size())) {
+  if (step_.generated_count != step_.token_count || sampled != step_.token_count || sampled > kHeadBlockRows ||
+      step_.gdn_generated_count != static_cast<int64_t>(batch.gdn.size())) {
     return false;
   }
-  const device::Graph* graph = graph_of(step_.token_count, step_.segments);
+  const int64_t rows = batch.kv.front().row_count;
+  for (const KvSequence& s : batch.kv) {
+    if (s.row_count != rows) return false;
+  }
+  const device::Graph* graph = graph_of({sequences, rows, step_.segments});
   if (graph == nullptr) return false;
   gpu_.stream->replay(*graph);
   return true;
 }
 
-// Before the first request: decode steps of few sequences at any context, which are the ones that a recording would
-// hold up; others are recorded when they first come.
-void PackedExecutor::record_graphs() {
+// Before the first request: decode steps of `rows` rows of few sequences at any context, which are the ones that a
+// recording would hold up; others are recorded when they first come. False: there is no memory for all.
+bool PackedExecutor::record_graphs(int64_t rows) {
   const bool recurrent = config_.count_layers(LayerKind::kLinear) > 0;
-  for (int64_t rows = 1; rows <= std::min({limits_.sequences, limits_.rows, kRecordedRows}); ++rows) {
+  const int64_t most = std::min(limits_.sequences, std::min(limits_.rows, kRecordedRows) / rows);
+  for (int64_t sequences = 1; sequences <= most; ++sequences) {
     for (int64_t segments = 1;; segments *= kSegmentSteps) {
       step_ = Step{};
-      step_.token_count = rows;
-      step_.generated_count = rows;
-      step_.gdn_generated_count = recurrent ? rows : 0;
+      step_.token_count = sequences * rows;
+      step_.generated_count = step_.token_count;
+      step_.gdn_generated_count = recurrent ? sequences : 0;
       step_.segments = segments;
-      point_step_at_tables(rows, rows);
-      if (graph_of(rows, segments) == nullptr) return;
+      step_.fresh = rows;
+      point_step_at_tables(sequences, step_.token_count);
+      if (graph_of({sequences, rows, segments}) == nullptr) return false;
       if (segments >= segments_of(limits_.positions)) break;
     }
   }
+  return true;
 }
 
 // Of a step that has ended, as long as its events stand, while the step behind it runs.
@@ -379,7 +387,7 @@ void PackedExecutor::enqueue(const StepBatch& batch) {
   for (int64_t first = 0; !flight.to_host && first < flight.sampled; first += block) {
     const int64_t count = std::min(block, flight.sampled - first);
     if (!whole) run_head(first, count);
-    gpu_.stream->copy_out(flight.tokens.data() + (1 + first) * kFloat, reinterpret_cast<const std::byte*>(tokens_),
+    gpu_.stream->copy_out(flight.tokens.data() + (1 + first) * kFloat, reinterpret_cast<const std::byte*>(tokens_ + first),
                           count * kFloat);
   }
   gpu_.stream->record(&flight.done);
@@ -419,7 +427,7 @@ void PackedExecutor::collect(const Consume& consume) {
                           count * config_.vocabulary * kFloat);
     gpu_.stream->copy_out(normed, reinterpret_cast<const std::byte*>(data({program_.normed, 0})),
                           count * config_.hidden * kFloat);
-    gpu_.stream->copy_out(tokens, reinterpret_cast<const std::byte*>(tokens_), count * kFloat);
+    gpu_.stream->copy_out(tokens, reinterpret_cast<const std::byte*>(tokens_ + first), count * kFloat);
     gpu_.stream->record(&flight.done);
     wait(flight);
     consume({first, count, logits, normed, tokens});

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "ops/attention/attention_paged_gpu.h"
@@ -26,6 +26,10 @@ class PackedExecutor final : public Executor {
   // change a bit.
   static constexpr int64_t kRowsWithNorm = 16;
 
+  // Segments of a generated row with so many positions before and with it, rounded up: few shapes of steps, and blocks
+  // of segments that are not there leave at once.
+  static int64_t segments_of(int64_t positions);
+
   // Borrows all but the limits. Everything that steps of these limits need is allocated here.
   static Result<std::unique_ptr<PackedExecutor>> create(const Program& program, const ModelConfig& config,
                                                         const PackedWeights& weights, const GpuRope& rope, Gpu gpu,
@@ -42,11 +46,13 @@ class PackedExecutor final : public Executor {
 
  private:
   friend class PackedProfile;  // times the operations one by one
+  friend class PackedDrafter;  // runs the draft head behind the backbone's step
   static constexpr int32_t kFlights = 2;
 
   // Where the step's tables stand in device memory, and how much of each there is.
   struct Step {
     const int32_t* tokens = nullptr;
+    const int32_t* sampled_before = nullptr;  // by row: the token that last_sampled_of() stands for
     const GpuRow* rows = nullptr;
     uint8_t* const* const* pages = nullptr;
     const int32_t* sampled = nullptr;
@@ -63,6 +69,7 @@ class PackedExecutor final : public Executor {
     int64_t tile_count = 0;
     int64_t segments = 1;  // of the longest generated row, rounded up to a power of four
     int64_t fresh = 1;     // the most tokens of a sequence
+    int64_t first = 0;     // token that rows see
   };
   // A step between enqueue() and collect().
   struct Flight {
@@ -85,6 +92,7 @@ class PackedExecutor final : public Executor {
     int64_t count = 0;
     const int32_t* chosen = nullptr;       // the head's rows, null in the body
     const GpuSampleRow* sample = nullptr;  // how they are sampled
+    int32_t* tokens = nullptr;             // and where the tokens go
   };
 
   PackedExecutor(const Program& program, const ModelConfig& config, const PackedWeights& weights, const GpuRope& rope,
@@ -109,9 +117,16 @@ class PackedExecutor final : public Executor {
   void point_step_at_tables(int64_t sequences, int64_t sampled);
   void run_body();
   void run_head(int64_t first, int64_t count);
+  // Decode steps of one shape: as many rows of every sequence, all sampled on the device.
+  struct Shape {
+    int64_t sequences = 0;
+    int64_t rows = 0;  // of each
+    int64_t segments = 0;
+    auto operator<=>(const Shape&) const = default;
+  };
   bool replay(const StepBatch& batch);
-  device::Graph* graph_of(int64_t rows, int64_t segments);
-  void record_graphs();
+  device::Graph* graph_of(const Shape& shape);
+  bool record_graphs(int64_t rows);
   void run_program(const std::vector<Operation>& operations, const Rows& rows);
 
   void execute(const EmbedOp& op, const Rows& rows);
@@ -163,7 +178,7 @@ class PackedExecutor final : public Executor {
   float* partial_ = nullptr;
   uint8_t* gdn_scratch_ = nullptr;
   int32_t* fault_ = nullptr;
-  int32_t* tokens_ = nullptr;       // of a block of sampled rows
+  int32_t* tokens_ = nullptr;       // of the sampled rows
   int32_t* next_tokens_ = nullptr;  // of each row of the batch table
   GpuSampleScratch* sample_scratch_ = nullptr;
   std::byte* tables_ = nullptr;
@@ -176,7 +191,7 @@ class PackedExecutor final : public Executor {
   int64_t tables_bytes_ = 0;
   int64_t tables_used_ = 0;
   PendingNorm norm_;
-  std::map<std::pair<int64_t, int64_t>, device::Graph> graphs_;  // by rows and segments
+  std::map<Shape, device::Graph> graphs_;
 };
 
 }  // namespace weir

@@ -26,7 +26,7 @@ void PackedExecutor::execute(const EmbedOp& op, const Rows& rows) {
   GpuEmbedArgs args;
   args.table = weights_.embedding();
   args.ids = step_.tokens;
-  args.next_tokens = next_tokens_;
+  args.next_tokens = step_.sampled_before;
   args.y = data(op.y);
   args.y_stride = stride(op.y);
   args.fault = fault_;
@@ -92,7 +92,7 @@ void PackedExecutor::sample_rows(const Rows& rows) {
   args.logits_stride = config_.vocabulary;
   args.rows = rows.sample;
   args.scratch = sample_scratch_;
-  args.tokens = tokens_;
+  args.tokens = rows.tokens;
   args.next_tokens = next_tokens_;
   args.width = static_cast<int32_t>(config_.vocabulary);
   args.vocabulary = static_cast<int32_t>(limits_.vocabulary > 0 ? limits_.vocabulary : config_.vocabulary);
@@ -212,6 +212,7 @@ void PackedExecutor::execute(const AttentionOp& op, const Rows& rows) {
   args.rope_half = static_cast<int32_t>(config_.rope_dims / 2);
   args.eps = config_.rms_eps;
   args.fresh = static_cast<int32_t>(step_.fresh);
+  args.first = static_cast<int32_t>(step_.first);
   paged_attention_prepare(gpu_, args, rows.count);
   int64_t together = std::max<int64_t>(1, step_.generated_count);
   while (together > 1 &&

@@ -135,8 +135,11 @@ Status PackedProfile::lay_out(const UnitRows& rows, int64_t context) {
 }
 
 void PackedProfile::run(const Operation& operation, bool head) {
-  PackedExecutor::Rows rows{executor_->step_.token_count, nullptr, nullptr};
-  if (head) rows = {static_cast<int64_t>(sampled_.size()), executor_->step_.sampled, executor_->step_.sample};
+  PackedExecutor::Rows rows{executor_->step_.token_count, nullptr, nullptr, nullptr};
+  if (head) {
+    rows = {static_cast<int64_t>(sampled_.size()), executor_->step_.sampled, executor_->step_.sample,
+            executor_->tokens_};
+  }
   std::visit([&](const auto& op) { executor_->execute(op, rows); }, operation);
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 #include "models/weights.h"
 #include "runner/cpu_model.h"
@@ -40,14 +41,20 @@ struct ModelTestName {
   }
 };
 
-// The checkpoint tests/data/goldens/<name>.
+// One of them with a draft head that the tests' device can run beside sequences.
+inline const char* golden_with_drafts() {
+  const char* device = std::getenv("WEIR_TEST_DEVICE");
+  return device == nullptr || std::string_view(device) == "cpu" ? "moe-odd" : "moe-fit";
+}
+
+// The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path.
 inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& name, int64_t positions) {
-  const std::string folder = "tests/data/goldens/" + name;
+  const std::string folder = name.find('/') == std::string::npos ? "tests/data/goldens/" + name : name;
   std::ifstream file(folder + "/config.json");
   std::stringstream text;
   text << file.rdbuf();
   WEIR_ASSIGN_OR_RETURN(const auto config, parse_model_config(text.str()));
-  WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open_file(folder + "/model.safetensors"));
+  WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(folder));
   WEIR_ASSIGN_OR_RETURN(const auto weights, load_weights(config, *checkpoint));
   return make_test_model(config, weights, positions);
 }

@@ -360,7 +360,7 @@ Judge::~Judge() = default;
 
 std::vector<std::string> Judge::run(uint64_t seed, Reach* reach) {
   Random random(seed);
-  World world = draw_world(&random, impl_->vocabulary, impl_->model->has_draft_head() && impl_->on_cpu);
+  World world = draw_world(&random, impl_->vocabulary, impl_->model->can_draft());
   // Prompts and generated tokens have the same bits on the CPU alone.
   world.config.reuse_generated = impl_->on_cpu;
   const auto beginning = draw_tokens(&random, between(&random, 1, 400), impl_->vocabulary);

@@ -25,11 +25,11 @@ TEST_P(Equality, ReuseAndCrowdsChangeNoBit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Equality, testing::Values("moe-odd", "next", "moe-fp8"), ModelTestName());
+INSTANTIATE_TEST_SUITE_P(Models, Equality, testing::Values("moe-odd", "next", "moe-fp8", "moe-fit"), ModelTestName());
 
 // A two-hundredth of what `equality_sim --distribution 1000000` draws.
 TEST(Distribution, OfThreeTokensIsTheModelsWhateverIsDrafted) {
-  auto model = load_golden_model("moe-odd", 4096);
+  auto model = load_golden_model(golden_with_drafts(), 4096);
   ASSERT_TRUE(model.ok()) << model.error().text();
   for (const int32_t drafts : {0, 3}) {
     const Fit fit = fit_of_three_tokens(model->get(), drafts, 5'000);
@@ -40,7 +40,7 @@ TEST(Distribution, OfThreeTokensIsTheModelsWhateverIsDrafted) {
 
 // A hundredth of `equality_sim --endurance 1000000`.
 TEST(Endurance, AcceptanceDoesNotDecay) {
-  auto model = load_golden_model("moe-odd", 4096);
+  auto model = load_golden_model(golden_with_drafts(), 4096);
   ASSERT_TRUE(model.ok()) << model.error().text();
   const Endurance out = run_endurance(model->get(), 10'000);
   for (const auto& tenths : {out.by_age, out.by_position}) {

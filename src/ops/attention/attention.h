@@ -61,6 +61,7 @@ struct KvSequence {
   int64_t position = 0;
   std::byte* const* pages = nullptr;
   int64_t first = 0;
+  int64_t page_count = 0;  // pages that are there, where later passes of the step need more than these rows; 0: unsaid
 };
 
 struct AttentionArgs {

@@ -101,6 +101,11 @@ WEIR_KERNEL_BOUNDED(weir_paged_prepare, GpuPagedAttentionArgs, kThreads, 4) {
       uint8_t* tile = page + int64_t{kv} * 2 * kPagedTileBytes + chunk;
       *reinterpret_cast<uint4*>(tile) = k;
       *reinterpret_cast<uint4*>(tile + kPagedTileBytes) = rounded(v);
+      if (row.position == args.first && args.first > 0) {
+        // Nobody sees token 0: its weight is zero, and so that its values may be anything they are zeros.
+        uint8_t* unseen = page + (int64_t{kv} * 2 + 1) * kPagedTileBytes + paged_tile_byte(0, 8 * device::lane());
+        *reinterpret_cast<uint4*>(unseen) = uint4{0, 0, 0, 0};
+      }
     }
   }
 }

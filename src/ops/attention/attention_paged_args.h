@@ -82,6 +82,8 @@ struct GpuPagedAttentionArgs {
   // At most so many tokens of a sequence are new in the step: what is older is read before the kernels before have
   // ended. 0: any number.
   int32_t fresh = 0;
+  // 1: no row sees token 0, and none is at position 0; 0: rows see all before them.
+  int32_t first = 0;
   // Set by paged_attention_rows: rows of the call, states kept for each (row, head), and whether a state is that of a
   // page (otherwise of a segment). slots 0: the only segment is finished at once.
   int32_t count = 0;

@@ -27,6 +27,7 @@ void check(const GpuPagedAttentionArgs& args) {
   WEIR_CHECK(args.rope_half >= 0 && args.rope_half <= kPagedHeadDim / 2, "rope over {} pairs", args.rope_half);
   WEIR_CHECK(args.qg_stride % 4 == 0 && args.k_stride % 4 == 0 && args.v_stride % 4 == 0 && args.y_stride % 4 == 0,
              "rows of {}, {}, {} and {} values", args.qg_stride, args.k_stride, args.v_stride, args.y_stride);
+  WEIR_CHECK(args.first == 0 || args.first == 1, "rows that see tokens from {} on", args.first);
   WEIR_CHECK(args.page_offset % 128 == 0, "a layer {} bytes into a page", args.page_offset);
 }
 

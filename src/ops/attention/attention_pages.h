@@ -59,7 +59,8 @@ struct Reader {
         kv(static_cast<int>(blockIdx.y)),
         group(a.heads / a.kv_heads),
         pages(pages_of(row)) {}
-  // Visible tokens of a page.
+  // The first visible token of a page, and the end of them.
+  WEIR_DEVICE int first(int page) const { return page == 0 ? args.first : 0; }
   WEIR_DEVICE int tokens(int page) const { return min(kPagedTokens, row.position + 1 - page * kPagedTokens); }
   // Of those the ones that earlier steps wrote.
   WEIR_DEVICE int old(int page) const {
@@ -133,14 +134,15 @@ WEIR_DEVICE float quad_sum(float x) {
   return x + __shfl_xor_sync(device::kAllLanes, x, 2);
 }
 
-WEIR_DEVICE void keep_largest(RowShared& shared, float (&s)[2][4], int tokens) {
+WEIR_DEVICE void keep_largest(RowShared& shared, float (&s)[2][4], int first, int tokens) {
   const int lane = device::lane();
   float largest[2] = {-INFINITY, -INFINITY};
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (device::warp() * 16 + n * 8 + lane % 4 * 2 + i % 2 >= tokens) s[n][i] = -INFINITY;
+      const int token = device::warp() * 16 + n * 8 + lane % 4 * 2 + i % 2;
+      if (token < first || token >= tokens) s[n][i] = -INFINITY;
       largest[i / 2] = fmaxf(largest[i / 2], s[n][i]);
     }
   }
@@ -264,7 +266,7 @@ WEIR_DEVICE void attend_page(const Reader& r, int page, int next, uint32_t phase
   float s[2][4];
   device::barrier_wait(&r.shared.k_here, phase);
   scores_of(r.shared, s);
-  keep_largest(r.shared, s, r.tokens(page));
+  keep_largest(r.shared, s, r.first(page), r.tokens(page));
   __syncthreads();
   if (threadIdx.x == 0 && next < r.pages) r.bring_k(next);
   keep_weights(r.shared, s, part);

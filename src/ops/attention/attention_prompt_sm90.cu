@@ -103,6 +103,7 @@ struct Tile {
   int kv;
   int group;  // query heads of a key head
   int pages;  // that its rows see
+  int first;  // token that they see
 };
 
 // Fills the stages; a warp. Of the last page's values only the visible ones are taken and zeros put behind them: their
@@ -234,6 +235,10 @@ WEIR_DEVICE void mask(float (&s)[32], const Seen& seen) {
   }
 }
 
+WEIR_DEVICE void mask_first(float (&s)[32]) {
+  if (device::lane() % 4 == 0) s[0] = s[2] = -INFINITY;
+}
+
 WEIR_DEVICE void release(device::Barrier* barrier) {
   if (device::lane() == 0) device::barrier_arrive(barrier);
 }
@@ -260,6 +265,7 @@ WEIR_DEVICE void attend(Shared& shared, const Tile& own, int warpgroup, const Se
   device::wgmma_settle(s);
   release(&shared.k_free[0]);
   if (own.pages == 1) mask(s, seen);
+  if (own.first > 0) mask_first(s);
   weigh(state, s);
   round_weights(s, weights);
   for (int page = 1; page < own.pages; ++page) {
@@ -328,6 +334,7 @@ WEIR_KERNEL_BOUNDED(weir_paged_prompt, GpuPagedAttentionArgs, kThreads, 1) {
   own.tile = args.tiles[static_cast<int>(blockIdx.x) / args.kv_heads];
   own.group = args.heads / args.kv_heads;
   own.pages = own.tile.position / kPagedTokens + 1;
+  own.first = args.first;
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       device::barrier_init(&shared.k_here[i], 1);

@@ -1,0 +1,107 @@
+// The draft head of a model on a GPU (runner/drafter.h), enqueued right behind the step: which drafts held is decided
+// there, and the passes of rows that decode are recorded as graphs. A step whose logits the host wants is waited for
+// first; rows that the host samples propose nothing, and the head's row of their last token runs a step later.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "ops/draft/draft_args.h"
+#include "runner/drafter.h"
+#include "runner/packed_executor.h"
+
+namespace weir {
+
+class PackedDrafter final : public Drafter {
+ public:
+  // Borrows all but the limits. Everything that steps of these limits need is allocated here, and the passes of few
+  // sequences are recorded.
+  static Result<std::unique_ptr<Drafter>> create(const ModelConfig& config, const PackedWeights& weights,
+                                                 const GpuRope& rope, Gpu gpu, GpuCaches* caches, PackedExecutor* main,
+                                                 const RunnerLimits& limits);
+
+  void enqueue(const StepPlan& plan, const StepRows& rows, BatchTable* table) override;
+  void finish(const StepPlan& plan, const StepRows& rows, const StepResult& result, BatchTable* table,
+              Sampler* sampler) override;
+  int64_t buffer_bytes() const override { return draft_->buffer_bytes() + memory_.size(); }
+  // Bytes of what the drafter needs beside the backbone's buffers, but for its executor's own.
+  static int64_t work_bytes(const ModelConfig& config, const RunnerLimits& limits);
+  // Rows of its executor: a sequence's are those of its step's tokens and one more where it samples.
+  static int64_t pass_rows(const RunnerLimits& limits) { return int64_t{limits.step_tokens_max} + limits.rows_max; }
+
+ private:
+  // One sequence of the step.
+  struct Item {
+    const SequenceWork* work = nullptr;
+    int64_t position = 0;   // its step computes tokens [position, position + rows)
+    int64_t rows = 0;
+    int64_t row_begin = 0;  // of the step
+    int64_t known = 0;      // tokens from here on are drafts
+    int64_t first = 0;      // the pass's rows are of tokens [first, end)
+    int64_t end = 0;
+    int64_t covered = 0;    // tokens that its draft pages hold
+    int64_t sampled = -1;   // of the step's sampled rows the one of its last known token; -1: the host samples
+  };
+  // What the recorded passes of a step depend on.
+  struct Shape {
+    int64_t step_rows = 0;
+    int64_t sampled = 0;
+    int64_t sequences = 0;
+    int64_t rows = 0;  // of the first pass
+    int64_t passes = 0;
+    int64_t fresh = 0;
+    int64_t segments = 0;
+    auto operator<=>(const Shape&) const = default;
+  };
+
+  PackedDrafter(const ModelConfig& config, Gpu gpu, GpuCaches* caches, PackedExecutor* main,
+                const RunnerLimits& limits);
+  Status allocate();
+  int64_t lay_out(std::byte* base);
+  Status record();
+  void launch(const StepRows& rows, BatchTable* table);
+  void add_rows(const Item& item, const StepRows& rows, const BatchRow& row);
+  void fill_sequences(BatchTable* table);
+  GpuDraftArgs args_of(const Shape& shape) const;
+  void run(const Shape& shape);
+  void norm_step(int64_t rows);
+  void chain(const Shape& shape);
+  void heads(const Shape& shape, int64_t pass, const int32_t* chosen);
+
+  const ModelConfig& config_;
+  Gpu gpu_;
+  GpuCaches* caches_;
+  PackedExecutor* main_;
+  const RunnerLimits limits_;
+  const Program program_;
+  std::unique_ptr<PackedExecutor> draft_;
+
+  std::vector<Item> items_;
+  int64_t sampled_ = 0;  // rows of the step that are sampled
+  int64_t passes_ = 0;
+  bool launched_ = false;
+  std::vector<int32_t> tokens_;
+  std::vector<KvSequence> kv_;
+  std::vector<StepSequence> sequences_;
+  std::vector<SampleRequest> requests_;
+
+  device::Bytes memory_;
+  float* normed_ = nullptr;                 // [step rows][D]
+  int32_t* clean_ = nullptr;                // of the step's sampled rows
+  int32_t* chosen_ = nullptr;               // [S]
+  int32_t* each_ = nullptr;                 // [S]: 0, 1, 2, ...
+  GpuRow* chain_rows_ = nullptr;            // [drafts][S]
+  GpuSampleRow* pass_sample_ = nullptr;     // [drafts][S]
+  int32_t* drafts_ = nullptr;               // [drafts][S]
+  GpuDraftSequence* table_ = nullptr;       // [S]
+  GpuSampleRow* sample_ = nullptr;          // [S], behind table_
+  device::PinnedBytes staging_;             // table_ and sample_ on their way
+  device::PinnedBytes proposed_;            // [drafts][S]
+  device::Event done_;
+  std::map<Shape, device::Graph> graphs_;
+};
+
+}  // namespace weir
