@@ -19,8 +19,11 @@ TEST_P(Equality, ReuseAndCrowdsChangeNoBit) {
   for (uint64_t seed = 1; seed <= 25; ++seed) {
     ASSERT_EQ(judge.run(seed, &reach), std::vector<std::string>()) << "seed " << seed;
   }
+  // A GPU's generated rows are a family of their own, which later prompts do not reuse.
+  const bool on_cpu = (*model)->device_text().starts_with("CPU");
   for (const Reached what : {Reached::kHitOnGrid, Reached::kHitInsidePage, Reached::kHitInGenerated,
                              Reached::kPreempted, Reached::kEvicted}) {
+    if (what == Reached::kHitInGenerated && !on_cpu) continue;
     EXPECT_GT(reach[static_cast<size_t>(what)], 0) << kReachedNames[static_cast<size_t>(what)];
   }
 }
