@@ -1,6 +1,8 @@
 // The CPU's part of weir bench.
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "cli/command_bench.h"
 #include "cli/command_bench_streams.h"
 #include "ops/cpu/machine.h"
@@ -12,11 +14,31 @@ namespace {
 // Of the decoding streams: what a step takes is then mostly weights.
 constexpr int64_t kDecodePrompt = 64;
 
+// Steps with drafts, which have no one size to hold against the machine's limits.
+void report_drafting(const Options& options, int64_t streams, const Measured& measured, const LoadedModel& model,
+                     double one_stream) {
+  const double step_ms = measured.step_s(streams) * 1e3;
+  if (options.json) {
+    nlohmann::ordered_json row = {{"what", "decode"},
+                                  {"streams", streams},
+                                  {"context", measured.context},
+                                  {"tokens_s", measured.decode_tokens_s},
+                                  {"times_one_stream", measured.decode_tokens_s / one_stream},
+                                  {"step_ms", step_ms}};
+    row.update(drafts_json(options, model, measured.drafts));
+    fmt::print("{}\n", row.dump());
+    return;
+  }
+  fmt::print("decode, {:>3} streams {:>7.0f} tok/s {:>5.2f} x one {:>7.2f} ms a step{}\n", streams,
+             measured.decode_tokens_s, measured.decode_tokens_s / one_stream, step_ms,
+             drafts_text(options, model, measured.drafts));
+}
+
 // Beside what it took: what the multiply-adds alone, and reading every byte once alone, would take on this machine.
 void report_decode(const Options& options, int64_t streams, const Measured& measured, const StepCost& cost,
                    const MachineLimits& machine, double one_stream) {
   const int64_t context = measured.context;
-  const double step_s = static_cast<double>(streams) / measured.decode_tokens_s;
+  const double step_s = measured.step_s(streams);
   const double bytes = cost.bytes(streams, context);
   const double arithmetic_s = 2.0 * cost.macs(streams, context) / (machine.fma_gflops * 1e9);
   const double reading_s = bytes / (machine.read_gbs * 1e9);
@@ -77,10 +99,14 @@ Status bench_cpu(const Options& options, const std::vector<int64_t>& streams, co
   for (const int64_t count : streams) {
     WEIR_ASSIGN_OR_RETURN(const Measured measured,
                           best_streams(*host, *model, options.repeats, {count, kDecodePrompt, options.output_tokens}));
+    if (one_stream <= 0) one_stream = measured.decode_tokens_s / (count == 1 ? 1.0 : static_cast<double>(count));
+    if (model->memory.limits.drafts_max > 0) {
+      report_drafting(options, count, measured, *model, one_stream);
+      continue;
+    }
     // The working set of many steps: all weights, and the state and KV that the streams bring.
     const int64_t own = cost.state_bytes + measured.context * cost.context_bytes;
     const MachineLimits limits = measure_machine(*on_cpu.cpu, on_cpu.weights.bytes() + count * own);
-    if (one_stream <= 0) one_stream = measured.decode_tokens_s / (count == 1 ? 1.0 : static_cast<double>(count));
     report_decode(options, count, measured, cost, limits, one_stream);
   }
   return Ok{};

@@ -64,7 +64,7 @@ class GpuBench {
   }
 
   void decode(int64_t streams, const Measured& measured, const StepTime& device) const {
-    const double step_s = static_cast<double>(streams) / measured.decode_tokens_s;
+    const double step_s = measured.step_s(streams);
     const double bytes = cost_.bytes(streams, measured.context);
     const double floor_s = bytes / (rate_.gbs * 1e9);
     const double experts = static_cast<double>(model_.config.experts) * cost_.touched(streams);
@@ -80,6 +80,7 @@ class GpuBench {
       row["floor_ms"] = floor_s * 1e3;
       row["percent_of_floor"] = 100.0 * floor_s / step_s;
       row["distinct_experts_expected"] = experts;
+      row.update(drafts_json(options_, model_, measured.drafts));
       fmt::print("{}\n", row.dump());
       return;
     }
@@ -91,7 +92,7 @@ class GpuBench {
     if (device.busy_us > 0) {
       fmt::print("; device: {:.0f} us a step, idle {:.1f} us between", device.busy_us, device.idle_us);
     }
-    fmt::print("\n");
+    fmt::print("{}\n", drafts_text(options_, model_, measured.drafts));
   }
 
  private:

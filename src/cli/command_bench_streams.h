@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "cli/host.h"
 #include "cli/loading.h"
@@ -16,11 +18,27 @@ struct StreamRun {
   std::function<void()> all_decode = nullptr;  // called when that begins
 };
 
+// Of a stream's steps while all decode.
+struct DraftsMeasured {
+  double tokens_a_step = 1;
+  int64_t drafted = 0;  // in all
+  int64_t accepted = 0;
+};
+
 struct Measured {
   double first_token_s = 0;    // of the slowest stream
   double decode_tokens_s = 0;  // all streams together, while all of them decode
   int64_t context = 0;         // tokens of a stream, the mean of this time
+  DraftsMeasured drafts;
+
+  double step_s(int64_t streams) const { return static_cast<double>(streams) * drafts.tokens_a_step / decode_tokens_s; }
 };
+
+// What a report of steps with drafts says of them, behind its other words: how many tokens came of a step, what was
+// accepted, and whether that was measured or set. Empty without drafts.
+std::string drafts_text(const Options& options, const LoadedModel& model, const DraftsMeasured& drafts);
+// The same as members of a row.
+nlohmann::ordered_json drafts_json(const Options& options, const LoadedModel& model, const DraftsMeasured& drafts);
 
 // Runs the streams at once, greedy and without stops. They go on until each has given its output tokens while all of
 // them decode, as far as the context holds.

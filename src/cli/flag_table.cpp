@@ -86,6 +86,7 @@ constexpr Flag kFlags[] = {
     {"prompt-tokens", kBench, FlagKind::kCount, &Options::prompt_tokens, "1k", 1, 16 * kMillion, "tokens", "", "Prompt of the prefill measurement; on a GPU also of the streams that decode.", ""},
     {"output-tokens", kBench, FlagKind::kCount, &Options::output_tokens, "256", 2, 16 * kMillion, "tokens", "", "Tokens that each stream decodes.", ""},
     {"repeats", kBench, FlagKind::kCount, &Options::repeats, "5", 1, 1000, "", "", "Runs of each measurement; the best is printed.", ""},
+    {"pinned-acceptance", kBench, FlagKind::kNumber, &Options::pinned_acceptance, "0", 0, 8, "tokens", "", "Mean tokens a step with drafts, 1 to 1 + drafts: drafts are accepted by chance so that it comes out, whatever they are. For dummy weights, whose drafts hardly ever hold; every figure says that it was set. 0: drafts are accepted as always, and that is measured.", ""},
     {"ops", kBench, FlagKind::kSwitch, &Options::ops, "", 0, 0, "", "", "On a GPU, time the operations one by one at --prompt-tokens of context instead of the whole engine.", ""},
     {"json", kLogits | kPlan | kBench, FlagKind::kSwitch, &Options::json, "", 0, 0, "", "", "Print JSON instead of text.", ""},
 };

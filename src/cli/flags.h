@@ -103,6 +103,7 @@ struct Options {
   int64_t output_tokens = 0;
   int64_t repeats = 0;
   bool ops = false;
+  double pinned_acceptance = 0;  // 0: acceptance is measured
 };
 
 // Kinds of value. kCount and kBytes take suffixes k, m, g (1024 each): "32k".

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "models/weights.h"
+#include "ops/sample/pinned_acceptance.h"
 #include "runner/cpu_model.h"
 #include "runner/gpu_model.h"
 #include "runner/host_drafter.h"
@@ -170,6 +171,20 @@ Result<int32_t> drafts_asked_for(const Options& options) {
   return static_cast<int32_t>(count);
 }
 
+// RunnerLimits::pinned_acceptance.
+Result<int64_t> pinned_acceptance_asked_for(const Options& options, int32_t drafts) {
+  if (options.pinned_acceptance == 0) return -1;
+  if (drafts == 0) {
+    return Error{ErrorCode::kInvalidArgument, "--pinned-acceptance without drafts",
+                 "give --num-speculative-tokens too"};
+  }
+  if (options.pinned_acceptance < 1 || options.pinned_acceptance > 1 + drafts) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("--pinned-acceptance is {}", options.pinned_acceptance),
+                 fmt::format("a step with {} drafts yields 1 to {} tokens: give a number between", drafts, 1 + drafts)};
+  }
+  return static_cast<int64_t>(pinned_threshold(options.pinned_acceptance, drafts));
+}
+
 Status plan_reuse(const Options& options, MemoryPlan* plan) {
   const bool by_default = options.command == Command::kServe || options.command == Command::kChat ||
                           options.command == Command::kPlan || options.command == Command::kRun;
@@ -204,6 +219,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   const CacheSizes sizes = on_gpu ? gpu_cache_sizes(config) : cpu_cache_sizes(config);
   const Program program = make_main_program(config, sizes);
   WEIR_ASSIGN_OR_RETURN(plan.limits.drafts_max, drafts_asked_for(options));
+  WEIR_ASSIGN_OR_RETURN(plan.limits.pinned_acceptance, pinned_acceptance_asked_for(options, plan.limits.drafts_max));
   plan.layout = cache_layout(config, sizes, plan.limits.drafts_max > 0);
   plan.weight_bytes = weight_bytes;
   plan.free_bytes = free_bytes;

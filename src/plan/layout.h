@@ -42,6 +42,8 @@ struct RunnerLimits {
   int32_t vocabulary = 0;           // ids that may be sampled
   int32_t steps_in_flight = 2;      // plans submitted and not yet polled
   int32_t drafts_max = 0;           // drafts of a row in one step, [0, kDraftsMax]; 0: the draft head is not run
+  // Benchmarks: of 2^32, how likely a draft is accepted whatever it is; -1: it is accepted if it is the token sampled.
+  int64_t pinned_acceptance = -1;
 };
 
 }  // namespace weir

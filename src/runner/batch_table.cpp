@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "ops/sample/pinned_acceptance.h"
 
 namespace weir {
 
@@ -245,8 +246,15 @@ void BatchTable::want_rows(const StepPlan& plan, const StepItem& item, int64_t d
   }
   if (work.sample) want(work.token_count - 1, -1, -1);
   for (int64_t i = 0; i < drafts; ++i) {
-    want(work.token_count + i, -1, target.drafts[static_cast<size_t>(i)]);
+    const TokenId draft = target.drafts[static_cast<size_t>(i)];
+    // The row before this draft's is about the draft's position.
+    if (pinned() && pinned_accepts(target, rows->wanted.back().position)) rows->wanted.back().instead = draft;
+    want(work.token_count + i, -1, draft);
   }
+}
+
+bool BatchTable::pinned_accepts(const BatchRow& row, int64_t position) const {
+  return weir::pinned_accepts(row.sampling.seed, position, static_cast<uint64_t>(limits_.pinned_acceptance));
 }
 
 bool BatchTable::arrive(RowId id, const WantedRow& wanted) {
@@ -257,7 +265,8 @@ bool BatchTable::arrive(RowId id, const WantedRow& wanted) {
 
 bool BatchTable::follows(RowId id, const WantedRow& wanted) {
   const BatchRow& target = row(id);
-  return target.position + 1 == wanted.position && target.last_token == wanted.draft;
+  const bool holds = pinned() ? pinned_accepts(target, wanted.position - 1) : target.last_token == wanted.draft;
+  return target.position + 1 == wanted.position && holds;
 }
 
 void BatchTable::accept_draft(RowId id, const WantedRow& wanted) {

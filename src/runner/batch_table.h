@@ -60,6 +60,7 @@ struct WantedRow {
   int64_t occupant = 0;  // of the batch row when the step was laid out
   bool on_device = false;
   StopRule stop;
+  TokenId instead = -1;  // pinned acceptance accepts the draft behind this row: it is what the row yields
 };
 
 // A work item that computes: rows [row_begin, ..) of the step are the row's tokens from `position` on.
@@ -98,7 +99,7 @@ class BatchTable {
   void lay_out(const StepPlan& plan, StepRows* rows);
   // The step's result for a wanted row of `row` has come. False: its sequence had stopped, and the result is nobody's.
   bool arrive(RowId row, const WantedRow& wanted);
-  // Whether the row of this draft follows what has been sampled so far.
+  // Whether the row of this draft follows what has been sampled so far, or pinned acceptance says so.
   bool follows(RowId row, const WantedRow& wanted);
   // The draft that `follows` is accepted: the row moves over it.
   void accept_draft(RowId row, const WantedRow& wanted);
@@ -119,6 +120,8 @@ class BatchTable {
   int64_t take_drafts(const SequenceWork& work, BatchRow* target, StepRows* rows) const;
   void add_tokens(const StepPlan& plan, const SequenceWork& work, BatchRow* target, StepRows* rows);
   static void add_to_history(BatchRow* target, int64_t position, TokenId token);
+  bool pinned() const { return limits_.pinned_acceptance >= 0; }
+  bool pinned_accepts(const BatchRow& row, int64_t position) const;
   void want_rows(const StepPlan& plan, const StepItem& item, int64_t drafts, StepRows* rows);
 
   const RunnerLimits limits_;

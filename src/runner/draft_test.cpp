@@ -4,6 +4,8 @@
 // rejected or never asked for.
 #include "runner/draft_test.h"
 
+#include "ops/sample/pinned_acceptance.h"
+
 namespace weir {
 namespace {
 
@@ -307,6 +309,51 @@ TEST_P(Draft, RowsThatAreNotFiniteEndASequenceWhereTheyDoWithoutDrafts) {
   const Yielded plain = alone(plain_.get(), request(Kind::kHot, 65, 0), {});
   expect_same_text(alone(drafting_.get(), request(Kind::kHot, 65, 3), {}), plain);
   EXPECT_EQ(drafting_->counts.tokens - before.tokens, drafting_->counts.steps - before.steps);
+}
+
+TEST_P(Draft, PinnedAcceptanceTakesNoDraftThatItShallNotThoughItIsRight) {
+  Driver none(model_.get(), 3, 0);
+  for (const int32_t prompt : {1, 65}) {
+    expect_same_text(alone(&none, request(Kind::kHot, prompt, 3), {}),
+                     alone(plain_.get(), request(Kind::kHot, prompt, 0), {}));
+  }
+  EXPECT_GT(none.counts.rejected[0], 0);
+  EXPECT_EQ(none.counts.accepted[0], 0);
+  EXPECT_EQ(none.counts.tokens, none.counts.steps);
+}
+
+TEST_P(Draft, PinnedAcceptanceTakesEveryDraftThatItShallThoughItIsWrong) {
+  Driver all(model_.get(), 2, int64_t{1} << 32);
+  alone(&all, request(Kind::kGreedy, 10, 2), {});
+  EXPECT_EQ(all.counts.rejected[0] + all.counts.rejected[1], 0);
+  EXPECT_GE(all.counts.tokens, 3 * all.counts.steps - 2 * all.counts.cut_at_grid - 2);  // the last is cut by its end
+}
+
+// The length that was set comes out, and what the rows have in their caches is what they yielded: a token that is no
+// draft is the model's own behind all tokens before it.
+TEST_P(Draft, PinnedAcceptanceYieldsItsLengthAndTheModelGoesOnFromWhatWasYielded) {
+  const uint64_t threshold = pinned_threshold(2.73, 2);
+  Driver pinned(model_.get(), 2, static_cast<int64_t>(threshold));
+  for (int32_t i = 0; i < kTestRows; ++i) pinned.join(RowId(i), request(Kind::kGreedy, 60 + i, 2));
+  pinned.drive({});
+  const double mean = static_cast<double>(pinned.counts.tokens) / static_cast<double>(pinned.counts.steps);
+  std::printf("  %.3f tokens a step\n", mean);
+  EXPECT_NEAR(mean, 2.73, 0.15);  // under 300 steps, which deviate by 0.6, and a few cut at the grid
+  int32_t own = 0;
+  Request start = request(Kind::kGreedy, 62, 0);
+  const Yielded yielded = pinned.yielded(RowId(2));
+  ASSERT_EQ(yielded.tokens.size(), static_cast<size_t>(kOutput));
+  start.sampling.max_tokens = 1;
+  for (const TokenId token : yielded.tokens) {
+    const auto position = static_cast<int64_t>(start.known.size());
+    if (!pinned_accepts(start.sampling.seed, position, threshold)) {
+      ++own;
+      EXPECT_EQ(alone(plain_.get(), start, {}).tokens, std::vector{token}) << "at " << position;
+    }
+    start.known.push_back(token);
+    ++start.prompt_length;
+  }
+  EXPECT_GT(own, 5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Draft, testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit", "attention-only"),

@@ -162,13 +162,14 @@ inline constexpr int32_t kTestSlots = kTestRows + 1;
 
 class Driver {
  public:
-  Driver(SpyModel* model, int32_t drafts_max) : model_(model) {
+  Driver(SpyModel* model, int32_t drafts_max, int64_t pinned_acceptance = -1) : model_(model) {
     limits_.rows_max = kTestRows;
     limits_.step_tokens_max = 1024;
     limits_.state_slots = kTestSlots;
     limits_.sequence_tokens_max = kTestPages * kGridTokens;
     limits_.vocabulary = static_cast<int32_t>(model->config.vocabulary);
     limits_.drafts_max = drafts_max;
+    limits_.pinned_acceptance = pinned_acceptance;
     const CacheLayout layout = cache_layout(model->config, model->cache_sizes(), drafts_max > 0);
     limits_.pages.assign(layout.classes.size(), kTestRows * kTestPages);
     auto runner = ModelRunner::create(model, layout, limits_, [] {});

@@ -185,6 +185,7 @@ void ModelRunner::sample(const Flight& flight, const WantedRow& wanted, std::spa
     args.output_count = wanted.position - row.prompt_length;
     args.vocabulary = limits_.vocabulary;
     token = sampler_.sample(logits, args);
+    if (wanted.instead >= 0) token = wanted.instead;
     if (row.sampling.logprobs >= 0) logprobs_.append(logits, token, row.sampling.logprobs, result);
   }
   result->tokens.push_back(token);

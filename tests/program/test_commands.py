@@ -210,6 +210,49 @@ def test_bench_prints_a_row_for_the_machine_the_prompt_and_each_number_of_stream
                                         "--max-num-seqs", 3, "--max-model-len", 72, "--max-num-batched-tokens", 4, code=3)
 
 
+def bench_rows(*arguments):
+    done = weir("bench", *arguments, "--json", "--repeats", 1, "--prompt-tokens", 40, "--no-adaptive-drafts")
+    assert done.returncode == 0, done.stderr
+    return [row for row in map(json.loads, done.stdout.splitlines()) if row["what"] == "decode"]
+
+
+def test_bench_with_drafts_says_what_was_accepted_and_that_it_was_measured(shipped):
+    flags = (shipped, "--num-speculative-tokens", 2, "--streams", "1,3", "--max-num-seqs", 3, "--output-tokens", 48)
+    for row in bench_rows(*flags):
+        assert row["acceptance"] == "acceptance measured" and row["drafts_max"] == 2
+        assert 1 < row["tokens_a_step"] <= 3 and 0 < row["accepted"] <= row["drafted"]
+        # A step's time is that of all the tokens that it yields.
+        assert abs(row["step_ms"] * row["tokens_s"] / 1e3 - row["streams"] * row["tokens_a_step"]) < 0.01
+    text = weir("bench", *flags, "--repeats", 1, "--prompt-tokens", 40)
+    assert len(re.findall(r"^decode, .* tokens a step, \d+ of \d+ drafts accepted; acceptance measured$", text.stdout, re.MULTILINE)) == 2
+    assert "drafts" not in weir("bench", shipped, "--repeats", 1, "--prompt-tokens", 40, "--streams", 1, "--output-tokens", 8).stdout
+
+
+def test_pinned_acceptance_comes_out_and_is_labelled():
+    dummy = (GOLDENS / "moe-fit", "--load-format", "dummy", "--num-speculative-tokens", 2, "--streams", "4", "--max-num-seqs", 4)
+    # 4 x 240 tokens: some 350 steps, which deviate by 0.6 tokens.
+    pinned, = bench_rows(*dummy, "--output-tokens", 240, "--pinned-acceptance", 2.73)
+    assert pinned["acceptance"] == "pinned acceptance 2.73 (set, not measured)"
+    assert abs(pinned["tokens_a_step"] - 2.73) < 0.15
+    assert 0.8 < pinned["accepted"] / pinned["drafted"] < 0.95
+    none, = bench_rows(*dummy, "--output-tokens", 48, "--pinned-acceptance", 1)
+    assert none["accepted"] == 0 < none["drafted"] and none["tokens_a_step"] == 1
+    text = weir("bench", *dummy, "--repeats", 1, "--prompt-tokens", 40, "--output-tokens", 32, "--pinned-acceptance", 2.5).stdout
+    assert re.search(r"^decode, .*; pinned acceptance 2.5 \(set, not measured\)$", text, re.MULTILINE) and "acceptance measured" not in text
+
+
+@pytest.mark.parametrize("flags,said_of_it", [
+    (("--pinned-acceptance", 2), "--num-speculative-tokens"), (("--pinned-acceptance", 3.5, "--num-speculative-tokens", 2), "1 to 3"),
+    (("--pinned-acceptance", 0.5, "--num-speculative-tokens", 2), "1 to 3"), (("--pinned-acceptance", 9), "0 to 8")], ids=str)
+def test_a_pinned_acceptance_that_cannot_be_is_refused(shipped, flags, said_of_it):
+    assert said_of_it in refused("bench", shipped, *flags)
+
+
+def test_acceptance_is_pinned_in_bench_alone(shipped):
+    for command in (("serve", shipped, "--port", 0), ("run", shipped, "hi"), ("chat", shipped)):
+        assert "--pinned-acceptance" in refused(*command, "--num-speculative-tokens", 2, "--pinned-acceptance", 2)
+
+
 def test_operations_are_timed_on_a_gpu_alone():
     assert "--device cuda" in refused("bench", GOLDEN, "--ops")
 
