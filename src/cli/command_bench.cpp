@@ -34,7 +34,7 @@ Status command_bench(const Options& options) {
     return Error{ErrorCode::kInvalidArgument, "--ops times the operations of a GPU", "give --device cuda"};
   }
   Phases phases;
-  WEIR_ASSIGN_OR_RETURN(LoadedModel model, load_model(options, 0, &phases));
+  WEIR_ASSIGN_OR_RETURN(LoadedModel model, load_model(options, nullptr, &phases));
   const int64_t rows_max = model.memory.limits.rows_max;
   WEIR_ASSIGN_OR_RETURN(const std::vector<int64_t> streams, read_list(options.streams, rows_max));
   if (options.prompt_tokens + options.output_tokens > model.memory.limits.sequence_tokens_max) {

@@ -141,7 +141,7 @@ Status command_chat(const Options& options) {
     return Error{ErrorCode::kInvalidArgument, text.template_problem, "give --chat-template FILE"};
   }
   phases.done("text");
-  WEIR_ASSIGN_OR_RETURN(LoadedModel model, load_model(options, text.tokenizer->size(), &phases));
+  WEIR_ASSIGN_OR_RETURN(LoadedModel model, load_model(options, &text, &phases));
   WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, &model));
   phases.done("engine");
   fmt::print("{}: {} tokens of context; {}. /help lists the commands.\n", model.name,

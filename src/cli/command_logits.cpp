@@ -103,7 +103,7 @@ void print_row(const Options& options, int64_t position, const StepResult& resul
 
 Status command_logits(const Options& options) {
   Phases phases;
-  WEIR_ASSIGN_OR_RETURN(const LoadedModel model, load_model(options, 0, &phases));
+  WEIR_ASSIGN_OR_RETURN(const LoadedModel model, load_model(options, nullptr, &phases));
   WEIR_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, read_tokens(options.prompt, model.config.vocabulary));
   const auto count = static_cast<int64_t>(tokens.size());
   if (count + options.drafts > model.memory.limits.sequence_tokens_max) {

@@ -168,6 +168,7 @@ std::string layer_text(const std::vector<int32_t>& layers) {
 void print_memory(const MemoryPlan& memory) {
   const RunnerLimits& limits = memory.limits;
   fmt::print("weights as stored      {}\n", mib(memory.weight_bytes));
+  if (memory.draft_head_bytes > 0) fmt::print("head of the drafts     {}\n", mib(memory.draft_head_bytes));
   for (size_t i = 0; i < memory.layout.classes.size(); ++i) {
     const PageClass& pages = memory.layout.classes[i];
     fmt::print("{:<22} {}: {} pages of {} tokens, {} each\n", i == 0 ? "KV pages" : "KV of the draft head",
@@ -182,13 +183,10 @@ void print_memory(const MemoryPlan& memory) {
 }
 
 Json memory_json(const MemoryPlan& memory) {
-  return {{"weight_bytes", memory.weight_bytes},
-          {"page_bytes", memory.page_bytes},
-          {"slot_bytes", memory.slot_bytes},
-          {"work_bytes", memory.work_bytes},
-          {"pages", memory.limits.pages[0]},
-          {"state_slots", memory.limits.state_slots},
-          {"context_tokens", memory.limits.sequence_tokens_max},
+  return {{"weight_bytes", memory.weight_bytes},      {"draft_head_bytes", memory.draft_head_bytes},
+          {"page_bytes", memory.page_bytes},          {"slot_bytes", memory.slot_bytes},
+          {"work_bytes", memory.work_bytes},          {"pages", memory.limits.pages[0]},
+          {"state_slots", memory.limits.state_slots}, {"context_tokens", memory.limits.sequence_tokens_max},
           {"free_bytes", memory.free_bytes}};
 }
 
@@ -201,8 +199,9 @@ Status command_plan(const Options& options) {
   const ModelWeights& weights = shapes.weights;
   WEIR_ASSIGN_OR_RETURN(const int64_t free_bytes, free_bytes_of(options));
   const int64_t copies = options.load_format == "dummy" ? kDummyCopies : 1;
-  WEIR_ASSIGN_OR_RETURN(MemoryPlan memory, plan_memory(options, config, copies * shapes.stored_bytes,
-                                                       static_cast<int32_t>(config.vocabulary), free_bytes));
+  WEIR_ASSIGN_OR_RETURN(MemoryPlan memory,
+                        plan_memory(options, config, copies * shapes.stored_bytes,
+                                    static_cast<int32_t>(config.vocabulary), shapes.draft_ids(), free_bytes));
   if (memory.limits.drafts_max > 0 && !weights.mtp) return no_draft_head();
   memory.weight_bytes = shapes.stored_bytes;
   const Matrices matrices(weights);
@@ -210,7 +209,7 @@ Status command_plan(const Options& options) {
   planner.add(make_main_program(config, cpu_cache_sizes(config)));
   int64_t row_bytes = 0;
   for (const PlanRow& row : planner.rows()) row_bytes += row.bytes * static_cast<int64_t>(row.layers.size());
-  if (weights.mtp) planner.add(make_draft_program(config));
+  if (weights.mtp) planner.add(make_draft_program(config, shapes.draft_ids()));
   if (options.json) {
     print_json(planner.rows(), memory);
   } else {

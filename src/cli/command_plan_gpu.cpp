@@ -107,8 +107,9 @@ Status plan_gpu(const Options& options, const ModelConfig& config, const ModelSh
   const Result<int64_t> there = free_bytes_of(options);
   if (!there.ok() && there.error().code == ErrorCode::kInvalidArgument) return there.error();
   const int64_t free_bytes = there.ok() ? *there : kMemoryBytes;
-  WEIR_ASSIGN_OR_RETURN(const MemoryPlan memory, plan_memory(options, config, shapes.stored_bytes,
-                                                             static_cast<int32_t>(config.vocabulary), free_bytes));
+  WEIR_ASSIGN_OR_RETURN(const MemoryPlan memory,
+                        plan_memory(options, config, shapes.stored_bytes, static_cast<int32_t>(config.vocabulary),
+                                    shapes.draft_ids(), free_bytes));
   if (memory.limits.drafts_max > 0 && !shapes.weights.mtp) return no_draft_head();
   if (memory.limits.drafts_max > 0 && !packed_takes(config).ok()) return drafts_elsewhere(options.device);
   const int64_t context = std::min(kContext, memory.limits.sequence_tokens_max - 1);
@@ -116,7 +117,7 @@ Status plan_gpu(const Options& options, const ModelConfig& config, const ModelSh
   if (memory.limits.rows_max > 1) classes.push_back({memory.limits.rows_max, false});
   classes.push_back({memory.limits.step_tokens_max, true});
   std::vector<Program> programs = {make_main_program(config, gpu_cache_sizes(config))};
-  if (shapes.weights.mtp) programs.push_back(make_draft_program(config));
+  if (shapes.weights.mtp) programs.push_back(make_draft_program(config, shapes.draft_ids()));
   std::vector<PlanRow> rows;
   for (const Program& program : programs) {
     for (const UnitRows& of : classes) {

@@ -52,7 +52,7 @@ Status command_run(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
   WEIR_ASSIGN_OR_RETURN(const TextAssets text, load_text(options, folder));
   phases.done("text");
-  WEIR_ASSIGN_OR_RETURN(LoadedModel model, load_model(options, text.tokenizer->size(), &phases));
+  WEIR_ASSIGN_OR_RETURN(LoadedModel model, load_model(options, &text, &phases));
   WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, &model));
   phases.done("engine");
 

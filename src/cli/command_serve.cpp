@@ -57,7 +57,7 @@ class Backend {
     WEIR_ASSIGN_OR_RETURN(text_, load_text(options_, folder));
     phases_.done("text");
     server->set_load_progress(0.2);
-    WEIR_ASSIGN_OR_RETURN(model_, load_model(options_, text_.tokenizer->size(), &phases_));
+    WEIR_ASSIGN_OR_RETURN(model_, load_model(options_, &text_, &phases_));
     server->set_load_progress(0.9);
     WEIR_ASSIGN_OR_RETURN(host_, EngineHost::start(options_, &model_));
     phases_.done("engine");

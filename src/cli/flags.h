@@ -56,6 +56,7 @@ struct Options {
   std::string method;
   int64_t num_speculative_tokens = 0;
   bool adaptive_drafts = true;
+  int64_t draft_vocabulary = 0;
 
   // Queue and server.
   int64_t max_num_queued_reqs = 0;

@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "base/clock.h"
+#include "models/draft_head.h"
 #include "models/weights.h"
 #include "ops/sample/pinned_acceptance.h"
 #include "runner/cpu_model.h"
@@ -213,15 +214,24 @@ int64_t checkpoint_slots(const MemoryPlan& plan, int64_t budget, int64_t page_by
 }  // namespace
 
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
-                               int32_t vocabulary, int64_t free_bytes) {
+                               int32_t vocabulary, int64_t draft_ids, int64_t free_bytes) {
   MemoryPlan plan;
   const bool on_gpu = options.device != "cpu";
   const CacheSizes sizes = on_gpu ? gpu_cache_sizes(config) : cpu_cache_sizes(config);
   const Program program = make_main_program(config, sizes);
   WEIR_ASSIGN_OR_RETURN(plan.limits.drafts_max, drafts_asked_for(options));
   WEIR_ASSIGN_OR_RETURN(plan.limits.pinned_acceptance, pinned_acceptance_asked_for(options, plan.limits.drafts_max));
+  if (options.draft_vocabulary > 0 && plan.limits.drafts_max == 0) {
+    return Error{ErrorCode::kInvalidArgument, "--draft-vocabulary without drafts", "give --num-speculative-tokens too"};
+  }
+  if (draft_ids > 0 && on_gpu) {
+    return Error{ErrorCode::kUnsupported, fmt::format("{}: --draft-vocabulary is for the CPU only", options.device),
+                 "leave it out, or give --device cpu"};
+  }
+  if (draft_ids > 0) plan.draft_head_bytes = draft_head_bytes(draft_ids, config.hidden);
   plan.layout = cache_layout(config, sizes, plan.limits.drafts_max > 0);
   plan.weight_bytes = weight_bytes;
+  weight_bytes += plan.draft_head_bytes;
   plan.free_bytes = free_bytes;
   // Commands without the flag run one sequence.
   const auto rows = static_cast<int32_t>(std::max<int64_t>(1, options.max_num_seqs));
@@ -238,7 +248,8 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
     RunnerLimits limits = plan.limits;
     limits.rows_max = rows;
     limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
-    plan.work_bytes += on_gpu ? gpu_draft_bytes(config, limits) : HostDrafter::work_bytes(config, limits);
+    plan.work_bytes += on_gpu ? gpu_draft_bytes(config, limits, draft_ids)
+                              : HostDrafter::work_bytes(config, limits, draft_ids);
   }
   if (plan.work_bytes > plan.free_bytes - weight_bytes) {
     return Error{ErrorCode::kExhausted,
@@ -358,7 +369,16 @@ Result<TextAssets> load_text(const Options& options, const std::filesystem::path
   return text;
 }
 
-Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phases* phases) {
+std::vector<TokenId> draft_vocabulary(const Options& options, const ModelConfig& config, const TextAssets* text) {
+  if (options.draft_vocabulary == 0) return {};
+  if (text != nullptr) {
+    return draft_ids(options.draft_vocabulary, text->tokenizer->added_ids(), text->tokenizer->size());
+  }
+  const std::vector<TokenId> eos_ids(config.eos_ids.begin(), config.eos_ids.end());
+  return draft_ids(options.draft_vocabulary, eos_ids, config.vocabulary);
+}
+
+Result<LoadedModel> load_model(const Options& options, const TextAssets* text, Phases* phases) {
   LoadedModel loaded;
   WEIR_ASSIGN_OR_RETURN(loaded.folder, find_model(options));
   loaded.name = model_name(options.model);
@@ -375,17 +395,25 @@ Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phase
     WEIR_ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(loaded.folder.string()));
     weight_bytes = checkpoint->total_bytes();
   }
-  const int32_t sampled = vocabulary > 0 ? vocabulary : static_cast<int32_t>(loaded.config.vocabulary);
+  const int32_t sampled = text != nullptr ? text->tokenizer->size() : static_cast<int32_t>(loaded.config.vocabulary);
   WEIR_RETURN_IF_ERROR(check_vocabulary(sampled, loaded.config));
   WEIR_ASSIGN_OR_RETURN(auto gpu, open_device(options));
   WEIR_RETURN_IF_ERROR(check_kernels(options, loaded.config));
   const int64_t free_bytes = gpu == nullptr ? free_memory_bytes() : gpu->free_bytes();
-  WEIR_ASSIGN_OR_RETURN(loaded.memory, plan_memory(options, loaded.config, weight_bytes, sampled, free_bytes));
+  std::vector<TokenId> draft_ids = draft_vocabulary(options, loaded.config, text);
+  WEIR_ASSIGN_OR_RETURN(loaded.memory, plan_memory(options, loaded.config, weight_bytes, sampled,
+                                                   static_cast<int64_t>(draft_ids.size()), free_bytes));
   phases->done("memory plan");
 
   auto weights = loaded.dummy ? dummy_weights(loaded.config, dummy_format(options), static_cast<uint64_t>(options.seed))
                               : load_weights(loaded.config, *checkpoint);
   if (!weights) return in_context(std::move(weights).error(), loaded.folder.string());
+  if (!draft_ids.empty()) {
+    if (!weights->mtp) return no_draft_head();
+    const auto threads = static_cast<int>(options.threads);
+    ThreadPool pool({.threads = threads > 0 ? threads : ThreadPool::available_cpus()});
+    add_draft_head(&*weights, std::move(draft_ids), &pool);
+  }
   phases->done("weights");
   // Drafts reach up to seven positions past the end.
   constexpr int64_t kDraftPositions = 8;

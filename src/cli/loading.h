@@ -48,9 +48,10 @@ struct TextAssets {
 struct MemoryPlan {
   CacheLayout layout;
   RunnerLimits limits;
-  int64_t weight_bytes = 0;  // as stored
-  int64_t page_bytes = 0;    // all pages of all classes
-  int64_t slot_bytes = 0;    // all state slots
+  int64_t weight_bytes = 0;      // as stored
+  int64_t draft_head_bytes = 0;  // of --draft-vocabulary
+  int64_t page_bytes = 0;        // all pages of all classes
+  int64_t slot_bytes = 0;        // all state slots
   bool prefix_caching = false;
   int64_t checkpoint_interval = 0;  // tokens
   int64_t work_bytes = 0;           // buffers of a step of the most tokens
@@ -80,9 +81,9 @@ WeightFormat dummy_format(const Options& options);
 inline constexpr int64_t kDummyCopies = 2;
 
 // Derives the limits from flags, config and free memory. Errors name the flags and sizes that would fit.
-// `vocabulary`: ids that may be sampled.
+// `vocabulary`: ids that may be sampled; `draft_ids`: how many drafts are drawn among, 0 if that is all.
 Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config, int64_t weight_bytes,
-                               int32_t vocabulary, int64_t free_bytes);
+                               int32_t vocabulary, int64_t draft_ids, int64_t free_bytes);
 // What is free where --device says the model runs.
 Result<int64_t> free_bytes_of(const Options& options);
 
@@ -94,8 +95,13 @@ Status check_vocabulary(int32_t vocabulary, const ModelConfig& config);
 
 Result<TextAssets> load_text(const Options& options, const std::filesystem::path& folder);
 
-// Weights and program. `memory.limits.sequence_tokens_max` bounds the positions.
-Result<LoadedModel> load_model(const Options& options, int32_t vocabulary, Phases* phases);
+// The ids of --draft-vocabulary, of those that may be sampled; empty: all. Beside the first ids those of `text`'s added
+// tokens, or without text those that the config says end a turn.
+std::vector<TokenId> draft_vocabulary(const Options& options, const ModelConfig& config, const TextAssets* text);
+
+// Weights and program. `memory.limits.sequence_tokens_max` bounds the positions. Without `text` every row of the output
+// head may be sampled.
+Result<LoadedModel> load_model(const Options& options, const TextAssets* text, Phases* phases);
 
 // A file's content. kNotFound, kIo, kTooLarge over `bytes_max`.
 Result<std::string> read_file(const std::filesystem::path& path, int64_t bytes_max);

@@ -1,6 +1,7 @@
 #include "cli/shapes.h"
 
 #include "cli/loading.h"
+#include "models/draft_head.h"
 
 namespace weir {
 
@@ -15,6 +16,8 @@ Result<ModelShapes> model_shapes(const Options& options, const std::filesystem::
     WEIR_ASSIGN_OR_RETURN(shapes.weights, load_weights(config, *shapes.checkpoint));
     shapes.stored_bytes = shapes.checkpoint->total_bytes();
   }
+  std::vector<TokenId> ids = draft_vocabulary(options, config, nullptr);
+  if (!ids.empty() && shapes.weights.mtp) add_draft_head(&shapes.weights, std::move(ids), nullptr);
   return shapes;
 }
 

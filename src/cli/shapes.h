@@ -15,8 +15,10 @@ namespace weir {
 
 struct ModelShapes {
   std::unique_ptr<Checkpoint> checkpoint;  // what `weights` point into; null for dummy weights
-  ModelWeights weights;
+  ModelWeights weights;                    // with --draft-vocabulary's head, whose ids are counted without a tokenizer
   int64_t stored_bytes = 0;
+
+  int64_t draft_ids() const { return weights.mtp ? static_cast<int64_t>(weights.mtp->head_ids.size()) : 0; }
 };
 
 Result<ModelShapes> model_shapes(const Options& options, const std::filesystem::path& folder,

@@ -231,7 +231,7 @@ void append_stored(const Binding& binding, StorageLayout layout, bool gdn_f32, s
 }
 
 std::string_view slot_name(Slot slot) {
-  constexpr std::array<std::string_view, 39> kNames = {"embed",
+  constexpr std::array<std::string_view, 40> kNames = {"embed",
                                                        "final_norm",
                                                        "lm_head",
                                                        "input_norm",
@@ -269,8 +269,9 @@ std::string_view slot_name(Slot slot) {
                                                        "mtp_fc",
                                                        "mtp_norm_embedding",
                                                        "mtp_norm_hidden",
-                                                       "mtp_norm"};
-  static_assert(static_cast<size_t>(Slot::kMtpNorm) + 1 == kNames.size());
+                                                       "mtp_norm",
+                                                       "mtp_head"};
+  static_assert(static_cast<size_t>(Slot::kMtpHead) + 1 == kNames.size());
   return kNames.at(static_cast<size_t>(slot));
 }
 

@@ -59,6 +59,7 @@ enum class Slot : uint8_t {
   kMtpNormEmbedding,  // [D]
   kMtpNormHidden,     // [D]
   kMtpNorm,           // [D]
+  kMtpHead,           // [ids, D]: in no checkpoint, see draft_head.h
 };
 
 // Which stored dtypes a slot accepts and what loading makes of it.

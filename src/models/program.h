@@ -121,7 +121,8 @@ inline constexpr PageClassId kDraftKvClass{1};
 // The backbone: tokens to logits. Pages hold the attention layers one after the other, slots the GDN layers.
 Program make_main_program(const ModelConfig& config, const CacheSizes& sizes);
 
-// The draft head: hidden rows of the backbone (or of itself) and the tokens behind them to logits of the next but one.
-Program make_draft_program(const ModelConfig& config);
+// The draft head: hidden rows of the backbone (or of itself) and the tokens behind them to logits of the next but one:
+// of every id, or of `head_rows` > 0 ids by a head of its own (draft_head.h).
+Program make_draft_program(const ModelConfig& config, int64_t head_rows = 0);
 
 }  // namespace weir

@@ -55,12 +55,12 @@ class Builder {
     add(FeedForwardOp{x_, h, layer});
   }
 
-  // Sampled rows: final norm, then the head over the vocabulary.
-  void head(BufferRef h, WeightRef final_norm) {
+  // Sampled rows: final norm, then the head over `ids` of the vocabulary.
+  void head(BufferRef h, WeightRef final_norm, WeightRef head, int64_t ids) {
     const BufferRef normed = buffer("normed", config_.hidden, RowSpace::kSampled);
-    const BufferRef logits = buffer("logits", config_.vocabulary, RowSpace::kSampled);
+    const BufferRef logits = buffer("logits", ids, RowSpace::kSampled);
     program_.head.push_back(NormOp{h, normed, final_norm});
-    program_.head.push_back(LinearOp{normed, {{{Slot::kLmHead, kNoLayer}, logits}}});
+    program_.head.push_back(LinearOp{normed, {{head, logits}}});
     program_.normed = normed.buffer;
     program_.logits = logits.buffer;
   }
@@ -102,11 +102,11 @@ Program make_main_program(const ModelConfig& config, const CacheSizes& sizes) {
     }
     build.feed_forward(layer, h);
   }
-  build.head(h, {Slot::kFinalNorm, kNoLayer});
+  build.head(h, {Slot::kFinalNorm, kNoLayer}, {Slot::kLmHead, kNoLayer}, config.vocabulary);
   return build.take();
 }
 
-Program make_draft_program(const ModelConfig& config) {
+Program make_draft_program(const ModelConfig& config, int64_t head_rows) {
   Builder build(config, "draft");
   const BufferRef hidden_in = build.buffer("hidden_in", config.hidden);
   const BufferRef embedded = build.buffer("embedded", config.hidden);
@@ -119,7 +119,8 @@ Program make_draft_program(const ModelConfig& config) {
   build.add(LinearOp{joined, {{{Slot::kMtpFc, kMtpLayer}, h}}});
   build.attention(kMtpLayer, h, kDraftKvClass, 0);
   build.feed_forward(kMtpLayer, h);
-  build.head(h, {Slot::kMtpNorm, kMtpLayer});
+  const WeightRef head = head_rows > 0 ? WeightRef{Slot::kMtpHead, kMtpLayer} : WeightRef{Slot::kLmHead, kNoLayer};
+  build.head(h, {Slot::kMtpNorm, kMtpLayer}, head, head_rows > 0 ? head_rows : config.vocabulary);
   Program program = build.take();
   program.hidden_in = hidden_in.buffer;
   return program;

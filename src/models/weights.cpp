@@ -146,6 +146,7 @@ WeightMatrix* find_matrix(ModelWeights* weights, Slot slot, int32_t layer, int32
   if (slot == Slot::kEmbed) return &weights->embed;
   if (slot == Slot::kLmHead) return &weights->lm_head;
   if (slot == Slot::kMtpFc) return weights->mtp ? &weights->mtp->fc : nullptr;
+  if (slot == Slot::kMtpHead) return weights->mtp && weights->mtp->head.n > 0 ? &weights->mtp->head : nullptr;
   if (layer == kNoLayer) return nullptr;
   LayerWeights* found = find_layer(weights, layer);
   return found == nullptr ? nullptr : find_layer_matrix(found, slot, expert);

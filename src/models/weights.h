@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "models/binding.h"
 #include "models/config.h"
+#include "plan/ids.h"
 #include "tensor/dtype.h"
 #include "weights/checkpoint.h"
 
@@ -71,6 +72,9 @@ struct MtpWeights {
   VectorView norm_hidden;     // [D], zero-centred
   VectorView norm;            // [D], zero-centred
   LayerWeights layer;
+  // What drafts are drawn from, where that is not lm_head (draft_head.h).
+  WeightMatrix head;              // [head_ids, D]; n is 0: lm_head
+  std::vector<TokenId> head_ids;  // of its rows
 };
 
 // Owned memory that views point into; addresses are stable and aligned to 64 bytes (a cache line, and a vector

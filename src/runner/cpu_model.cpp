@@ -24,6 +24,7 @@ std::unique_ptr<CpuModel> CpuModel::create(const ModelConfig& config, const Mode
   model->cpu = std::make_unique<Cpu>(options);
   model->weights = CpuWeights::pack(config, weights, *model->cpu);
   model->rope = RopeTable(config.rope_dims, config.rope_theta, positions);
+  if (weights.mtp) model->draft_ids = weights.mtp->head_ids;
   model->program = make_main_program(config, cpu_cache_sizes(config));
   return model;
 }

@@ -125,6 +125,7 @@ CpuWeights CpuWeights::pack(const ModelConfig& config, const ModelWeights& weigh
     vector(Slot::kMtpNormEmbedding, kMtpLayer, weights.mtp->norm_embedding);
     vector(Slot::kMtpNormHidden, kMtpLayer, weights.mtp->norm_hidden);
     vector(Slot::kMtpNorm, kMtpLayer, weights.mtp->norm);
+    if (weights.mtp->head.n > 0) matrix(Slot::kMtpHead, kMtpLayer, weights.mtp->head);
     add_layer(kMtpLayer, weights.mtp->layer);
   }
   out.bytes_ = packer.run(cpu);

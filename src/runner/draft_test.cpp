@@ -4,6 +4,8 @@
 // rejected or never asked for.
 #include "runner/draft_test.h"
 
+#include <numeric>
+
 #include "ops/sample/pinned_acceptance.h"
 
 namespace weir {
@@ -359,36 +361,122 @@ TEST_P(Draft, PinnedAcceptanceYieldsItsLengthAndTheModelGoesOnFromWhatWasYielded
 INSTANTIATE_TEST_SUITE_P(Models, Draft, testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit", "attention-only"),
                          ModelTestName());
 
+// Drafts among a part of the vocabulary, from rows in eight bits.
+class DraftVocabulary : public Draft {
+ protected:
+  // All biased ids and a few others; hardly one is its own index.
+  void SetUp() override {
+    Draft::SetUp();
+    if (HasFatalFailure()) return;
+    const auto vocabulary = static_cast<TokenId>(model_->config.vocabulary);
+    auto model = load_golden_model(GetParam(), 512,
+                                   draft_ids(2, std::vector<TokenId>{3, 17, 40, 41, 60, 77, 90, 130}, vocabulary));
+    ASSERT_TRUE(model.ok()) << model.error().text();
+    some_ = std::make_unique<SpyModel>(std::move(*model));
+    among_some_ = std::make_unique<Driver>(some_.get(), kDraftsMax);
+  }
+  std::unique_ptr<SpyModel> some_;
+  std::unique_ptr<Driver> among_some_;
+};
+
+int64_t sum(std::span<const int64_t> values) {
+  return std::accumulate(values.begin(), values.end(), int64_t{0});
+}
+
+TEST_P(DraftVocabulary, ChangesNoTokenAndNoProbability) {
+  for (const Kind kind : {Kind::kGreedy, Kind::kWide, Kind::kHot, Kind::kPenalties, Kind::kStopIds}) {
+    for (const int32_t prompt : {1, 64, 150}) {
+      SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind) << ", prompt " << prompt);
+      const Yielded plain = alone(plain_.get(), request(kind, prompt, 0), {});
+      expect_same_text(alone(among_some_.get(), request(kind, prompt, 3), {}), plain);
+    }
+  }
+  EXPECT_EQ(some_->spy.draft_logits, 10);
+  EXPECT_EQ(some_->draft_ids.size(), 10U);
+}
+
+// Hot rows take the noise's best of a few ids, which all are among the drafts': theirs is the same noise, by token id.
+TEST_P(DraftVocabulary, HasTheNoiseOfItsTokens) {
+  for (const int32_t prompt : {1, 64, 150}) {
+    alone(drafting_.get(), request(Kind::kHot, prompt, 3), {});
+    alone(among_some_.get(), request(Kind::kHot, prompt, 3), {});
+  }
+  const int64_t of_all = sum(drafting_->counts.accepted);
+  const int64_t of_some = sum(among_some_->counts.accepted);
+  std::printf("  accepted: %ld of all ids, %ld of some\n", static_cast<long>(of_all), static_cast<long>(of_some));
+  EXPECT_GT(of_all, 100);
+  EXPECT_GT(10 * of_some, 8 * of_all);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, DraftVocabulary, testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit"),
+                         ModelTestName());
+
 // The head of the shipped model was trained.
-TEST(DraftShipped, DraftsAreMostlyRight) {
-  const std::string folder = "share/weir-xs";
-  const auto config = read_model_config(folder);
-  ASSERT_TRUE(config.ok()) << config.error().text();
-  const auto checkpoint = Checkpoint::open(folder);
-  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().text();
-  const auto weights = load_weights(*config, **checkpoint);
-  ASSERT_TRUE(weights.ok()) << weights.error().text();
-  auto made = make_test_model(*config, *weights, 512);
-  ASSERT_TRUE(made.ok()) << made.error().text();
-  SpyModel model(std::move(*made));
-  Request request;
-  for (int32_t i = 0; i < 40; ++i) request.known.push_back(300 + i * i * 7 % 5000);
-  request.prompt_length = 40;
-  request.sampling.temperature = 0.0F;
-  request.sampling.max_tokens = 120;
-  request.sampling.logprobs = 1;
-  Driver plain(&model, 0);
-  plain.join(RowId(0), request);
-  plain.drive({});
-  request.drafts = 3;
-  Driver drafting(&model, 3);
-  drafting.join(RowId(0), request);
-  drafting.drive({});
-  EXPECT_EQ(drafting.yielded(RowId(0)).tokens, plain.yielded(RowId(0)).tokens);
-  EXPECT_EQ(drafting.yielded(RowId(0)).logprobs, plain.yielded(RowId(0)).logprobs);
-  std::printf("  %ld tokens in %ld steps\n", static_cast<long>(drafting.counts.tokens),
-              static_cast<long>(drafting.counts.steps));
-  EXPECT_GT(drafting.counts.tokens, 2 * drafting.counts.steps);
+class DraftShipped : public testing::Test {
+ protected:
+  // Greedy, 120 tokens behind prompts of 20, 40 and 60; drafts among `ids`, all if there are none.
+  static std::vector<Yielded> run(int32_t drafts, const std::vector<TokenId>& ids, DraftCounts* counts) {
+    const std::string folder = "share/weir-xs";
+    const auto config = read_model_config(folder);
+    EXPECT_TRUE(config.ok()) << config.error().text();
+    const auto checkpoint = Checkpoint::open(folder);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().text();
+    auto weights = load_weights(*config, **checkpoint);
+    EXPECT_TRUE(weights.ok()) << weights.error().text();
+    ThreadPool pool({.threads = 2});
+    if (!ids.empty()) add_draft_head(&*weights, ids, &pool);
+    auto made = make_test_model(*config, *weights, 512);
+    EXPECT_TRUE(made.ok()) << made.error().text();
+    SpyModel model(std::move(*made));
+    Driver driver(&model, drafts);
+    std::vector<Yielded> yielded;
+    for (const int32_t prompt : {20, 40, 60}) {
+      Request request;
+      for (int32_t i = 0; i < prompt; ++i) request.known.push_back(300 + i * i * 7 % 5000);
+      request.prompt_length = prompt;
+      request.sampling.temperature = 0.0F;
+      request.sampling.max_tokens = 120;
+      request.sampling.logprobs = 1;
+      request.drafts = drafts;
+      driver.join(RowId(0), request);
+      driver.drive({});
+      yielded.push_back(driver.leave(RowId(0)));
+    }
+    *counts = driver.counts;
+    return yielded;
+  }
+  static void expect_same_texts(const std::vector<Yielded>& a, const std::vector<Yielded>& b) {
+    for (size_t i = 0; i < a.size(); ++i) {
+      EXPECT_EQ(a[i].tokens, b[i].tokens);
+      EXPECT_EQ(a[i].logprobs, b[i].logprobs);
+    }
+  }
+};
+
+TEST_F(DraftShipped, DraftsAreMostlyRight) {
+  DraftCounts counts;
+  const auto plain = run(0, {}, &counts);
+  expect_same_texts(run(3, {}, &counts), plain);
+  std::printf("  %ld tokens in %ld steps\n", static_cast<long>(counts.tokens), static_cast<long>(counts.steps));
+  EXPECT_GT(counts.tokens, 2 * counts.steps);
+}
+
+// Its 8,176 merges, then the nine ids beside them.
+TEST_F(DraftShipped, AmongFewerIdsFewerDraftsAreRightAndTheTextIsTheSame) {
+  const std::vector<TokenId> also = {8176, 8177, 8178, 8179, 8180, 8181, 8182, 8183, 8184};
+  DraftCounts counts;
+  const auto plain = run(0, {}, &counts);
+  int64_t of_all = 0;
+  for (const int64_t first : {0, 8192, 4096, 2048, 512}) {
+    expect_same_texts(run(2, first == 0 ? std::vector<TokenId>() : draft_ids(first, also, 8185), &counts), plain);
+    std::printf("  %ld first ids: %ld tokens in %ld steps\n", static_cast<long>(first),
+                static_cast<long>(counts.tokens), static_cast<long>(counts.steps));
+    if (first == 0) of_all = counts.steps;
+    // Eight bits alone cost next to nothing.
+    if (first == 8192) {
+      EXPECT_LE(counts.steps, of_all + of_all / 20);
+    }
+  }
 }
 
 TEST(DraftLimits, AModelWithoutADraftHeadIsRefused) {

@@ -35,6 +35,7 @@ struct Spy {
   // Logits are NaN: of the backbone behind as many tokens and more, of the draft head.
   int64_t broken_from = std::numeric_limits<int64_t>::max();
   bool broken_drafts = false;
+  int64_t draft_logits = 0;  // of the draft head's last row
 };
 
 // The draft head's executor, looked at; or the backbone's, whose steps begin the chains.
@@ -63,6 +64,7 @@ class SpyExecutor final : public Executor {
   bool drafts() const { return program_->hidden_in.valid(); }
   void look(const SampledBlock& block, SampledBlock* seen) {
     const auto width = static_cast<size_t>(program_->buffer(program_->logits).width);
+    if (drafts()) spy_->draft_logits = static_cast<int64_t>(width);
     logits_.assign(block.logits, block.logits + static_cast<size_t>(block.count) * width);
     seen->logits = logits_.data();
     for (int64_t i = 0; i < block.count; ++i) {
@@ -92,6 +94,7 @@ struct SpyModel final : Model {
   explicit SpyModel(std::unique_ptr<Model> of) : inner(std::move(of)) {
     config = inner->config;
     program = inner->program;
+    draft_ids = inner->draft_ids;
     CpuOptions options;
     options.threads = 2;
     cpu = std::make_unique<Cpu>(options);

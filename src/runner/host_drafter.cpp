@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -17,8 +18,9 @@ int64_t rows_of(const RunnerLimits& limits) {
   return int64_t{limits.step_tokens_max} + limits.rows_max;
 }
 
-int64_t hidden_bytes(const ModelConfig& config, const RunnerLimits& limits) {
-  return rows_of(limits) * config.hidden * static_cast<int64_t>(sizeof(float));
+int64_t own_bytes(const ModelConfig& config, const RunnerLimits& limits, bool some_ids) {
+  const int64_t all_ids = some_ids ? config.vocabulary : 0;
+  return (rows_of(limits) * config.hidden + all_ids) * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace
@@ -32,7 +34,11 @@ Result<std::unique_ptr<Drafter>> HostDrafter::create(Model* model, Caches* cache
 }
 
 HostDrafter::HostDrafter(Model* model, Caches* caches, Executor* main, const RunnerLimits& limits)
-    : model_(model), caches_(caches), main_(main), limits_(limits), program_(make_draft_program(model->config)) {
+    : model_(model),
+      caches_(caches),
+      main_(main),
+      limits_(limits),
+      program_(make_draft_program(model->config, static_cast<int64_t>(model->draft_ids.size()))) {
   const auto sequences = static_cast<size_t>(limits.rows_max);
   const auto rows = static_cast<size_t>(limits.step_tokens_max);
   const auto width = static_cast<size_t>(model->config.hidden);
@@ -46,14 +52,17 @@ HostDrafter::HostDrafter(Model* model, Caches* caches, Executor* main, const Run
   sampled_.reserve(sequences);
   proposing_.reserve(sequences);
   going_on_.reserve(sequences);
+  if (model->draft_ids.empty()) return;
+  all_ids_.assign(static_cast<size_t>(model->config.vocabulary), -std::numeric_limits<float>::infinity());
 }
 
 int64_t HostDrafter::buffer_bytes() const {
-  return draft_->buffer_bytes() + hidden_bytes(model_->config, limits_);
+  return draft_->buffer_bytes() + own_bytes(model_->config, limits_, !all_ids_.empty());
 }
 
-int64_t HostDrafter::work_bytes(const ModelConfig& config, const RunnerLimits& limits) {
-  return weir::work_bytes(config, make_draft_program(config), rows_of(limits)) + hidden_bytes(config, limits);
+int64_t HostDrafter::work_bytes(const ModelConfig& config, const RunnerLimits& limits, int64_t head_rows) {
+  return weir::work_bytes(config, make_draft_program(config, head_rows), rows_of(limits)) +
+         own_bytes(config, limits, head_rows > 0);
 }
 
 void HostDrafter::finish(const StepPlan& plan, const StepRows& rows, const StepResult& result, BatchTable* table,
@@ -175,7 +184,7 @@ void HostDrafter::run_pass(Sampler* sampler) {
   batch.sequences = sequences_;
   batch.sampled = sampled_;
   draft_->run(batch, [&](const SampledBlock& block) {
-    const int64_t width = model_->config.vocabulary;
+    const int64_t width = program_.buffer(program_.logits).width;
     for (int64_t i = 0; i < block.count; ++i) {
       propose(proposing_[static_cast<size_t>(block.first + i)], {block.logits + i * width, static_cast<size_t>(width)},
               block.normed + i * model_->config.hidden, sampler);
@@ -198,12 +207,19 @@ void HostDrafter::propose(Item* item, std::span<const float> logits, const float
   args.position = row.position + row.draft_count + 1;
   args.output_count = args.position - row.prompt_length;
   args.vocabulary = limits_.vocabulary;
-  row.drafts[static_cast<size_t>(row.draft_count++)] = sampler->sample(logits, args);
+  row.drafts[static_cast<size_t>(row.draft_count++)] = sampler->sample(of_all_ids(logits), args);
   if (row.draft_count < item->drafts) {
     const int64_t width = model_->config.hidden;
     std::copy_n(normed, width, recycled_.data() + static_cast<int64_t>(going_on_.size()) * width);
     going_on_.push_back(item);
   }
+}
+
+// Sampling, its noise and its penalties go by token id.
+std::span<const float> HostDrafter::of_all_ids(std::span<const float> logits) {
+  if (all_ids_.empty()) return logits;
+  for (size_t i = 0; i < logits.size(); ++i) all_ids_[static_cast<size_t>(model_->draft_ids[i])] = logits[i];
+  return all_ids_;
 }
 
 }  // namespace weir

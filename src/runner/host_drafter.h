@@ -25,7 +25,8 @@ class HostDrafter final : public Drafter {
 
   int64_t buffer_bytes() const override;
   // Bytes of the buffers that drafting needs on the CPU beside the backbone's.
-  static int64_t work_bytes(const ModelConfig& config, const RunnerLimits& limits);
+  // `head_rows` as for make_draft_program().
+  static int64_t work_bytes(const ModelConfig& config, const RunnerLimits& limits, int64_t head_rows);
 
  private:
   // One sequence of the step.
@@ -48,6 +49,7 @@ class HostDrafter final : public Drafter {
   void chain(Sampler* sampler);
   void run_pass(Sampler* sampler);
   void propose(Item* item, std::span<const float> logits, const float* normed, Sampler* sampler);
+  std::span<const float> of_all_ids(std::span<const float> logits);
   void begin_pass();
 
   Model* model_;
@@ -68,6 +70,8 @@ class HostDrafter final : public Drafter {
   std::vector<int32_t> sampled_;
   std::vector<Item*> proposing_;  // as sampled_
   std::vector<Item*> going_on_;   // those with another draft to come, as recycled_
+  // [V], where logits are of some ids: minus infinity for the others.
+  std::vector<float> all_ids_;
 };
 
 }  // namespace weir

@@ -147,6 +147,8 @@ struct Model {
   ModelConfig config;
   std::unique_ptr<Cpu> cpu;  // the host's threads, for what is done there on every device
   Program program;           // the backbone
+  // Which ids the draft program's logits are of; empty: of all. make_draft_program() takes their number.
+  std::vector<TokenId> draft_ids;
 
   virtual ~Model() = default;
   virtual bool has_draft_head() const = 0;

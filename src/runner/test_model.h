@@ -8,7 +8,9 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "models/draft_head.h"
 #include "models/weights.h"
 #include "runner/cpu_model.h"
 #include "runner/gpu_model.h"
@@ -47,15 +49,19 @@ inline const char* golden_with_drafts() {
   return device == nullptr || std::string_view(device) == "cpu" ? "moe-odd" : "moe-fit";
 }
 
-// The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path.
-inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& name, int64_t positions) {
+// The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path; its
+// drafts drawn among `draft_ids`, if there are any.
+inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& name, int64_t positions,
+                                                         const std::vector<TokenId>& draft_ids = {}) {
   const std::string folder = name.find('/') == std::string::npos ? "tests/data/goldens/" + name : name;
   std::ifstream file(folder + "/config.json");
   std::stringstream text;
   text << file.rdbuf();
   WEIR_ASSIGN_OR_RETURN(const auto config, parse_model_config(text.str()));
   WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(folder));
-  WEIR_ASSIGN_OR_RETURN(const auto weights, load_weights(config, *checkpoint));
+  WEIR_ASSIGN_OR_RETURN(auto weights, load_weights(config, *checkpoint));
+  ThreadPool pool({.threads = 2});
+  if (!draft_ids.empty()) add_draft_head(&weights, draft_ids, &pool);
   return make_test_model(config, weights, positions);
 }
 

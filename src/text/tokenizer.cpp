@@ -20,6 +20,7 @@ class ByteLevelTokenizer final : public Tokenizer {
   std::string decode(std::span<const TokenId> ids, bool skip_special) const override;
   int32_t size() const override { return static_cast<int32_t>(added_of_.size()); }
   bool is_special(TokenId id) const override;
+  std::vector<TokenId> added_ids() const override;
   bool contains(TokenId id) const override { return !bytes(id).empty(); }
   std::optional<TokenId> find(std::string_view token_text) const override;
 
@@ -192,6 +193,14 @@ std::string_view ByteLevelTokenizer::bytes(TokenId id) const {
 bool ByteLevelTokenizer::is_special(TokenId id) const {
   const AddedToken* token = added(id);
   return token != nullptr && token->special;
+}
+
+std::vector<TokenId> ByteLevelTokenizer::added_ids() const {
+  std::vector<TokenId> ids;
+  for (TokenId id = 0; id < size(); ++id) {
+    if (added(id) != nullptr) ids.push_back(id);
+  }
+  return ids;
 }
 
 std::string ByteLevelTokenizer::decode(std::span<const TokenId> ids, bool skip_special) const {

@@ -72,6 +72,9 @@ class Tokenizer {
 
   virtual bool is_special(TokenId id) const = 0;
 
+  // Every added token, special or not, in ascending order.
+  virtual std::vector<TokenId> added_ids() const = 0;
+
   // Whether `id` is a token (of the vocabulary or added).
   virtual bool contains(TokenId id) const = 0;
 

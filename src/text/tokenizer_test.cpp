@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <thread>
 
@@ -100,6 +101,9 @@ TEST(Tokenizer, TheTokenTableOfTheRealFileIsWhole) {
   EXPECT_FALSE(tokenizer->find("").has_value());
   EXPECT_TRUE(tokenizer->is_special(151645));
   EXPECT_FALSE(tokenizer->is_special(151667));
+  std::vector<TokenId> added(26);  // the tool and thinking marks among them, which are not special
+  std::iota(added.begin(), added.end(), 151643);
+  EXPECT_EQ(tokenizer->added_ids(), added);
   EXPECT_TRUE(tokenizer->contains(151668));
   for (const TokenId id : {-1, 151669, INT32_MAX, INT32_MIN}) {
     EXPECT_TRUE(tokenizer->bytes(id).empty()) << id;

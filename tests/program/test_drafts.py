@@ -1,4 +1,5 @@
 """Drafts of the model's own head from the outside: no answer depends on them, and the metrics count them."""
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -174,6 +175,32 @@ def test_run_gives_the_same_ids_with_drafts_and_says_how_many_held(shipped):
             assert int(tokens) >= int(accepted) > 0 and abs(float(rate) - 1 - int(accepted) / int(rounds)) < 0.01
 
 
+@pytest.mark.parametrize("count", [1, 512, "32k"])
+def test_drafts_among_a_part_of_the_vocabulary_change_no_text(shipped, count):
+    command = ("run", shipped, "Tell me a story.", "--print-token-ids", "--max-tokens", 48, "--stats")
+    flags = ("--num-speculative-tokens", 2, "--no-adaptive-drafts", "--draft-vocabulary", count)
+    for sampling in (("--temperature", 0), ("--temperature", 1, "--seed", 7)):
+        without, done = weir(*command, *sampling), weir(*command, *sampling, *flags)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == without.stdout and " drafts in " in done.stderr
+
+
+def test_a_server_that_drafts_among_few_ids_answers_the_same(launch, plain, expected):
+    server = launch("--num-speculative-tokens", 3, "--no-adaptive-drafts", "--draft-vocabulary", "1k")
+    for body, known in expected:
+        assert said(server, **body) == known, body
+    assert server.metrics()["vllm:spec_decode_num_accepted_tokens_total"] > 0
+
+
+def test_the_plan_counts_the_head_of_the_drafts(shipped):
+    plan = json.loads(weir("plan", shipped, "--json", "--num-speculative-tokens", 2, "--draft-vocabulary", 1024).stdout)
+    # One id ends a turn; 256 codes an id, and two scales for each block of 128 ids.
+    assert plan["memory"]["draft_head_bytes"] == 1025 * 256 + 9 * 2 * 4
+    head, = (row for row in plan["operations"] if row["what"].startswith("mtp_head"))
+    assert head["what"] == "mtp_head [1025, 256]" and head["stored_as"] == "FP8 128x128"
+    assert json.loads(weir("plan", shipped, "--json", "--num-speculative-tokens", 2).stdout)["memory"]["draft_head_bytes"] == 0
+
+
 # Mistakes
 
 @pytest.mark.parametrize("config,said_of_it", [
@@ -189,6 +216,7 @@ def test_a_bad_speculative_config_is_refused_with_one_that_is_good(shipped, conf
 
 @pytest.mark.parametrize("flags,said_of_it", [
     (("--num-speculative-tokens", 8), "from 0 to 7"), (("--num-speculative-tokens", -1), "from 0 to 7"),
+    (("--draft-vocabulary", 512), "--num-speculative-tokens"), (("--draft-vocabulary", -1), "--draft-vocabulary"),
     (("--num-speculative-tokens", "two"), "from 0 to 7"), (("--method", "ngram"), "mtp"),
     (("--num-speculative-tokens", 2, "--speculative-config", '{"method": "mtp"}'), "--num-speculative-tokens"),
     (("--checkpoint-interval", 100), "multiple of 64"), (("--checkpoint-interval", 1), "multiple of 64"),

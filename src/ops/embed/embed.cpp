@@ -6,6 +6,7 @@
 #include "tensor/bf16.h"
 #include "tensor/fp8.h"
 #include "tensor/mxfp4.h"
+#include "tensor/weight_rows.h"
 
 namespace weir {
 namespace {
@@ -42,30 +43,6 @@ float packed_value(const PackedMatrix& w, int64_t tile, int64_t lane, int64_t k)
   return 0;
 }
 
-float scale_value(const WeightMatrix& w, int64_t index) {
-  return w.scale_dtype == DType::kF32 ? read<float>(w.scales, index) : bf16_to_float(read<uint16_t>(w.scales, index));
-}
-
-float stored_value(const WeightMatrix& w, int64_t n, int64_t k) {
-  const std::byte* row = w.data + n * w.row_bytes;
-  switch (w.format) {
-    case WeightFormat::kF32:
-      return read<float>(row, k);
-    case WeightFormat::kBf16:
-      return bf16_to_float(read<uint16_t>(row, k));
-    case WeightFormat::kFp8Block:
-      return fp8_e4m3_to_float(read<uint8_t>(row, k)) * scale_value(w, n / kFp8Block * w.scale_stride + k / kFp8Block);
-    case WeightFormat::kFp8Row:
-      return fp8_e4m3_to_float(read<uint8_t>(row, k)) * scale_value(w, n * w.scale_stride);
-    case WeightFormat::kMxfp4: {
-      const auto pair = read<uint8_t>(row, k / 2);
-      const auto code = static_cast<uint8_t>(k % 2 == 0 ? pair & 15 : pair >> 4);
-      return e2m1_to_float(code) * e8m0_to_float(read<uint8_t>(w.scales, n * w.scale_stride + k / kMxfp4Group));
-    }
-  }
-  return 0;
-}
-
 // A row takes a fraction of a microsecond: threads are woken only for many.
 constexpr int64_t kRowsPerTask = 64;
 
@@ -92,9 +69,7 @@ void embed(Cpu& cpu, const PackedMatrix& table, std::span<const int32_t> ids, fl
 }
 
 void embed(Cpu& cpu, const WeightMatrix& table, std::span<const int32_t> ids, float* y, int64_t y_stride) {
-  for_rows(cpu, ids, table.n, [&](int64_t t, int64_t id) {
-    for (int64_t k = 0; k < table.k; ++k) y[t * y_stride + k] = stored_value(table, id, k);
-  });
+  for_rows(cpu, ids, table.n, [&](int64_t t, int64_t id) { read_row(table, id, y + t * y_stride); });
 }
 
 }  // namespace weir

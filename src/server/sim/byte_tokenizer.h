@@ -26,6 +26,7 @@ class ByteTokenizer final : public Tokenizer {
   std::string decode(std::span<const TokenId> ids, bool skip_special) const override;
   int32_t size() const override { return static_cast<int32_t>(texts_.size()); }
   bool is_special(TokenId id) const override { return id >= kTurnStart && id <= kTextEnd; }
+  std::vector<TokenId> added_ids() const override { return {kTurnStart, kTurnEnd, kTextEnd}; }
   bool contains(TokenId id) const override { return id >= 0 && id < size(); }
   std::optional<TokenId> find(std::string_view token_text) const override;
 
