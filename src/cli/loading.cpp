@@ -224,10 +224,6 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   if (options.draft_vocabulary > 0 && plan.limits.drafts_max == 0) {
     return Error{ErrorCode::kInvalidArgument, "--draft-vocabulary without drafts", "give --num-speculative-tokens too"};
   }
-  if (draft_ids > 0 && on_gpu) {
-    return Error{ErrorCode::kUnsupported, fmt::format("{}: --draft-vocabulary is for the CPU only", options.device),
-                 "leave it out, or give --device cpu"};
-  }
   if (draft_ids > 0) plan.draft_head_bytes = draft_head_bytes(draft_ids, config.hidden);
   plan.layout = cache_layout(config, sizes, plan.limits.drafts_max > 0);
   plan.weight_bytes = weight_bytes;

@@ -74,8 +74,8 @@ int64_t gpu_work_bytes(const ModelConfig& config, const Program& program, int64_
   return bytes + kStates + kLoading + kGraphs;
 }
 
-int64_t gpu_draft_bytes(const ModelConfig& config, const RunnerLimits& limits) {
-  return gpu_work_bytes(config, make_draft_program(config), PackedDrafter::pass_rows(limits), limits.rows_max) +
+int64_t gpu_draft_bytes(const ModelConfig& config, const RunnerLimits& limits, int64_t head_rows) {
+  return gpu_work_bytes(config, make_draft_program(config, head_rows), PackedDrafter::pass_rows(limits), limits.rows_max) +
          PackedDrafter::work_bytes(config, limits);
 }
 
@@ -89,6 +89,7 @@ Result<std::unique_ptr<GpuModel>> GpuModel::create(std::unique_ptr<device::Devic
   model->config = config;
   model->cpu = std::make_unique<Cpu>(host);
   model->stream = model->device->stream();
+  if (weights.mtp) model->draft_ids = weights.mtp->head_ids;
   if (model->packed) {
     WEIR_ASSIGN_OR_RETURN(model->packed_weights,
                           PackedWeights::upload(config, weights, {model->device.get(), &model->stream}));
@@ -122,8 +123,8 @@ Result<std::unique_ptr<Executor>> GpuModel::make_executor(const Program& of, Cac
 
 Result<std::unique_ptr<Drafter>> GpuModel::make_drafter(Caches* caches, Executor* main, const RunnerLimits& limits) {
   WEIR_CHECK(packed, "drafts by the plain kernels");
-  return PackedDrafter::create(config, packed_weights, rope, {device.get(), &stream}, static_cast<GpuCaches*>(caches),
-                               static_cast<PackedExecutor*>(main), limits);
+  return PackedDrafter::create(config, packed_weights, draft_ids, rope, {device.get(), &stream},
+                               static_cast<GpuCaches*>(caches), static_cast<PackedExecutor*>(main), limits);
 }
 
 }  // namespace weir

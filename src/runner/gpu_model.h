@@ -16,8 +16,8 @@ CacheSizes gpu_cache_sizes(const ModelConfig& config);
 // loading takes.
 int64_t gpu_work_bytes(const ModelConfig& config, const Program& program, int64_t rows, int64_t sequences);
 
-// The same of the draft head beside them.
-int64_t gpu_draft_bytes(const ModelConfig& config, const RunnerLimits& limits);
+// The same of the draft head beside them; `head_rows` as for make_draft_program().
+int64_t gpu_draft_bytes(const ModelConfig& config, const RunnerLimits& limits, int64_t head_rows);
 
 struct GpuModel final : Model {
   std::unique_ptr<device::Device> device;

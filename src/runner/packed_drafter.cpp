@@ -35,9 +35,10 @@ int64_t staging_bytes(int64_t sequences) {
 }  // namespace
 
 Result<std::unique_ptr<Drafter>> PackedDrafter::create(const ModelConfig& config, const PackedWeights& weights,
-                                                       const GpuRope& rope, Gpu gpu, GpuCaches* caches,
-                                                       PackedExecutor* main, const RunnerLimits& limits) {
-  std::unique_ptr<PackedDrafter> drafter(new PackedDrafter(config, gpu, caches, main, limits));
+                                                       std::span<const TokenId> ids, const GpuRope& rope, Gpu gpu,
+                                                       GpuCaches* caches, PackedExecutor* main,
+                                                       const RunnerLimits& limits) {
+  std::unique_ptr<PackedDrafter> drafter(new PackedDrafter(config, ids, gpu, caches, main, limits));
   const ExecutorLimits sizes{pass_rows(limits), limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
   WEIR_ASSIGN_OR_RETURN(drafter->draft_,
                         PackedExecutor::create(drafter->program_, config, weights, rope, gpu, caches, sizes));
@@ -46,14 +47,15 @@ Result<std::unique_ptr<Drafter>> PackedDrafter::create(const ModelConfig& config
   return std::unique_ptr<Drafter>(std::move(drafter));
 }
 
-PackedDrafter::PackedDrafter(const ModelConfig& config, Gpu gpu, GpuCaches* caches, PackedExecutor* main,
-                             const RunnerLimits& limits)
+PackedDrafter::PackedDrafter(const ModelConfig& config, std::span<const TokenId> ids, Gpu gpu, GpuCaches* caches,
+                             PackedExecutor* main, const RunnerLimits& limits)
     : config_(config),
       gpu_(gpu),
       caches_(caches),
       main_(main),
       limits_(limits),
-      program_(make_draft_program(config)) {
+      program_(make_draft_program(config, static_cast<int64_t>(ids.size()))),
+      ids_(ids.begin(), ids.end()) {
   const auto sequences = static_cast<size_t>(limits.rows_max);
   items_.reserve(sequences);
   kv_.reserve(sequences);
@@ -76,6 +78,7 @@ int64_t PackedDrafter::lay_out(std::byte* base) {
   take(clean_, limits_.step_tokens_max);
   take(chosen_, sequences);
   take(each_, sequences);
+  take(device_ids_, static_cast<int64_t>(ids_.size()));
   take(chain_rows_, passes * sequences);
   take(pass_sample_, passes * sequences);
   take(drafts_, passes * sequences);
@@ -103,6 +106,14 @@ Status PackedDrafter::allocate() {
   std::vector<int32_t> each(static_cast<size_t>(sequences));
   std::iota(each.begin(), each.end(), 0);
   gpu_.stream->copy_in(reinterpret_cast<std::byte*>(each_), each.data(), sequences * kFloat);
+  if (!ids_.empty()) {
+    gpu_.stream->copy_in(reinterpret_cast<std::byte*>(device_ids_), ids_.data(),
+                         static_cast<int64_t>(ids_.size()) * kFloat);
+    size_t same = 0;
+    while (same < ids_.size() && ids_[same] == static_cast<TokenId>(same)) ++same;
+    draft_->sampled_ids_ = device_ids_;
+    draft_->sampled_identity_ = static_cast<int32_t>(same / 4 * 4);
+  }
   return gpu_.stream->wait();
 }
 
@@ -275,6 +286,7 @@ GpuDraftArgs PackedDrafter::args_of(const Shape& shape) const {
   args.passes = static_cast<int32_t>(shape.passes);
   args.width = static_cast<int32_t>(config_.hidden);
   args.slots = static_cast<int32_t>(kHiddenRing);
+  args.pinned = limits_.pinned_acceptance;
   return args;
 }
 

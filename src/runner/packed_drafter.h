@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "ops/draft/draft_args.h"
@@ -18,9 +19,9 @@ namespace weir {
 class PackedDrafter final : public Drafter {
  public:
   // Borrows all but the limits. Everything that steps of these limits need is allocated here, and the passes of few
-  // sequences are recorded.
+  // sequences are recorded. `ids`: what drafts are drawn from, ascending; empty: all.
   static Result<std::unique_ptr<Drafter>> create(const ModelConfig& config, const PackedWeights& weights,
-                                                 const GpuRope& rope, Gpu gpu, GpuCaches* caches, PackedExecutor* main,
+                                                 std::span<const TokenId> ids, const GpuRope& rope, Gpu gpu, GpuCaches* caches, PackedExecutor* main,
                                                  const RunnerLimits& limits);
 
   void enqueue(const StepPlan& plan, const StepRows& rows, BatchTable* table) override;
@@ -57,8 +58,8 @@ class PackedDrafter final : public Drafter {
     auto operator<=>(const Shape&) const = default;
   };
 
-  PackedDrafter(const ModelConfig& config, Gpu gpu, GpuCaches* caches, PackedExecutor* main,
-                const RunnerLimits& limits);
+  PackedDrafter(const ModelConfig& config, std::span<const TokenId> ids, Gpu gpu, GpuCaches* caches,
+                PackedExecutor* main, const RunnerLimits& limits);
   Status allocate();
   int64_t lay_out(std::byte* base);
   Status record();
@@ -77,6 +78,7 @@ class PackedDrafter final : public Drafter {
   PackedExecutor* main_;
   const RunnerLimits limits_;
   const Program program_;
+  const std::vector<TokenId> ids_;
   std::unique_ptr<PackedExecutor> draft_;
 
   std::vector<Item> items_;
@@ -93,6 +95,7 @@ class PackedDrafter final : public Drafter {
   int32_t* clean_ = nullptr;                // of the step's sampled rows
   int32_t* chosen_ = nullptr;               // [S]
   int32_t* each_ = nullptr;                 // [S]: 0, 1, 2, ...
+  int32_t* device_ids_ = nullptr;           // ids_
   GpuRow* chain_rows_ = nullptr;            // [drafts][S]
   GpuSampleRow* pass_sample_ = nullptr;     // [drafts][S]
   int32_t* drafts_ = nullptr;               // [drafts][S]

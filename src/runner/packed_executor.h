@@ -181,6 +181,8 @@ class PackedExecutor final : public Executor {
   int32_t* tokens_ = nullptr;       // of the sampled rows
   int32_t* next_tokens_ = nullptr;  // of each row of the batch table
   GpuSampleScratch* sample_scratch_ = nullptr;
+  const int32_t* sampled_ids_ = nullptr;  // of the logits' columns, see GpuSampleArgs
+  int32_t sampled_identity_ = 0;
   std::byte* tables_ = nullptr;
   device::PinnedBytes logits_;  // of a block, and its normed rows
   std::array<Flight, kFlights> flights_;

@@ -89,13 +89,16 @@ void PackedExecutor::sample_rows(const Rows& rows) {
   if (config_.vocabulary > kGpuSampleWidthMax) return;
   GpuSampleArgs args;
   args.logits = data({program_.logits, 0});
-  args.logits_stride = config_.vocabulary;
+  args.logits_stride = stride({program_.logits, 0});
   args.rows = rows.sample;
   args.scratch = sample_scratch_;
   args.tokens = rows.tokens;
   args.next_tokens = next_tokens_;
-  args.width = static_cast<int32_t>(config_.vocabulary);
-  args.vocabulary = static_cast<int32_t>(limits_.vocabulary > 0 ? limits_.vocabulary : config_.vocabulary);
+  args.width = static_cast<int32_t>(args.logits_stride);
+  args.vocabulary = args.width;
+  args.ids = sampled_ids_;
+  args.identity = sampled_identity_;
+  if (sampled_ids_ == nullptr && limits_.vocabulary > 0) args.vocabulary = static_cast<int32_t>(limits_.vocabulary);
   sample(gpu_, args, rows.count);
 }
 

@@ -288,6 +288,7 @@ void PackedWeights::collect(const ModelConfig& config, const ModelWeights& weigh
     vector(Slot::kMtpNormEmbedding, kMtpLayer, weights.mtp->norm_embedding);
     vector(Slot::kMtpNormHidden, kMtpLayer, weights.mtp->norm_hidden);
     vector(Slot::kMtpNorm, kMtpLayer, weights.mtp->norm);
+    if (weights.mtp->head.n > 0) uploader->add(&matrices_[key({Slot::kMtpHead, kMtpLayer})], &weights.mtp->head);
     collect_layer(config, kMtpLayer, weights.mtp->layer, uploader);
   }
 }

@@ -2,14 +2,16 @@
 // next step goes on from. A few rows each: bound by latency.
 #include "device/kernel.h"
 #include "ops/draft/draft_args.h"
+#include "ops/sample/pinned_acceptance.h"
 
 namespace weir {
 
-// One block. A draft holds if it is the token that was sampled before it.
+// One block. A draft holds if it is the token that was sampled before it, or by chance where acceptance is pinned.
 WEIR_KERNEL(weir_draft_accept, GpuDraftArgs) {
   const int thread = static_cast<int>(threadIdx.x);
   const int threads = static_cast<int>(blockDim.x);
   for (int i = thread; i < args.sampled; i += threads) args.clean[i] = max(args.tokens[i], 0);
+  __syncthreads();
   for (int s = thread; s < args.count; s += threads) {
     const GpuDraftSequence own = args.sequences[s];
     int last = own.known;  // position of the token sampled last
@@ -18,7 +20,12 @@ WEIR_KERNEL(weir_draft_accept, GpuDraftArgs) {
       const int32_t* token = args.tokens + own.sampled;
       const int32_t* draft = args.ids + own.row_begin - own.position;
       const int end = own.position + own.rows;
-      while (last < end && *token == draft[last]) {
+      while (last < end) {
+        if (args.pinned < 0 ? *token != draft[last]
+                            : !pinned_accepts(args.sample[s].seed, last, static_cast<uint64_t>(args.pinned))) {
+          break;
+        }
+        if (args.pinned >= 0) args.clean[token - args.tokens] = draft[last];
         ++token;
         ++last;
       }

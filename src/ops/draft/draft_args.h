@@ -33,11 +33,12 @@ struct GpuDraftArgs {
   const GpuRow* pass_rows = nullptr;            // [P] of the draft head's first pass
   const GpuSampleRow* sample = nullptr;         // [S], positions left open
   // Out.
-  int32_t* clean = nullptr;           // [R]: tokens, 0 where they are not finite
+  int32_t* clean = nullptr;           // [R]: the tokens of their places, 0 where they are not finite
   int32_t* chosen = nullptr;          // [S]: the pass's row of the token sampled last
   GpuRow* chain_rows = nullptr;       // [passes][S]; negative positions: no row
   GpuSampleRow* pass_sample = nullptr;  // [passes][S]
   float* hidden = nullptr;            // [P, D]: the hidden row before each of the pass's tokens
+  int64_t pinned = -1;                // threshold of ops/sample/pinned_acceptance.h; -1: acceptance is real
   int32_t count = 0;                  // S
   int32_t sampled = 0;                // R
   int32_t passes = 0;

@@ -53,6 +53,13 @@ WEIR_DEVICE void take_group(const GpuSampleArgs& args, const GpuSampleRow& row, 
   }
   uint32_t words[4];
   noise_words(row.seed, row.position, static_cast<uint32_t>(group), words);
+  if (args.ids != nullptr && id >= args.identity) {
+    // Columns here are no ids of one group.
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i < left) words[i] = noise_bits(row.seed, row.position, args.ids[id + i]);
+    }
+  }
   score(__fmul_rn(x.x, row.scale), words[0], id, left > 0, best);
   score(__fmul_rn(x.y, row.scale), words[1], id + 1, left > 1, best);
   score(__fmul_rn(x.z, row.scale), words[2], id + 2, left > 2, best);
@@ -447,7 +454,7 @@ WEIR_DEVICE void sample_filtered(const GpuSampleArgs& args, const GpuSampleRow& 
     f.each([&](float x, int id) {
       if (!f.keeps(x, id)) return;
       if (row.min_p > 0.0F && portable_exp(__fsub_rn(x, f.top)) < row.min_p) return;
-      own = larger(own, ranked(__fadd_rn(x, gumbel_noise(row.seed, row.position, id)), id));
+      own = larger(own, ranked(__fadd_rn(x, gumbel_noise(row.seed, row.position, id_of_column(args, id))), id));
     });
   }
   own = block_max(shared, own);

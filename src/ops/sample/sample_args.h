@@ -46,6 +46,10 @@ struct GpuSampleArgs {
   int32_t* next_tokens = nullptr;       // out: [GpuSampleRow::row]; 0 where tokens has -1
   int32_t width = 0;                    // V
   int32_t vocabulary = 0;               // ids at and above are padding: never sampled
+  // Of logits that are of some ids alone: column i is id i, and ids[i] from `identity` on, a multiple of 4. Ids ascend;
+  // `width` and `vocabulary` count columns. Null: all are ids.
+  const int32_t* ids = nullptr;
+  int32_t identity = 0;
   int32_t aligned = 0;                  // logits can be read 16 bytes at a time (the front fills this in)
   int32_t reserved = 0;
 };

@@ -43,7 +43,19 @@ WEIR_DEVICE bool not_finite(float4 x) {
   return not_finite(x.x) || not_finite(x.y) || not_finite(x.z) || not_finite(x.w);
 }
 
-// The block's share of a row: groups [begin, end), ids [low, high).
+WEIR_DEVICE int id_of_column(const GpuSampleArgs& args, int column) {
+  return args.ids == nullptr || column < args.identity ? column : args.ids[column];
+}
+// -1: none is.
+WEIR_DEVICE int column_of_id(const GpuSampleArgs& args, int id) {
+  if (args.ids == nullptr || id < args.identity) return id;
+  for (int column = args.identity; column < args.width; ++column) {
+    if (args.ids[column] == id) return column;
+  }
+  return -1;
+}
+
+// The block's share of a row: groups [begin, end), columns [low, high).
 struct Part {
   int begin;
   int end;
@@ -93,7 +105,7 @@ inline constexpr Ranked kBroken = ~Ranked{0};
 
 WEIR_DEVICE void finish(const GpuSampleArgs& args, const GpuSampleRow& row, Ranked best) {
   // Nothing is left where every id is masked: the first is as good as any.
-  const int token = best == 0 || best == kBroken ? 0 : id_of(best);
+  const int token = best == 0 || best == kBroken ? 0 : id_of_column(args, id_of(best));
   args.tokens[blockIdx.y] = best == kBroken ? -1 : token;
   args.next_tokens[row.row] = token;
 }
@@ -120,10 +132,10 @@ WEIR_DEVICE bool stage(const GpuSampleArgs& args, const GpuSampleRow& row, const
     }
   }
   for (int i = thread(); i < biases; i += kSampleThreads) {
-    shared.bias_token[i] = row.bias[i].token;
+    shared.bias_token[i] = column_of_id(args, row.bias[i].token);
     shared.bias_value[i] = row.bias[i].bias;
   }
-  for (int i = thread(); i < banned; i += kSampleThreads) shared.banned[i] = row.banned[i];
+  for (int i = thread(); i < banned; i += kSampleThreads) shared.banned[i] = column_of_id(args, row.banned[i]);
   __syncthreads();
   const int high = min(part.high, args.vocabulary);
   for (int i = thread(); i < biases; i += kSampleThreads) {
@@ -145,8 +157,9 @@ WEIR_DEVICE bool stage(const GpuSampleArgs& args, const GpuSampleRow& row, const
     if (token >= part.low && token < high) values[token - part.low] = -kInfinity;
   }
   if (row.mask != nullptr) {
-    for (int id = part.low + thread(); id < high; id += kSampleThreads) {
-      if ((row.mask[id / 32] >> (id % 32) & 1U) == 0) values[id - part.low] = -kInfinity;
+    for (int column = part.low + thread(); column < high; column += kSampleThreads) {
+      const int id = id_of_column(args, column);
+      if ((row.mask[id / 32] >> (id % 32) & 1U) == 0) values[column - part.low] = -kInfinity;
     }
   }
   __syncthreads();
