@@ -9,25 +9,21 @@
 #include "cli/commands.h"
 
 namespace weir {
-namespace {
-
-Result<std::vector<int64_t>> read_list(const std::string& text, int64_t high) {
+Result<std::vector<int64_t>> read_numbers(const char* flag, const std::string& text, int64_t high, const char* limit) {
   std::vector<int64_t> values;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find(',', at), text.size());
     int64_t value = 0;
     const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, value);
     if (error != std::errc() || stop != text.data() + end || value < 1 || value > high) {
-      return Error{ErrorCode::kInvalidArgument, fmt::format("--streams is '{}'", text),
-                   fmt::format("give numbers from 1 to {} (--max-num-seqs), separated by commas", high)};
+      return Error{ErrorCode::kInvalidArgument, fmt::format("--{} is '{}'", flag, text),
+                   fmt::format("give numbers from 1 to {} ({}), separated by commas", high, limit)};
     }
     values.push_back(value);
     at = end + 1;
   }
   return values;
 }
-
-}  // namespace
 
 Status command_bench(const Options& options) {
   if (options.ops && options.device == "cpu") {
@@ -36,7 +32,8 @@ Status command_bench(const Options& options) {
   Phases phases;
   WEIR_ASSIGN_OR_RETURN(LoadedModel model, load_model(options, nullptr, &phases));
   const int64_t rows_max = model.memory.limits.rows_max;
-  WEIR_ASSIGN_OR_RETURN(const std::vector<int64_t> streams, read_list(options.streams, rows_max));
+  WEIR_ASSIGN_OR_RETURN(const std::vector<int64_t> streams,
+                        read_numbers("streams", options.streams, rows_max, "--max-num-seqs"));
   if (options.prompt_tokens + options.output_tokens > model.memory.limits.sequence_tokens_max) {
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("{} + {} tokens do not fit the context of {}", options.prompt_tokens,

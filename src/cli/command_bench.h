@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cli/flags.h"
@@ -10,6 +11,9 @@
 #include "runner/gpu_model.h"
 
 namespace weir {
+
+// Numbers from 1 to `high`, separated by commas, of the flag of this name; `limit`: the flag that sets `high`.
+Result<std::vector<int64_t>> read_numbers(const char* flag, const std::string& text, int64_t high, const char* limit);
 
 Status bench_cpu(const Options& options, const std::vector<int64_t>& streams, const CpuModel& on_cpu,
                  LoadedModel* model);

@@ -98,7 +98,8 @@ Status bench_cpu(const Options& options, const std::vector<int64_t>& streams, co
   double one_stream = 0;
   for (const int64_t count : streams) {
     WEIR_ASSIGN_OR_RETURN(const Measured measured,
-                          best_streams(*host, *model, options.repeats, {count, kDecodePrompt, options.output_tokens}));
+                          best_streams(*host, *model, options.repeats,
+                                       {count, kDecodePrompt, options.output_tokens, static_cast<uint32_t>(count)}));
     if (one_stream <= 0) one_stream = measured.decode_tokens_s / (count == 1 ? 1.0 : static_cast<double>(count));
     if (model->memory.limits.drafts_max > 0) {
       report_drafting(options, count, measured, *model, one_stream);
@@ -109,7 +110,7 @@ Status bench_cpu(const Options& options, const std::vector<int64_t>& streams, co
     const MachineLimits limits = measure_machine(*on_cpu.cpu, on_cpu.weights.bytes() + count * own);
     report_decode(options, count, measured, cost, limits, one_stream);
   }
-  return Ok{};
+  return bench_cached(options, *host, *model);
 }
 
 }  // namespace weir

@@ -139,12 +139,12 @@ Status bench_gpu(const Options& options, const std::vector<int64_t>& streams, Gp
     const auto all_decode = [times] {
       if (times != nullptr) times->clear();
     };
-    WEIR_ASSIGN_OR_RETURN(const Measured measured,
-                          best_streams(*host, *model, options.repeats,
-                                       {count, options.prompt_tokens, options.output_tokens, all_decode}));
+    WEIR_ASSIGN_OR_RETURN(const Measured measured, best_streams(*host, *model, options.repeats,
+                                                                {count, options.prompt_tokens, options.output_tokens,
+                                                                 static_cast<uint32_t>(count), 0, 0, all_decode}));
     bench.decode(count, measured, times == nullptr ? StepTime{} : times->median());
   }
-  return Ok{};
+  return bench_cached(options, *host, *model);
 }
 
 }  // namespace weir

@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "cli/command_bench.h"
+
 namespace weir {
 namespace {
 
@@ -22,8 +24,8 @@ struct Stream {
 
 class Runner {
  public:
-  Runner(EngineHost& host, const LoadedModel& model, const StreamRun& what, uint32_t seed)
-      : client_(host.client()), clock_(host.clock()), limits_(model.memory.limits), what_(what), random_(seed) {}
+  Runner(EngineHost& host, const LoadedModel& model, const StreamRun& what)
+      : client_(host.client()), clock_(host.clock()), limits_(model.memory.limits), what_(what), random_(what.seed) {}
 
   Result<Measured> run() {
     WEIR_RETURN_IF_ERROR(submit());
@@ -53,8 +55,10 @@ class Runner {
     start_us_ = clock_.now_us();
     for (int64_t i = 0; i < what_.streams; ++i) {
       std::vector<TokenId> prompt(static_cast<size_t>(what_.prompt_tokens));
-      for (TokenId& token : prompt) {
-        token = static_cast<TokenId>(random_() % static_cast<uint32_t>(limits_.vocabulary));
+      std::mt19937 shared(what_.shared_seed);
+      for (int64_t t = 0; t < what_.prompt_tokens; ++t) {
+        std::mt19937& random = t < what_.shared_tokens ? shared : random_;
+        prompt[static_cast<size_t>(t)] = static_cast<TokenId>(random() % static_cast<uint32_t>(limits_.vocabulary));
       }
       GenerateHeader header;
       header.id = client_.next_id();
@@ -184,14 +188,16 @@ nlohmann::ordered_json drafts_json(const Options& options, const LoadedModel& mo
           {"acceptance", acceptance_label(options)}};
 }
 
-Result<Measured> run_streams(EngineHost& host, const LoadedModel& model, const StreamRun& what, uint32_t seed) {
-  return Runner(host, model, what, seed).run();
+Result<Measured> run_streams(EngineHost& host, const LoadedModel& model, const StreamRun& what) {
+  return Runner(host, model, what).run();
 }
 
 Result<Measured> best_streams(EngineHost& host, const LoadedModel& model, int64_t repeats, const StreamRun& what) {
   Measured best;
   for (int64_t i = 0; i < repeats; ++i) {
-    WEIR_ASSIGN_OR_RETURN(const Measured one, run_streams(host, model, what, static_cast<uint32_t>(what.streams)));
+    StreamRun once = what;
+    once.seed = static_cast<uint32_t>(1000 * what.seed + i);
+    WEIR_ASSIGN_OR_RETURN(const Measured one, run_streams(host, model, once));
     if (i == 0 || one.first_token_s < best.first_token_s) best.first_token_s = one.first_token_s;
     best.context = one.context;
     if (i > 0 && one.decode_tokens_s <= best.decode_tokens_s) continue;
@@ -199,6 +205,46 @@ Result<Measured> best_streams(EngineHost& host, const LoadedModel& model, int64_
     best.drafts = one.drafts;
   }
   return best;
+}
+
+// What is known is a prompt of its own, as the last turn of a conversation is; the others go on from it, each in its
+// own way.
+Status bench_cached(const Options& options, EngineHost& host, const LoadedModel& model) {
+  if (options.cached_prompts.empty()) return Ok{};
+  const int64_t tokens_max = model.memory.limits.sequence_tokens_max;
+  WEIR_ASSIGN_OR_RETURN(const auto lengths,
+                        read_numbers("cached-prompts", options.cached_prompts, tokens_max - 2, "--max-model-len"));
+  for (const int64_t length : lengths) {
+    const auto seed = static_cast<uint32_t>(length);
+    const int64_t known = std::max<int64_t>(1, length * options.cached_percent / 100);
+    WEIR_ASSIGN_OR_RETURN(const Measured cold, run_streams(host, model, {1, known, 2, seed, known, seed}));
+    double best_s = 0;
+    int64_t reused = 0;
+    for (int64_t i = 0; i < options.repeats; ++i) {
+      const int64_t before = host.client().stats().cached_tokens;
+      const StreamRun what{1, length, 2, seed + 1 + static_cast<uint32_t>(i), known, seed};
+      WEIR_ASSIGN_OR_RETURN(const Measured again, run_streams(host, model, what));
+      if (i > 0 && again.first_token_s >= best_s) continue;
+      best_s = again.first_token_s;
+      reused = host.client().stats().cached_tokens - before;
+    }
+    if (options.json) {
+      fmt::print("{}\n", nlohmann::ordered_json{{"what", "cached prompt"},
+                                                {"model", model.name},
+                                                {"prompt_tokens", length},
+                                                {"known_tokens", known},
+                                                {"reused_tokens", reused},
+                                                {"first_token_ms", best_s * 1e3},
+                                                {"known_cold_ms", cold.first_token_s * 1e3}}
+                             .dump());
+    } else {
+      fmt::print(
+          "prompt of {:>6} tokens, {:>6} known {:>7.1f} ms to the first token, {} reused; the known ones alone, "
+          "cold: {:.1f} ms\n",
+          length, known, best_s * 1e3, reused, cold.first_token_s * 1e3);
+    }
+  }
+  return Ok{};
 }
 
 }  // namespace weir

@@ -14,7 +14,10 @@ namespace weir {
 struct StreamRun {
   int64_t streams = 1;
   int64_t prompt_tokens = 0;
-  int64_t output_tokens = 0;                   // of each stream while all of them decode
+  int64_t output_tokens = 0;  // of each stream while all of them decode
+  uint32_t seed = 0;          // of the prompts: others share nothing
+  int64_t shared_tokens = 0;  // that prompts begin with, the same in every run of one shared_seed
+  uint32_t shared_seed = 0;
   std::function<void()> all_decode = nullptr;  // called when that begins
 };
 
@@ -42,9 +45,12 @@ nlohmann::ordered_json drafts_json(const Options& options, const LoadedModel& mo
 
 // Runs the streams at once, greedy and without stops. They go on until each has given its output tokens while all of
 // them decode, as far as the context holds.
-Result<Measured> run_streams(EngineHost& host, const LoadedModel& model, const StreamRun& what, uint32_t seed);
+Result<Measured> run_streams(EngineHost& host, const LoadedModel& model, const StreamRun& what);
 
 // The best of several runs: the machine has other work, and it only ever makes a run slower.
 Result<Measured> best_streams(EngineHost& host, const LoadedModel& model, int64_t repeats, const StreamRun& what);
+
+// --cached-prompts: prints the time to the first token of prompts of which --cached-percent is known.
+Status bench_cached(const Options& options, EngineHost& host, const LoadedModel& model);
 
 }  // namespace weir

@@ -84,6 +84,8 @@ constexpr Flag kFlags[] = {
     {"chunk", kLogits, FlagKind::kCount, &Options::chunk, "256", 1, kMillion, "tokens", "", "Tokens computed at once; the result does not depend on it.", ""},
     {"top", kLogits, FlagKind::kCount, &Options::top, "5", 0, kMillion, "", "", "Likeliest ids to print at each position.", ""},
     {"streams", kBench, FlagKind::kText, &Options::streams, "1,8,32", 0, 0, "", "", "Numbers of concurrent streams to decode with.", ""},
+    {"cached-prompts", kBench, FlagKind::kText, &Options::cached_prompts, "", 0, 0, "", "", "Also time prompts of so many tokens (numbers separated by commas) that begin with one known before, up to the first token; turns --enable-prefix-caching on.", ""},
+    {"cached-percent", kBench, FlagKind::kCount, &Options::cached_percent, "99", 1, 99, "percent", "", "How much of these prompts is known.", ""},
     {"prompt-tokens", kBench, FlagKind::kCount, &Options::prompt_tokens, "1k", 1, 16 * kMillion, "tokens", "", "Prompt of the prefill measurement; on a GPU also of the streams that decode.", ""},
     {"output-tokens", kBench, FlagKind::kCount, &Options::output_tokens, "256", 2, 16 * kMillion, "tokens", "", "Tokens that each stream decodes.", ""},
     {"repeats", kBench, FlagKind::kCount, &Options::repeats, "5", 1, 1000, "", "", "Runs of each measurement; the best is printed.", ""},

@@ -188,7 +188,8 @@ Result<int64_t> pinned_acceptance_asked_for(const Options& options, int32_t draf
 
 Status plan_reuse(const Options& options, MemoryPlan* plan) {
   const bool by_default = options.command == Command::kServe || options.command == Command::kChat ||
-                          options.command == Command::kPlan || options.command == Command::kRun;
+                          options.command == Command::kPlan || options.command == Command::kRun ||
+                          !options.cached_prompts.empty();
   plan->prefix_caching = options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
   if (options.checkpoint_interval % kGridTokens != 0) {
     return Error{ErrorCode::kInvalidArgument, fmt::format("--checkpoint-interval is {}", options.checkpoint_interval),
@@ -244,8 +245,8 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
     RunnerLimits limits = plan.limits;
     limits.rows_max = rows;
     limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
-    plan.work_bytes += on_gpu ? gpu_draft_bytes(config, limits, draft_ids)
-                              : HostDrafter::work_bytes(config, limits, draft_ids);
+    plan.work_bytes +=
+        on_gpu ? gpu_draft_bytes(config, limits, draft_ids) : HostDrafter::work_bytes(config, limits, draft_ids);
   }
   if (plan.work_bytes > plan.free_bytes - weight_bytes) {
     return Error{ErrorCode::kExhausted,

@@ -124,8 +124,8 @@ Status PackedDrafter::record() {
     const int64_t most = std::min<int64_t>(limits_.rows_max, kRecordedRows / rows);
     for (int64_t sequences = 1; sequences <= most; ++sequences) {
       for (int64_t segments = 1;; segments = PackedExecutor::segments_of(segments * kPagedSegment + 1)) {
-        Shape shape{sequences * rows, sequences * rows, sequences, sequences * rows, limits_.drafts_max, rows + kFirst,
-                    segments};
+        Shape shape{sequences * rows,   sequences * rows, sequences, sequences * rows,
+                    limits_.drafts_max, rows + kFirst,    segments};
         PackedExecutor::Step& step = draft_->step_;
         step = {};
         step.token_count = shape.rows;
@@ -184,8 +184,8 @@ void PackedDrafter::enqueue(const StepPlan& plan, const StepRows& rows, BatchTab
 void PackedDrafter::add_rows(const Item& item, const StepRows& rows, const BatchRow& row) {
   const auto& pages = row.pages.at(kDraftKvClass.index());
   const int64_t page_count = std::min(static_cast<int64_t>(pages.size()), pages_of(item.end + passes_));
-  kv_.push_back({static_cast<int64_t>(tokens_.size()), item.end - item.first, item.first, pages.data(), kFirst,
-                 page_count});
+  kv_.push_back(
+      {static_cast<int64_t>(tokens_.size()), item.end - item.first, item.first, pages.data(), kFirst, page_count});
   sequences_.push_back({item.work->role, item.work->row.value()});
   for (int64_t i = item.first; i < item.end; ++i) {
     // Where a draft stood, the token sampled there: they are the same as long as drafts hold.
@@ -193,8 +193,8 @@ void PackedDrafter::add_rows(const Item& item, const StepRows& rows, const Batch
                                      : last_sampled_of(static_cast<int32_t>(item.sampled + i - item.known)));
   }
   const int64_t position = item.known + 1;  // of the first draft, or behind it
-  requests_.push_back({&row.sampling, position, position - row.prompt_length, static_cast<int32_t>(kv_.size()) - 1,
-                       item.sampled >= 0});
+  requests_.push_back(
+      {&row.sampling, position, position - row.prompt_length, static_cast<int32_t>(kv_.size()) - 1, item.sampled >= 0});
 }
 
 void PackedDrafter::fill_sequences(BatchTable* table) {
@@ -247,8 +247,8 @@ void PackedDrafter::launch(const StepRows& rows, BatchTable* table) {
   step.sampled_before = clean_;
   gpu_.stream->copy_in(draft_->tables_, flight.tables.data(), draft_->tables_used_);
   gpu_.stream->copy_in(reinterpret_cast<std::byte*>(table_), staging_.data(), staging_bytes(limits_.rows_max));
-  const Shape shape{static_cast<int64_t>(rows.tokens.size()), sampled_,   count, step.token_count, passes_,
-                    step.fresh,                               step.segments};
+  const Shape shape{
+      static_cast<int64_t>(rows.tokens.size()), sampled_, count, step.token_count, passes_, step.fresh, step.segments};
   device::Graph* graph = nullptr;
   if (generated && shape.rows > 0 && (graphs_.size() < kGraphsMax || graphs_.count(shape) != 0)) {
     graph = &graphs_[shape];
@@ -348,8 +348,7 @@ void PackedDrafter::heads(const Shape& shape, int64_t pass, const int32_t* chose
   const int64_t begin = pass * shape.sequences;
   for (int64_t first = 0; first < shape.sequences; first += kHeadBlockRows) {
     const int64_t count = std::min(kHeadBlockRows, shape.sequences - first);
-    draft_->run_program(program_.head,
-                        {count, chosen + first, pass_sample_ + begin + first, drafts_ + begin + first});
+    draft_->run_program(program_.head, {count, chosen + first, pass_sample_ + begin + first, drafts_ + begin + first});
     if (shape.sequences <= kHeadBlockRows) continue;
     gpu_.stream->copy(reinterpret_cast<std::byte*>(draft_->data({program_.hidden_in, 0}) + first * config_.hidden),
                       reinterpret_cast<const std::byte*>(draft_->data({program_.normed, 0})),
@@ -374,8 +373,8 @@ void PackedDrafter::finish(const StepPlan& plan, const StepRows& rows, const Ste
     const int64_t end = std::max(item.first, std::min(known, item.covered));
     row.draft_position = end;
     if (!sampled || yielded.stop != StopReason::kNone || end < known) continue;
-    const int64_t most = std::min({static_cast<int64_t>(item.work->propose_count), item.covered - row.position,
-                                   table->verifiable(row)});
+    const int64_t most =
+        std::min({static_cast<int64_t>(item.work->propose_count), item.covered - row.position, table->verifiable(row)});
     for (int64_t i = 0; i < most; ++i) {
       const TokenId token = proposed[static_cast<size_t>(i) * items_.size() + s];
       if (token == kNotFiniteToken) break;

@@ -21,8 +21,8 @@ class PackedDrafter final : public Drafter {
   // Borrows all but the limits. Everything that steps of these limits need is allocated here, and the passes of few
   // sequences are recorded. `ids`: what drafts are drawn from, ascending; empty: all.
   static Result<std::unique_ptr<Drafter>> create(const ModelConfig& config, const PackedWeights& weights,
-                                                 std::span<const TokenId> ids, const GpuRope& rope, Gpu gpu, GpuCaches* caches, PackedExecutor* main,
-                                                 const RunnerLimits& limits);
+                                                 std::span<const TokenId> ids, const GpuRope& rope, Gpu gpu,
+                                                 GpuCaches* caches, PackedExecutor* main, const RunnerLimits& limits);
 
   void enqueue(const StepPlan& plan, const StepRows& rows, BatchTable* table) override;
   void finish(const StepPlan& plan, const StepRows& rows, const StepResult& result, BatchTable* table,
@@ -37,14 +37,14 @@ class PackedDrafter final : public Drafter {
   // One sequence of the step.
   struct Item {
     const SequenceWork* work = nullptr;
-    int64_t position = 0;   // its step computes tokens [position, position + rows)
+    int64_t position = 0;  // its step computes tokens [position, position + rows)
     int64_t rows = 0;
     int64_t row_begin = 0;  // of the step
     int64_t known = 0;      // tokens from here on are drafts
     int64_t first = 0;      // the pass's rows are of tokens [first, end)
     int64_t end = 0;
-    int64_t covered = 0;    // tokens that its draft pages hold
-    int64_t sampled = -1;   // of the step's sampled rows the one of its last known token; -1: the host samples
+    int64_t covered = 0;   // tokens that its draft pages hold
+    int64_t sampled = -1;  // of the step's sampled rows the one of its last known token; -1: the host samples
   };
   // What the recorded passes of a step depend on.
   struct Shape {
@@ -91,18 +91,18 @@ class PackedDrafter final : public Drafter {
   std::vector<SampleRequest> requests_;
 
   device::Bytes memory_;
-  float* normed_ = nullptr;                 // [step rows][D]
-  int32_t* clean_ = nullptr;                // of the step's sampled rows
-  int32_t* chosen_ = nullptr;               // [S]
-  int32_t* each_ = nullptr;                 // [S]: 0, 1, 2, ...
-  int32_t* device_ids_ = nullptr;           // ids_
-  GpuRow* chain_rows_ = nullptr;            // [drafts][S]
-  GpuSampleRow* pass_sample_ = nullptr;     // [drafts][S]
-  int32_t* drafts_ = nullptr;               // [drafts][S]
-  GpuDraftSequence* table_ = nullptr;       // [S]
-  GpuSampleRow* sample_ = nullptr;          // [S], behind table_
-  device::PinnedBytes staging_;             // table_ and sample_ on their way
-  device::PinnedBytes proposed_;            // [drafts][S]
+  float* normed_ = nullptr;              // [step rows][D]
+  int32_t* clean_ = nullptr;             // of the step's sampled rows
+  int32_t* chosen_ = nullptr;            // [S]
+  int32_t* each_ = nullptr;              // [S]: 0, 1, 2, ...
+  int32_t* device_ids_ = nullptr;        // ids_
+  GpuRow* chain_rows_ = nullptr;         // [drafts][S]
+  GpuSampleRow* pass_sample_ = nullptr;  // [drafts][S]
+  int32_t* drafts_ = nullptr;            // [drafts][S]
+  GpuDraftSequence* table_ = nullptr;    // [S]
+  GpuSampleRow* sample_ = nullptr;       // [S], behind table_
+  device::PinnedBytes staging_;          // table_ and sample_ on their way
+  device::PinnedBytes proposed_;         // [drafts][S]
   device::Event done_;
   std::map<Shape, device::Graph> graphs_;
 };

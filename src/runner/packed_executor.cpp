@@ -387,8 +387,8 @@ void PackedExecutor::enqueue(const StepBatch& batch) {
   for (int64_t first = 0; !flight.to_host && first < flight.sampled; first += block) {
     const int64_t count = std::min(block, flight.sampled - first);
     if (!whole) run_head(first, count);
-    gpu_.stream->copy_out(flight.tokens.data() + (1 + first) * kFloat, reinterpret_cast<const std::byte*>(tokens_ + first),
-                          count * kFloat);
+    gpu_.stream->copy_out(flight.tokens.data() + (1 + first) * kFloat,
+                          reinterpret_cast<const std::byte*>(tokens_ + first), count * kFloat);
   }
   gpu_.stream->record(&flight.done);
 }

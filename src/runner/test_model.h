@@ -52,7 +52,7 @@ inline const char* golden_with_drafts() {
 // The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path; its
 // drafts drawn among `draft_ids`, if there are any.
 inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& name, int64_t positions,
-                                                         const std::vector<TokenId>& draft_ids = {}) {
+                                                        const std::vector<TokenId>& draft_ids = {}) {
   const std::string folder = name.find('/') == std::string::npos ? "tests/data/goldens/" + name : name;
   std::ifstream file(folder + "/config.json");
   std::stringstream text;

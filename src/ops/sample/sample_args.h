@@ -50,7 +50,7 @@ struct GpuSampleArgs {
   // `width` and `vocabulary` count columns. Null: all are ids.
   const int32_t* ids = nullptr;
   int32_t identity = 0;
-  int32_t aligned = 0;                  // logits can be read 16 bytes at a time (the front fills this in)
+  int32_t aligned = 0;  // logits can be read 16 bytes at a time (the front fills this in)
   int32_t reserved = 0;
 };
 
