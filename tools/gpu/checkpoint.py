@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
 """Writes a block-FP8 checkpoint of the shapes in FOLDER/config.json with random weights, to time loading at real size.
 
-Usage: checkpoint.py FOLDER     (a folder that tools/gpu/shapes.py made; 37 GB for 35b)
-Matrices that official checkpoints quantise are FP8 with block scales, everything else is BF16; shards of about 4 GB, a
-model.safetensors.index.json. The same 64 MiB of random codes fill every matrix, so writing runs at the disk's speed.
+Usage: checkpoint.py FOLDER [INTO]     (FOLDER: one that tools/gpu/shapes.py made; 37 GB for 35b; INTO: another place for it)
+Matrices that official checkpoints quantise are FP8 with block scales, everything else is BF16; shards of about 2 GB, each
+written by a process of its own, and a model.safetensors.index.json. The same 64 MiB of random codes fill every matrix, so
+writing runs at the disk's speed. A tokenizer of the whole vocabulary lies beside them, so that `weir serve` takes the folder.
 """
+import itertools
 import json
+import multiprocessing
 import pathlib
 import random
 import struct
 import sys
+import time
 
-SHARD = 4 << 30
+SHARD = 2 << 30
 BLOCK = 64 << 20
+# Small tensors are gathered, large ones pass the buffer by.
+BUFFER = 1 << 20
 
 
 def tensors(config):
@@ -91,7 +97,7 @@ def write(path, part, codes, numbers):
         at += size(dtype, shape)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 64)
-    with open(path, "wb") as out:
+    with open(path, "wb", buffering=BUFFER) as out:
         out.write(struct.pack("<Q", len(text)))
         out.write(text)
         for name, dtype, shape in part:
@@ -104,17 +110,25 @@ def write(path, part, codes, numbers):
                 left -= out.write(source[:min(left, BLOCK)])
 
 
-def main():
-    folder = pathlib.Path(sys.argv[1])
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
-                                     "weight_block_size": [128, 128]}
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-    draw = random.Random(1)
-    # Codes of e4m3 without the two NaNs; bf16 numbers of +-[2^-7, 2^-5).
-    codes = memoryview(draw.randbytes(1 << 20).translate(bytes(c if c & 0x7F != 0x7F else 0 for c in range(256))) * 64)
-    pairs = b"".join(bytes((draw.randrange(256), 0x3C | draw.randrange(2) << 7)) for _ in range(1 << 19))
-    numbers = memoryview(pairs * 64)
+def tokenizer(vocabulary):
+    """A byte-level tokenizer.json of so many ids: the 256 bytes, their pairs, and as many triples as are left."""
+    # The letters that stand for bytes: printable ones for themselves, others from U+0100 on.
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = itertools.count(0x100)
+    letters = [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+    pairs = [a + b for a in letters for b in letters]
+    # A name, and the two that are merged into it.
+    longer = itertools.chain(((a + b, a, b) for a in letters for b in letters), ((pair + c, pair, c) for pair in pairs for c in letters))
+    merged = list(itertools.islice(longer, max(0, vocabulary - 256)))
+    names = [*letters, *(name for name, _, _ in merged)][:vocabulary]
+    return {"version": "1.0", "added_tokens": [], "normalizer": None,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            "post_processor": None, "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": {name: i for i, name in enumerate(names)},
+                      "merges": [f"{a} {b}" for _, a, b in merged]}}
+
+
+def shards(config):
     parts, used = [[]], 0
     for tensor in tensors(config):
         if used > SHARD:
@@ -122,15 +136,39 @@ def main():
             used = 0
         parts[-1].append(tensor)
         used += size(*tensor[1:])
-    index = {}
-    for i, part in enumerate(parts):
-        name = f"model-{i + 1:05}-of-{len(parts):05}.safetensors"
-        write(folder / name, part, codes, numbers)
-        index.update({tensor[0]: name for tensor in part})
-    total = sum(size(*t[1:]) for part in parts for t in part)
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {"total_size": total}, "weight_map": index}))
-    print(f"{folder}: {total / 1e9:.1f} GB in {len(parts)} files")
+    return parts
+
+
+def main():
+    source = pathlib.Path(sys.argv[1])
+    folder = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else source
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                                     "weight_block_size": [128, 128]}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer(config["vocab_size"]), ensure_ascii=False))
+    draw = random.Random(1)
+    # Codes of e4m3 without the two NaNs; bf16 numbers of +-[2^-7, 2^-5).
+    codes = memoryview(draw.randbytes(1 << 20).translate(bytes(c if c & 0x7F != 0x7F else 0 for c in range(256))) * 64)
+    pairs = b"".join(bytes((draw.randrange(256), 0x3C | draw.randrange(2) << 7)) for _ in range(1 << 19))
+    numbers = memoryview(pairs * 64)
+    parts = shards(config)
+    names = [f"model-{i + 1:05}-of-{len(parts):05}.safetensors" for i in range(len(parts))]
+    # Forked, so that all share the codes.
+    processes = multiprocessing.get_context("fork")
+    running = [processes.Process(target=write, args=(folder / name, part, codes, numbers)) for name, part in zip(names, parts)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    if any(process.exitcode != 0 for process in running):
+        sys.exit(f"{folder}: not all files could be written")
+    index = {tensor[0]: name for name, part in zip(names, parts) for tensor in part}
+    total = sum(size(*tensor[1:]) for part in parts for tensor in part)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}))
+    print(f"{folder}: {total / 1e9:.1f} GB in {len(parts)} files, {time.monotonic() - started:.1f} s")
 
 
 main()
