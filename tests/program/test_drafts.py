@@ -7,7 +7,11 @@ import pytest
 
 from asking import ask, ask_all, create, said, talk, user
 from test_commands import refused
-from weir_program import GOLDENS, Server, golden_folder, wait_until, weir
+from weir_program import DEVICE, GOLDENS, MODEL, ON_GPU, REUSE, Server, golden_folder, page_mib, wait_until, weir
+
+# A device that does not draft says so.
+REFUSAL = weir("plan", MODEL, "--device", DEVICE, "--num-speculative-tokens", 1).stderr if ON_GPU else ""
+pytestmark = pytest.mark.skipif("drafts are made on the CPU only" in REFUSAL, reason=REFUSAL.strip())
 
 STORY = [user("Tell me a story about a fox and a river.")]
 # Without a pattern: the head rarely knows what comes behind them. Repeated, it does.
@@ -19,7 +23,7 @@ SERVERS = [(drafts, adaptive) for drafts in (1, 2, 3, 7) for adaptive in (True, 
 @pytest.fixture(scope="module", params=SERVERS, ids=[f"{drafts}-{'adaptive' if adaptive else 'all'}" for drafts, adaptive in SERVERS])
 def drafting(request, shipped):
     drafts, adaptive = request.param
-    with Server(shipped, "--num-speculative-tokens", drafts, *[] if adaptive else ["--no-adaptive-drafts"]) as running:
+    with Server(shipped, *REUSE, "--num-speculative-tokens", drafts, *[] if adaptive else ["--no-adaptive-drafts"]) as running:
         running.drafts = drafts
         yield running
 
@@ -117,8 +121,8 @@ def test_a_context_is_filled_to_its_last_token_with_drafts_too(launch, plain):
 
 
 def test_a_crowd_in_a_tiny_cache_says_what_it_says_without_drafts(launch, plain):
-    server = launch("--num-speculative-tokens", 3, "--no-adaptive-drafts", "--max-num-seqs", 6, "--max-model-len", 512,
-                    "--max-num-batched-tokens", 64, "--kv-cache-memory-bytes", "6m")
+    server = launch(*REUSE, "--num-speculative-tokens", 3, "--no-adaptive-drafts", "--max-num-seqs", 6, "--max-model-len", 512,
+                    "--max-num-batched-tokens", 64, "--kv-cache-memory-bytes", page_mib(6))
     # Six run at once, begin in a page each and end in three; there are 16.
     body = {"prompt": [[id + i for id in IDS[:48]] for i in range(7)], "max_tokens": 120, "ignore_eos": True, "logprobs": 1, **SAMPLED}
 
@@ -142,7 +146,7 @@ def test_a_crowd_in_a_tiny_cache_says_what_it_says_without_drafts(launch, plain)
     ("--max-num-seqs", 1, "--max-num-batched-tokens", 1), ("--max-num-seqs", 2, "--max-num-batched-tokens", 9),
     ("--max-num-seqs", 8, "--max-num-batched-tokens", 65, "--long-prefill-token-threshold", 7, "--checkpoint-interval", 64)], ids=str)
 def test_reuse_and_drafts_in_the_smallest_cache_and_steps_change_no_answer(shipped, launch, plain, flags):
-    flags = ("--max-model-len", 192, "--num-speculative-tokens", 7, "--no-adaptive-drafts", *flags)
+    flags = (*REUSE, "--max-model-len", 192, "--num-speculative-tokens", 7, "--no-adaptive-drafts", *flags)
     # Less than a page, then a page too few: each refusal names what is enough for it.
     enough = 1024
     for _ in range(2):
@@ -246,6 +250,6 @@ def test_random_models_with_a_head_answer_the_same_with_drafts(tmp_path, name):
               for length in (1, 2, 62, 63, 64, 65)]
     with Server(folder, "--no-enable-prefix-caching") as without:
         expected = [said(without, **body) for body in bodies]
-    with Server(folder, "--num-speculative-tokens", 7, "--no-adaptive-drafts") as drafting:
+    with Server(folder, *REUSE, "--num-speculative-tokens", 7, "--no-adaptive-drafts") as drafting:
         assert [said(drafting, **body) for body in bodies] == expected
         assert drafting.metrics()["vllm:spec_decode_num_draft_tokens_total"] > 0

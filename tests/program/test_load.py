@@ -8,13 +8,14 @@ import httpx
 import openai
 import pytest
 
-from weir_program import MODEL, REQUEST_LIMIT_S, Safetensors, sse_events, wait_until, weir
+from weir_program import MIB, MODEL, ON_GPU, REQUEST_LIMIT_S, Safetensors, sse_events, wait_until, weir
 
 STREAMS = 256
 WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima mike november oscar papa".split()
-MIB = 1 << 20
-# A step takes milliseconds, the requests of these tests half a minute and more: this tells freed from finished.
-FREED_LIMIT_S = 10
+# A step takes milliseconds, the requests of these tests half a minute and more, on a GPU two seconds and more: this tells
+# freed from finished.
+FREED_LIMIT_S = 1 if ON_GPU else 10
+END_LIMIT_S = 10
 
 
 def prompt_of(i):
@@ -140,7 +141,7 @@ def test_a_full_queue_answers_429_with_retry_after(launch):
 def test_sigterm_under_load_loses_no_accepted_stream(launch):
     server = launch("--max-num-seqs", 16, "--shutdown-timeout", REQUEST_LIMIT_S)
     # Long enough to be under way when the signal and what follows it have come.
-    bodies = [{**request_of(i, 1000), "ignore_eos": True} for i in range(16)]
+    bodies = [{**request_of(i, 4000 if ON_GPU else 1000), "ignore_eos": True} for i in range(16)]
     late = []
 
     def stop():
@@ -164,7 +165,7 @@ def test_sigterm_under_load_loses_no_accepted_stream(launch):
     for events, body in zip(answers + queued, bodies + waiting):
         check_whole(events, body)
     assert late[0].status_code == 503 and "retry-after" in late[0].headers
-    assert server.process.wait(FREED_LIMIT_S) == 0
+    assert server.process.wait(END_LIMIT_S) == 0
 
 
 @pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
@@ -179,13 +180,13 @@ def test_a_second_signal_ends_at_once(launch, send):
         server.process.send_signal(send)
         rest = "\n".join(lines)
     assert '"error"' in rest and "shutting down" in rest
-    assert server.process.wait(FREED_LIMIT_S) == 0
+    assert server.process.wait(END_LIMIT_S) == 0
 
 
 def test_an_idle_server_ends_at_once(launch):
     server = launch()
     server.terminate()
-    assert server.process.wait(FREED_LIMIT_S) == 0
+    assert server.process.wait(END_LIMIT_S) == 0
 
 
 def stored_weight_bytes():
@@ -209,7 +210,9 @@ def test_memory_is_flat_and_within_weights_caches_and_64_mib(launch):
             check_whole(events, body)
         wait_until(server.idle, "everything is free", FREED_LIMIT_S)
         rounds.append(server.memory_bytes())
-    # The first round touches the caches and warms the allocator.
-    assert rounds[-1] <= rounds[0] * 1.02, rounds
+    # The first round touches the caches and warms the allocator. On a GPU a step is recorded when its shape first comes.
+    assert rounds[-1] <= rounds[0] * 1.02 + (16 * MIB if ON_GPU else 0), rounds
+    if ON_GPU:
+        return  # weights and caches are not in the process's own memory, but the driver is
     allowed = stored_weight_bytes() + memory["slot_bytes"] + memory["page_bytes"] + 64 * MIB
     assert server.memory_bytes("VmHWM") <= allowed, (server.memory_bytes("VmHWM") / MIB, allowed / MIB, server.log())

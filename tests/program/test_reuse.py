@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from asking import Reuse, ask, ask_all, create, said, talk, texts_of, user
-from weir_program import Server, wait_until, weir
+from weir_program import REUSE, Server, page_mib, wait_until, weir
 
 BLOCK = 64
 NOTHING = Reuse(0, 0, 0, 0)
@@ -18,7 +18,7 @@ SAMPLED = {"temperature": 1, "seed": 11}
 
 @pytest.fixture(scope="module")
 def reusing(shipped):
-    with Server(shipped, "--checkpoint-interval", 256) as running:
+    with Server(shipped, *REUSE, "--checkpoint-interval", 256) as running:
         yield running
 
 
@@ -209,7 +209,7 @@ def leave_in_the_middle(server, i):
 
 
 def test_overlapping_conversations_in_a_tiny_cache_say_what_they_say_without_one(plain, launch):
-    server = launch("--max-num-seqs", 8, "--max-model-len", 512, "--kv-cache-memory-bytes", "4m")
+    server = launch(*REUSE, "--max-num-seqs", 8, "--max-model-len", 512, "--kv-cache-memory-bytes", page_mib(4))
 
     def speak(i):
         if i % 3 == 1:
@@ -232,7 +232,7 @@ def test_overlapping_conversations_in_a_tiny_cache_say_what_they_say_without_one
 
 
 def test_what_was_evicted_is_said_to_be_lost(launch, plain):
-    server = launch("--max-num-seqs", 1, "--max-model-len", 512, "--kv-cache-memory-bytes", "12m")
+    server = launch(*REUSE, "--max-num-seqs", 1, "--max-model-len", 512, "--kv-cache-memory-bytes", "12m")
     bodies = [{"prompt": ids_of(4 * BLOCK, seed=i), "max_tokens": 2, "temperature": 0, "logprobs": 1} for i in range(10, 20)]
     expected = [answer for answer, _ in ask_all(plain, bodies)]
     lost = 0
@@ -274,7 +274,7 @@ def test_metrics_are_the_sums_of_what_answers_say(reusing):
 def test_a_chats_stats_say_how_much_of_each_prompt_was_reused(shipped):
     lines = "What is 2 + 3?\nAnd 4 + 4?\n/clear\nWhat is 2 + 3?\n"
     flags = ("chat", shipped, "--temperature", 0, "--max-tokens", 24)
-    done = weir(*flags, "--stats", stdin=lines)
+    done = weir(*flags, *REUSE, "--stats", stdin=lines)
     assert done.returncode == 0, done.stderr
     counts = [(int(a), int(b)) for a, b in re.findall(r"^\[reused (\d+) of (\d+) prompt tokens\]$", done.stdout, re.MULTILINE)]
     (cold, first), (second, longer), (third, same) = counts

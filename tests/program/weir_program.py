@@ -1,7 +1,8 @@
 """Runs the program as its users do: commands, and a server behind its socket.
 
-WEIR_BINARY  the program; default build/release/weir
-WEIR_MODEL   the model that ships with it; default share/weir-xs
+WEIR_BINARY       the program; default build/release/weir
+WEIR_MODEL        the model that ships with it; default share/weir-xs
+WEIR_TEST_DEVICE  where models run: cpu, cuda or cuda:N; default cpu
 """
 import array
 import contextlib
@@ -16,6 +17,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from typing import NamedTuple
 
 import httpx
 import openai
@@ -24,11 +26,19 @@ from prometheus_client.parser import text_string_to_metric_families
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = (ROOT / os.environ.get("WEIR_BINARY", "build/release/weir")).resolve()
 MODEL = (ROOT / os.environ.get("WEIR_MODEL", "share/weir-xs")).resolve()
+DEVICE = os.environ.get("WEIR_TEST_DEVICE", "cpu")
+ON_GPU = DEVICE != "cpu"
 GOLDENS = ROOT / "tests/data/goldens"
+MIB = 1 << 20
 # Limits end a hang; they are wide because a machine may be busy with other work.
 START_LIMIT_S = 120
 WAIT_LIMIT_S = 60
 REQUEST_LIMIT_S = 300
+
+# What keeps earlier prompts: on a GPU it has to be asked for.
+REUSE = ("--enable-prefix-caching",) if ON_GPU else ()
+# Commands that run a model; the others look at files, or say themselves for which device.
+_RUNNING = ("serve", "chat", "run", "logits", "bench")
 
 _ARRAY_TYPES = {"F32": "f", "I32": "i"}
 
@@ -41,11 +51,39 @@ def wait_until(condition, what, limit_s=WAIT_LIMIT_S):
         select.select([], [], [], 0.01)
 
 
+def on_device(arguments):
+    """A command's arguments and the device under test, if it runs a model and names none."""
+    if not ON_GPU or "--device" in arguments or not arguments or arguments[0] not in _RUNNING:
+        return arguments
+    return arguments[0], "--device", DEVICE, *arguments[1:]
+
+
 def weir(*arguments, stdin="", limit_s=120):
     """One command to its end; the result has returncode, stdout, stderr."""
     assert BINARY.is_file(), f"{BINARY} is missing: build the release preset, or set WEIR_BINARY"
-    return subprocess.run([str(BINARY), *map(str, arguments)], input=stdin, capture_output=True, text=True,
+    return subprocess.run([str(BINARY), *map(str, on_device(arguments))], input=stdin, capture_output=True, text=True,
                           errors="replace", timeout=limit_s)
+
+
+class Bounds(NamedTuple):
+    """How far log-probabilities may be from an independent implementation's, and how near two ids that may change places."""
+    mean: float
+    worst: float
+    gap: float
+
+
+def bounds_of(model):
+    """In float32, and where a GPU rounds activations to 16 bits; src/runner/golden_test.cpp has the same."""
+    if ON_GPU:
+        operations = json.loads(weir("plan", model, "--device", DEVICE, "--json").stdout)["operations"]
+        if not all(row["kernel"].startswith("plain float32 kernels") for row in operations):
+            return Bounds(mean=1e-2, worst=0.3, gap=0.2)
+    return Bounds(mean=1e-4, worst=3e-3, gap=0.01)
+
+
+def page_mib(mib):
+    """Bytes of pages that take so many MiB on the CPU; on a GPU they hold 16 bits for 32."""
+    return mib * MIB // (2 if ON_GPU else 1)
 
 
 class Server:
@@ -54,8 +92,9 @@ class Server:
     def __init__(self, model, *flags):
         assert BINARY.is_file(), f"{BINARY} is missing: build the release preset, or set WEIR_BINARY"
         self._log = tempfile.TemporaryFile("w+", errors="replace")
-        self.process = subprocess.Popen([str(BINARY), "serve", str(model), "--port", "0", *map(str, flags)],
-                                        stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        command = on_device(("serve", model, "--port", 0, *flags))
+        self.process = subprocess.Popen([str(BINARY), *map(str, command)], stdout=self._log, stderr=subprocess.STDOUT,
+                                        stdin=subprocess.DEVNULL)
         self._clients = contextlib.ExitStack()
         self._openai = None
         end = time.monotonic() + START_LIMIT_S
