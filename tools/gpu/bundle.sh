@@ -1,20 +1,29 @@
 #!/usr/bin/env bash
-# Packs what a bare GPU machine needs into a folder: the program, the tests of kernels and of whole models, their data,
-# and check.sh.
+# Packs what a bare GPU machine needs into a folder: the program, the tests of kernels, of whole models and of the server,
+# their data, and check.sh.
 # Built here (Debian 12, nvcc 13); the result runs on any Linux with glibc 2.36 or newer and NVIDIA's driver.
-#   tools/gpu/bundle.sh FOLDER
+#   tools/gpu/bundle.sh FOLDER [WHEELS]
+#   WHEELS: a folder of wheels of tests/requirements.txt for that machine's Python, if it has not the packages itself
+#     (python3 -m pip download -r tests/requirements.txt -d WHEELS --only-binary=:all: --python-version 3.12 --platform ...)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-out=${1:?usage: tools/gpu/bundle.sh FOLDER}
+out=${1:?usage: tools/gpu/bundle.sh FOLDER [WHEELS]}
 command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || { echo "nvcc is missing: install the CUDA toolkit 13" >&2; exit 1; }
 cmake --preset dev >/dev/null
-cmake --build build/dev -- --quiet weir test_goldens test_invariance ops_gpu_test
-mkdir -p "$out/bin" "$out/tests/data" "$out/share"
-for program in build/dev/weir build/dev/src/runner/test_goldens build/dev/src/cli/test_invariance build/dev/src/ops/ops_gpu_test; do
-  strip -o "$out/bin/$(basename "$program")" "$program"
+cmake --build build/dev -- --quiet weir test_goldens test_invariance ops_gpu_test server_sim
+mkdir -p "$out/bin" "$out/tests/data" "$out/tools/gpu" "$out/share"
+for program in weir src/runner/test_goldens src/cli/test_invariance src/ops/ops_gpu_test src/server/server_sim; do
+  strip -o "$out/bin/$(basename "$program")" build/dev/"$program"
 done
-cp -r tests/data/goldens "$out/tests/data/"
+cp -r tests/data/goldens tests/data/answers.json "$out/tests/data/"
+cp -r tests/program tests/server "$out/tests/"
 cp -r share/weir-xs "$out/share/"
+cp tools/gpu/*.py "$out/tools/gpu/"
+find "$out" -name __pycache__ -prune -exec rm -r {} +
+if [ $# -gt 1 ]; then
+  mkdir -p "$out/wheels"
+  cp "$2"/*.whl "$out/wheels/"
+fi
 python3 tools/gpu/shapes.py "$out/shapes"
 cp tools/gpu/check.sh "$out/"
 echo "$out: $(du -sh "$out" | cut -f1). On the GPU machine: cd there, bash check.sh"
