@@ -150,6 +150,12 @@ WEIR_DEVICE uint32_t cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
+// Which cluster of the grid, along x.
+WEIR_DEVICE uint32_t cluster_index() {
+  uint32_t index;
+  asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+  return index;
+}
 // Every thread of the cluster arrives and waits; writes before it are seen after it.
 WEIR_DEVICE void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -158,6 +164,11 @@ WEIR_DEVICE void cluster_barrier() {
 // arrives again.
 WEIR_DEVICE void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+// The same without an order of what the threads read and wrote before: for barriers that barrier_init_done() made
+// known. Costs no wait for memory, unlike the one above.
+WEIR_DEVICE void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 WEIR_DEVICE void cluster_wait() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");

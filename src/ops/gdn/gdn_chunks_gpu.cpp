@@ -11,20 +11,10 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kTiles = kGdnHeadDim / kGdnTileColumns;  // of a head's state
-constexpr int kRowsThreads = 288;
 constexpr int kProductsThreads = 256;
 constexpr int kChunksThreads = 256;
 
-// Of the Shared structs of the kernels, rounded up.
-int64_t rows_shared_bytes(int64_t tiles) {
-  constexpr int64_t kRing = 64;
-  constexpr int64_t kOwnMax = 16;
-  constexpr int64_t kParts = 8;
-  const int64_t floats = tiles * (kGdnHeadDim + kRing + 2 * kParts) * kGdnTileColumns + kOwnMax * kGdnHeadDim +
-                         2 * kGdnHeadDim + 3 * kRing + kParts + 2 * kOwnMax + 2;
-  return round_up(floats * kFloat + 8, 128);
-}
-
+// Of what the kernels keep in shared memory, rounded up.
 int64_t products_shared_bytes() {
   return 2 * kGdnKeyTileBytes + 3 * 4 * 64 * kFloat;
 }
@@ -81,8 +71,8 @@ void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args) {
   device::Grid grid;
   grid.x = int64_t{args.key_heads} * launched.cluster;
   grid.y = args.sequence_count;
-  grid.threads = kRowsThreads;
-  grid.shared_bytes = rows_shared_bytes(tiles);
+  grid.threads = 256 + 32 * (tiles + 1);
+  grid.shared_bytes = gdn_rows_shared_bytes(tiles);
   grid.cluster = launched.cluster;
   grid.overlap = true;
   if (args.sequence_count <= 2) grid.shared_split = kFewSplit;

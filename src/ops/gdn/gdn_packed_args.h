@@ -33,6 +33,16 @@ inline constexpr int kGdnHeadTileBytes =
 inline constexpr int kGdnValueGroupBytes = 8 * 32 * 4 * 2;
 inline constexpr int kGdnValueTileBytes = 8 * kGdnValueGroupBytes;
 
+// Of a block of gdn_rows with `tiles` of 32 columns: rows of the ring that it keeps the keys of, at most; bytes of
+// shared memory: state, ring and keys; a warp's parts; the row's k and q; what stands for each row of the ring; norms
+// and gates; barriers.
+inline constexpr int kGdnRowsOwn = 16;
+constexpr int64_t gdn_rows_shared_bytes(int64_t tiles) {
+  const int64_t floats = tiles * (kGdnHeadDim + 64) * kGdnTileColumns + kGdnRowsOwn * kGdnHeadDim +
+                         2 * tiles * 8 * kGdnTileColumns + 2 * kGdnHeadDim + 8 + 7 * 64 + 2 * 16 + 4;
+  return (floats * 4 + 5 * 8 + 127) / 128 * 128;
+}
+
 struct GpuGdnPackedArgs {
   const GpuGdnSequence* sequences = nullptr;
   const float* u = nullptr;

@@ -1,11 +1,17 @@
 // Bound by reading the state once, and for few sequences by latency. A block holds 32 columns of one value head's state
 // (64 with four value heads a key head) in shared memory; the blocks of a key head are a cluster. What only earlier
 // steps wrote (state, ring, convolution window) is under way before the block waits for the kernel before it. Rows go
-// one after the other. Each block of the cluster keeps an equal share of the ring's keys: it computes the share's
-// products with the row's k and q, and the others read them from its shared memory; a second exchange joins the sums of
-// squares of the gated norm. What several blocks read of the slot is written behind the first exchange. Eight warps
-// share the products (a warp takes 16 keys or 8 rows of the ring, a lane a column), the ninth has the values, the gates
-// and the end of the row.
+// one after the other. Each block of the cluster keeps an equal share of the ring's keys: it sends the share's products
+// with the row's k and q to the others, and at the end of the row the sums of squares that the gated norm needs. Eight
+// warps multiply (each has 32 channels of k or q, 16 keys, 8 rows of the ring; a lane a column), one for each tile of
+// 32 columns has the values and the end of the row, the last one the gates.
+//
+// Each instruction is run through once or a few times, so fetching it takes longer than what it does: loops are rolled.
+//
+// Who waits for whom, in row n: the warps that multiply for each other once k and q are there; those for dots_here,
+// where the other warps arrive when they have left row n - 1 behind; all of the block once the parts are there; the
+// warps of the tiles for norm_here. What blocks send stands by turns in two places: a block sends for row n + 2 when it
+// has got row n + 1's norm from every block, and each sends that when its row n is behind it.
 #include "device/async.h"
 #include "device/mma.h"
 #include "ops/gdn/gdn_packed_args.h"
@@ -15,274 +21,361 @@ namespace {
 
 inline constexpr int kDim = kGdnHeadDim;
 inline constexpr int kColumns = kGdnTileColumns;
-inline constexpr int kThreads = 2 * kDim + device::kWarp;
-inline constexpr int kValueWarp = kThreads / device::kWarp - 1;
 inline constexpr int kRing = 64;
-inline constexpr int kParts = 8;
-inline constexpr int kOwnMax = 16;  // rows of the ring that a block keeps the keys of
 inline constexpr int kInputs = 16;
 inline constexpr int kTaps = 4;
+inline constexpr int kParts = 8;                         // warps that multiply
+inline constexpr int kWorkers = kParts * device::kWarp;  // their threads, each with a channel of q or k
+static_assert(kWorkers == 2 * kDim);
+inline constexpr int kOwnRows = kGdnRowsOwn;  // of the ring, that a block keeps the keys of, at most
+inline constexpr int kClusterMax = 8;
 inline constexpr float kL2Eps = 1e-6F;
+inline constexpr float kQueryScale = 0.08838834764831845F;  // 1 / sqrt(kDim)
 
 template <int kTiles>
-struct Shared {
+inline constexpr int kRowsThreads = kWorkers + (kTiles + 1) * device::kWarp;
+
+template <int kTiles>
+struct alignas(128) Shared {
   float state[kTiles][kDim][kColumns];
   float update[kTiles][kRing][kColumns];
-  float keys[kOwnMax][kDim];
-  float qk[2 * kDim];  // the row's q, then its k, before their norm
+  float keys[kOwnRows][kDim];
+  float parts[2][kTiles][kParts][kColumns];  // of what k takes from state and ring, then q
+  float qk[2 * kDim];                        // the row's q, then its k, before their norm
+  float squares[kParts];                     // of q by the first four warps, of k by the next
   float log_decay[kRing];
   float minus_a[kRing];
   float b[kRing];
-  float parts_k[kTiles][kParts][kColumns];
-  float parts_q[kTiles][kParts][kColumns];
-  float squares[kParts];  // of q by the first four warps, of k by the next
-  float own_kk[kOwnMax];  // k . key, read by the cluster
-  float own_qk[kOwnMax];
-  float norm_squares;  // of the block's columns, read by the cluster
-  float fade;          // e^G
+  float dots[2][2][kRing];         // by turns: the ring's keys times the row's k, then times its q
+  float norm[2][2 * kClusterMax];  // by turns: squares of the output's tiles
+  float fade[2];                   // by turns: e^G
+  float beta[2];
   device::Barrier loaded;
+  device::Barrier dots_here[2];
+  device::Barrier norm_here[2];
 };
+static_assert(sizeof(Shared<1>) == gdn_rows_shared_bytes(1) && sizeof(Shared<2>) == gdn_rows_shared_bytes(2));
 
 // Where the block stands.
+template <int kTiles>
 struct Place {
+  static constexpr int kBlocks = kDim / kColumns / kTiles;  // of a value head
+  const GpuGdnPackedArgs& args;
+  uint8_t* slot;
+  int rank;  // in the cluster
   int key_head;
   int value_head;
-  int rank;    // in the cluster
-  int own;     // keys that each block of the cluster keeps
-  int first;   // rank of the first block of the value head
-  int blocks;  // of the value head
-  int tile;    // first tile of 32 columns of the head
-  uint8_t* slot;
-  float* state;
-  float* keys;
-  float* update;
-  float* log_decay;
-  float* inputs;
+  int tile;  // first tile of 32 columns of the head
+
+  WEIR_DEVICE Place(const GpuGdnPackedArgs& a, const GpuGdnSequence& s)
+      : args(a),
+        slot(s.slot + a.slot_offset),
+        rank(static_cast<int>(device::cluster_rank())),
+        key_head(static_cast<int>(device::cluster_index())),
+        value_head(key_head * a.ratio + rank / kBlocks),
+        tile(rank % kBlocks * kTiles) {}
+  // Keys of the ring that each block of the cluster keeps: so many bits.
+  WEIR_DEVICE int own_bits() const { return __clz(args.cluster) - __clz(kRing); }
+  // The head's first block.
+  WEIR_DEVICE bool leads() const { return rank % kBlocks == 0; }
+  WEIR_DEVICE float* state() const {
+    return part(args.state_offset) + (value_head * (kDim / kColumns) + tile) * kDim * kColumns;
+  }
+  WEIR_DEVICE float* update() const {
+    return part(args.update_offset) + (value_head * (kDim / kColumns) + tile) * kRing * kColumns;
+  }
+  WEIR_DEVICE float* keys() const { return part(args.keys_offset) + key_head * kRing * kDim; }
+  WEIR_DEVICE float* log_decay() const { return part(args.log_decay_offset) + value_head * kRing; }
+  WEIR_DEVICE float* inputs(int token) const { return part(args.inputs_offset) + token % kInputs * args.channels; }
+
+ private:
+  WEIR_DEVICE float* part(int64_t offset) const { return reinterpret_cast<float*>(slot + offset); }
 };
 
 WEIR_DEVICE int thread() {
   return static_cast<int>(threadIdx.x);
 }
-
-template <int kTiles>
-WEIR_DEVICE Place place_of(const GpuGdnPackedArgs& args, const GpuGdnSequence& s) {
-  Place p;
-  p.key_head = static_cast<int>(blockIdx.x) / args.cluster;
-  p.rank = static_cast<int>(blockIdx.x) % args.cluster;
-  p.own = kRing / args.cluster;
-  p.blocks = args.cluster / args.ratio;
-  p.first = p.rank / p.blocks * p.blocks;
-  p.value_head = p.key_head * args.ratio + p.rank / p.blocks;
-  p.tile = p.rank % p.blocks * kTiles;
-  p.slot = s.slot + args.slot_offset;
-  const int64_t tile = static_cast<int64_t>(p.value_head) * (kDim / kColumns) + p.tile;
-  p.state = reinterpret_cast<float*>(p.slot + args.state_offset) + tile * kDim * kColumns;
-  p.keys = reinterpret_cast<float*>(p.slot + args.keys_offset) + static_cast<int64_t>(p.key_head) * kRing * kDim;
-  p.update = reinterpret_cast<float*>(p.slot + args.update_offset) + tile * kRing * kColumns;
-  p.log_decay = reinterpret_cast<float*>(p.slot + args.log_decay_offset) + static_cast<int64_t>(p.value_head) * kRing;
-  p.inputs = reinterpret_cast<float*>(p.slot + args.inputs_offset);
-  return p;
+// The same in all lanes, and known to be.
+WEIR_DEVICE int warp() {
+  return __shfl_sync(device::kAllLanes, device::warp(), 0);
+}
+WEIR_DEVICE void workers_barrier() {
+  device::threads_barrier(1, kWorkers);
 }
 
-// Starts the copies of the state and of the ring's first `rows` rows.
+// What a warp is for.
+struct Role {
+  int warp;
+  bool multiplies;
+  bool gates;  // neither: a tile's
+};
+
+// Makes the barriers, and starts the copies of the state and of the ring's first `rows` rows; one thread.
 template <int kTiles>
-WEIR_DEVICE void load_slot(Shared<kTiles>& m, const Place& p, int rows) {
-  if (thread() != 0) return;
+WEIR_DEVICE void load_slot(Shared<kTiles>& m, const Place<kTiles>& p, int rows) {
   device::barrier_init(&m.loaded, 1);
+#pragma unroll 1
+  for (int turn = 0; turn < 2; ++turn) {
+    device::barrier_init(&m.dots_here[turn], kTiles + 2);
+    device::barrier_init(&m.norm_here[turn], 1);
+  }
   device::barrier_init_done();
   constexpr int kRowBytes = kColumns * static_cast<int>(sizeof(float));
   constexpr int kKeyBytes = kDim * static_cast<int>(sizeof(float));
+  const int own = 1 << p.own_bits();
+  const float* from = p.keys() + own * p.rank * kDim;
   // At the end of a chunk the state moves and no key of the ring is needed by itself.
-  const int keys = rows == kRing ? 0 : max(0, min(rows - p.own * p.rank, p.own));
+  const int keys = rows == kRing ? 0 : max(0, min(rows - own * p.rank, own));
   device::barrier_expect(&m.loaded, kTiles * (kDim + rows) * kRowBytes + keys * kKeyBytes);
-  device::bulk_copy_once(m.state, p.state, kTiles * kDim * kRowBytes, &m.loaded);
-  if (rows > 0) {
-    for (int tile = 0; tile < kTiles; ++tile) {
-      device::bulk_copy_once(m.update[tile], p.update + tile * kRing * kColumns, rows * kRowBytes, &m.loaded);
-    }
-  }
-  if (rows == kRing) device::bulk_prefetch(p.keys + p.own * p.rank * kDim, p.own * kKeyBytes);
-  if (keys > 0) device::bulk_copy_once(m.keys, p.keys + p.own * p.rank * kDim, keys * kKeyBytes, &m.loaded);
-}
-
-inline constexpr int kSliceParts = kOwnMax * kDim / 4 / (2 * kDim);  // float4 that a thread copies of a slice's keys
-
-// A slice of the ring's keys on its way through a thread: kOwnMax rows of the slot.
-WEIR_DEVICE void read_slice(const float* keys, int slice, float4* parts) {
-#pragma unroll
-  for (int i = 0; i < kSliceParts; ++i) {
-    const auto* from = reinterpret_cast<const float4*>(keys + slice * kOwnMax * kDim);
-    parts[i] = __ldcg(from + i * 2 * kDim + thread());
-  }
-}
-
-// S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T, in shared memory and in the slot, before the first row. A thread
-// has four keys and four columns; the ring's keys, with their factors, pass through the place of the block's own, which
-// no later row needs.
-template <int kTiles>
-WEIR_DEVICE void fold(Shared<kTiles>& m, const Place& p) {
-  const bool works = device::warp() < kParts;
-  const int row = thread() / 8 * 4;
-  const int column = thread() % 8 * 4;
-  float4 parts[kSliceParts];
-  float4 sum[kTiles][4];
-  if (works) read_slice(p.keys, 0, parts);
-  if (thread() < kRing) m.b[thread()] = expf(m.log_decay[kRing - 1] - m.log_decay[thread()]);
-  const float fade = expf(m.log_decay[kRing - 1]);
-#pragma unroll
-  for (int i = 0; works && i < kTiles * 4; ++i) {
-    const float4 x = *reinterpret_cast<const float4*>(m.state[i / 4][row + i % 4] + column);
-    sum[i / 4][i % 4] = {fade * x.x, fade * x.y, fade * x.z, fade * x.w};
-  }
+  device::bulk_copy_once(m.state, p.state(), kTiles * kDim * kRowBytes, &m.loaded);
 #pragma unroll 1
-  for (int slice = 0; slice < kRing / kOwnMax; ++slice) {
-    __syncthreads();
-    for (int i = 0; works && i < kSliceParts; ++i) {
-      const int at = i * 2 * kDim + thread();
-      const float factor = m.b[slice * kOwnMax + at / (kDim / 4)];
-      const float4 x = parts[i];
-      reinterpret_cast<float4*>(m.keys)[at] = {factor * x.x, factor * x.y, factor * x.z, factor * x.w};
-    }
-    if (works && slice + 1 < kRing / kOwnMax) read_slice(p.keys, slice + 1, parts);
-    __syncthreads();
-#pragma unroll 4
-    for (int t = 0; works && t < kOwnMax; ++t) {
-      const float4 key = *reinterpret_cast<const float4*>(m.keys[t] + row);
-      const float keys[4] = {key.x, key.y, key.z, key.w};
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const float4 x = *reinterpret_cast<const float4*>(m.update[tile][slice * kOwnMax + t] + column);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float4& to = sum[tile][i];
-          to = {fmaf(keys[i], x.x, to.x), fmaf(keys[i], x.y, to.y), fmaf(keys[i], x.z, to.z), fmaf(keys[i], x.w, to.w)};
-        }
-      }
-    }
+  for (int tile = 0; tile < kTiles && rows > 0; ++tile) {
+    device::bulk_copy_once(m.update[tile], p.update() + tile * kRing * kColumns, rows * kRowBytes, &m.loaded);
   }
-#pragma unroll
-  for (int i = 0; works && i < kTiles * 4; ++i) {
-    const int at = row + i % 4;
-    *reinterpret_cast<float4*>(m.state[i / 4][at] + column) = sum[i / 4][i % 4];
-    *reinterpret_cast<float4*>(p.state + (i / 4 * kDim + at) * kColumns + column) = sum[i / 4][i % 4];
-  }
-  __syncthreads();
+  if (keys > 0) device::bulk_copy_once(m.keys, from, keys * kKeyBytes, &m.loaded);
+  if (rows == kRing) device::bulk_prefetch(from, own * kKeyBytes);
 }
 
-// The same, bit by bit, between two rows of a step. Slower, with a few registers: those that fold() takes would push
-// what a thread keeps over the rows to memory in every step, and make it wait for the loads before the kernel before it
-// has ended.
+// S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T, in shared memory and in the slot; the warps that multiply. A
+// thread has two keys and four columns at a time; the ring's keys, with their factors, pass through the place of the
+// block's own, which no later row needs.
 template <int kTiles>
-WEIR_DEVICE void fold_within(Shared<kTiles>& m, const Place& p) {
-  constexpr int kRows = 8;  // of the state that a warp moves at a time
-  if (thread() < kRing) m.b[thread()] = expf(m.log_decay[kRing - 1] - m.log_decay[thread()]);
-  __syncthreads();
-  const int c = device::lane();
-  const float fade = expf(m.log_decay[kRing - 1]);
-  for (int n = 0; n < kTiles * kDim / kRows / kParts && device::warp() < kParts; ++n) {
-    const int tile = n / (kDim / kRows / kParts);
-    const int first = (n % (kDim / kRows / kParts) * kParts + device::warp()) * kRows;
-    float sum[kRows];
-    for (int i = 0; i < kRows; ++i) sum[i] = fade * m.state[tile][first + i][c];
-#pragma unroll 4
-    for (int t = 0; t < kRing; ++t) {
-      const float weight = m.b[t];
-      const float update = m.update[tile][t][c];
-      const auto* keys = reinterpret_cast<const float4*>(p.keys + t * kDim + first);
-      for (int i = 0; i < kRows; i += 4) {
-        const float4 key = __ldcg(keys + i / 4);
-        sum[i] = fmaf(weight * key.x, update, sum[i]);
-        sum[i + 1] = fmaf(weight * key.y, update, sum[i + 1]);
-        sum[i + 2] = fmaf(weight * key.z, update, sum[i + 2]);
-        sum[i + 3] = fmaf(weight * key.w, update, sum[i + 3]);
+WEIR_DEVICE void fold(Shared<kTiles>& m, const Place<kTiles>& p, const Role& role) {
+  constexpr int kSlice = kParts;  // rows of the ring on their way, one a warp
+  constexpr int kKeys = 2 * kWorkers / (kColumns / 4);
+  const float last = m.log_decay[kRing - 1];
+  const float fade = expf(last);
+  const int column = thread() % (kColumns / 4) * 4;
+  const auto* from = reinterpret_cast<const float4*>(p.keys() + role.warp * kDim) + device::lane();
+#pragma unroll 1
+  for (int pass = 0; pass < kTiles * (kDim / kKeys); ++pass) {
+    const int tile = pass / (kDim / kKeys);
+    const int key = pass % (kDim / kKeys) * kKeys + thread() / (kColumns / 4) * 2;
+    float4 sum[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float4 x = *reinterpret_cast<const float4*>(m.state[tile][key + i] + column);
+      sum[i] = {fade * x.x, fade * x.y, fade * x.z, fade * x.w};
+    }
+    float4 next = __ldcg(from);
+#pragma unroll 1
+    for (int slice = 0; slice < kRing; slice += kSlice) {
+      const float factor = expf(last - m.log_decay[slice + role.warp]);
+      workers_barrier();
+      reinterpret_cast<float4*>(m.keys[role.warp])[device::lane()] = {factor * next.x, factor * next.y, factor * next.z,
+                                                                      factor * next.w};
+      if (slice + kSlice < kRing) next = __ldcg(from + (slice + kSlice) * (kDim / 4));
+      workers_barrier();
+#pragma unroll 2
+      for (int t = 0; t < kSlice; ++t) {
+        const float2 keys = *reinterpret_cast<const float2*>(m.keys[t] + key);
+        const float4 x = *reinterpret_cast<const float4*>(m.update[tile][slice + t] + column);
+        sum[0] = {fmaf(keys.x, x.x, sum[0].x), fmaf(keys.x, x.y, sum[0].y), fmaf(keys.x, x.z, sum[0].z),
+                  fmaf(keys.x, x.w, sum[0].w)};
+        sum[1] = {fmaf(keys.y, x.x, sum[1].x), fmaf(keys.y, x.y, sum[1].y), fmaf(keys.y, x.z, sum[1].z),
+                  fmaf(keys.y, x.w, sum[1].w)};
       }
     }
-    for (int i = 0; i < kRows; ++i) {
-      m.state[tile][first + i][c] = sum[i];
-      p.state[(tile * kDim + first + i) * kColumns + c] = sum[i];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      *reinterpret_cast<float4*>(m.state[tile][key + i] + column) = sum[i];
+      *reinterpret_cast<float4*>(p.state() + (tile * kDim + key + i) * kColumns + column) = sum[i];
     }
   }
-  __syncthreads();
+  workers_barrier();
 }
 
-// This block's share of the row's products with the ring's keys: row i is the row itself.
+WEIR_DEVICE float silu_fast(float x) {
+  return __fdividef(x, 1.0F + expf(-x));
+}
+
+// What a thread keeps over the rows: a channel of the convolution, and its inputs of the next row. Warps of the tiles
+// have a value each and its z, the warp of the gates a and b, the same in every lane.
+struct Thread {
+  float weights[kTaps];  // of the gates: the decay, dt_bias
+  float window[kTaps];   // the last is the row's own input
+  int index;             // of the channel; of the gates: the head
+  float norm;
+  float in;
+  float more;
+};
+
 template <int kTiles>
-WEIR_DEVICE void own_products(Shared<kTiles>& m, const Place& p, int i, float q_scale, float k_scale) {
+WEIR_DEVICE void open_thread(const Place<kTiles>& p, const Role& role, int position, Thread& own) {
+  const GpuGdnPackedArgs& args = p.args;
+  own.index = (thread() / kDim * args.key_heads + p.key_head) * kDim + thread() % kDim;
+  own.norm = own.more = 0;
+  if (role.gates) {
+    own.weights[0] = args.decay[p.value_head];
+    own.weights[1] = args.dt_bias[p.value_head];
+    own.index = p.value_head;
+    return;
+  }
+  if (!role.multiplies) {
+    const int column = (p.tile + role.warp - kParts) * kColumns + device::lane();
+    own.norm = args.norm[column];
+    own.index = (2 * args.key_heads + p.value_head) * kDim + column;
+  }
+#pragma unroll
+  for (int tap = 0; tap < kTaps; ++tap) {
+    own.weights[tap] = args.conv[tap * args.channels + own.index];
+    own.window[tap] = 0;
+    const int token = position - kTaps + tap;
+    if (tap > 0 && token >= 0) own.window[tap] = p.inputs(token)[own.index];
+  }
+}
+
+WEIR_DEVICE void read_row(const GpuGdnPackedArgs& args, const Role& role, int64_t row, Thread& own) {
+  if (role.gates) {
+    own.in = __ldcg(args.a + row * args.a_stride + own.index);
+    own.more = __ldcg(args.b + row * args.b_stride + own.index);
+    return;
+  }
+  own.in = __ldcg(args.u + row * args.u_stride + own.index);
+  if (!role.multiplies) own.more = __ldcg(args.z + row * args.z_stride + own.index - 2 * args.key_heads * kDim);
+}
+
+WEIR_DEVICE float convolve(Thread& own) {
+  float sum = 0;
+#pragma unroll
+  for (int tap = 0; tap + 1 < kTaps; ++tap) {
+    own.window[tap] = own.window[tap + 1];
+    sum = fmaf(own.weights[tap], own.window[tap], sum);
+  }
+  own.window[kTaps - 1] = own.in;
+  return silu_fast(fmaf(own.weights[kTaps - 1], own.in, sum));
+}
+
+// The gates of row i of the ring.
+template <int kTiles>
+WEIR_DEVICE void enter_gates(Shared<kTiles>& m, const Place<kTiles>& p, const Thread& own, int i, int turn) {
+  const float x = own.in + own.weights[1];
+  const float softplus = x > 20.0F ? x : log1pf(expf(x));
+  const float now = fmaf(own.weights[0], softplus, i == 0 ? 0.0F : m.log_decay[i - 1]);
+  __syncwarp();
+  if (device::lane() != 0) return;
+  m.log_decay[i] = now;
+  m.fade[turn] = expf(now);
+  m.beta[turn] = device::sigmoid(own.more);
+  if (p.leads()) p.log_decay()[i] = now;
+}
+
+// This block's share of the row's products with the ring's keys goes to every block of the cluster; row i is the row
+// itself. Half a warp has the sums with k, the other those with q.
+template <int kTiles>
+WEIR_DEVICE void send_dots(Shared<kTiles>& m, const Place<kTiles>& p, const Role& role, int i, int turn, float q_scale,
+                           float k_scale) {
+  constexpr int kHalf = device::kWarp / 2;
+  const bool of_k = device::lane() < kHalf;
   const int at = 4 * device::lane();
   const float4 k = *reinterpret_cast<const float4*>(m.qk + kDim + at);
   const float4 q = *reinterpret_cast<const float4*>(m.qk + at);
-  const float4 unit = {k.x * k_scale, k.y * k_scale, k.z * k_scale, k.w * k_scale};
-  for (int r = device::warp(); r < p.own; r += kParts) {
-    const int row = p.own * p.rank + r;
+#pragma unroll 1
+  for (int r = role.warp; r < 1 << p.own_bits(); r += kParts) {
+    const int row = (p.rank << p.own_bits()) + r;
     if (row > i) return;
-    const float4 key = row == i ? unit : *reinterpret_cast<const float4*>(m.keys[r] + at);
-    const float kk = fmaf(key.w, unit.w, fmaf(key.z, unit.z, fmaf(key.y, unit.y, key.x * unit.x)));
+    const float4 key = *reinterpret_cast<const float4*>((row == i ? m.qk + kDim : m.keys[r]) + at);
+    const float kk = fmaf(key.w, k.w, fmaf(key.z, k.z, fmaf(key.y, k.y, key.x * k.x)));
     const float qk = fmaf(key.w, q.w, fmaf(key.z, q.z, fmaf(key.y, q.y, key.x * q.x)));
-    const float kk_sum = device::warp_sum(kk);
-    const float qk_sum = device::warp_sum(qk) * q_scale;
-    if (device::lane() == 0) {
-      m.own_kk[r] = kk_sum;
-      m.own_qk[r] = qk_sum;
+    float sum = (of_k ? kk : qk) + __shfl_xor_sync(device::kAllLanes, of_k ? qk : kk, kHalf);
+#pragma unroll
+    for (int distance = kHalf / 2; distance > 0; distance /= 2) {
+      sum += __shfl_xor_sync(device::kAllLanes, sum, distance);
+    }
+    sum *= of_k ? k_scale : q_scale;
+    if (row == i) sum *= k_scale;
+    const int to = device::lane() % kHalf;
+    if (to < p.args.cluster) {
+      device::send_shared_to(static_cast<uint32_t>(to), &m.dots[turn][of_k ? 0 : 1][row], sum, &m.dots_here[turn]);
     }
   }
-}
-
-// The coefficients of the row's update and output, from the products that the blocks of the cluster keep.
-template <int kTiles>
-WEIR_DEVICE void coefficients(Shared<kTiles>& m, const Place& p, int i) {
-  const int j = thread();
-  if (j > i) return;
-  const auto rank = static_cast<uint32_t>(j / p.own);
-  const float kk = device::read_shared_of(rank, m.own_kk + j % p.own);
-  const float qk = device::read_shared_of(rank, m.own_qk + j % p.own);
-  const float e = expf(m.log_decay[i] - m.log_decay[j]);
-  m.minus_a[j] = -(e * kk);
-  m.b[j] = e * qk;
 }
 
 // One warp's part of S^T k and S^T q, its lanes' columns.
 template <int kTiles>
-WEIR_DEVICE void state_products(const Shared<kTiles>& m, float* from_k, float* from_q) {
-  constexpr int kRows = kDim / kParts;
-  const int first = device::warp() * kRows;
-  for (int tile = 0; tile < kTiles; ++tile) from_k[tile] = from_q[tile] = 0;
+WEIR_DEVICE void state_products(const Shared<kTiles>& m, const Role& role, float (&from_k)[kTiles],
+                                float (&from_q)[kTiles]) {
+  constexpr int kKeys = kDim / kParts;
 #pragma unroll
-  for (int d = first; d < first + kRows; d += 4) {
+  for (int tile = 0; tile < kTiles; ++tile) from_k[tile] = from_q[tile] = 0;
+  const int first = role.warp * kKeys;
+#pragma unroll 1
+  for (int d = first; d < first + kKeys; d += 4) {
     const float4 k = *reinterpret_cast<const float4*>(m.qk + kDim + d);
     const float4 q = *reinterpret_cast<const float4*>(m.qk + d);
+    const float ks[4] = {k.x, k.y, k.z, k.w};
+    const float qs[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      const float* state = m.state[tile][d] + device::lane();
-      from_k[tile] = fmaf(k.x, state[0], from_k[tile]);
-      from_q[tile] = fmaf(q.x, state[0], from_q[tile]);
-      from_k[tile] = fmaf(k.y, state[kColumns], from_k[tile]);
-      from_q[tile] = fmaf(q.y, state[kColumns], from_q[tile]);
-      from_k[tile] = fmaf(k.z, state[2 * kColumns], from_k[tile]);
-      from_q[tile] = fmaf(q.z, state[2 * kColumns], from_q[tile]);
-      from_k[tile] = fmaf(k.w, state[3 * kColumns], from_k[tile]);
-      from_q[tile] = fmaf(q.w, state[3 * kColumns], from_q[tile]);
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const float x = m.state[tile][d + n][device::lane()];
+        from_k[tile] = fmaf(ks[n], x, from_k[tile]);
+        from_q[tile] = fmaf(qs[n], x, from_q[tile]);
+      }
     }
   }
 }
 
-// The warp's part of the sums over earlier rows of the ring, joined with its part of the state's.
+// The coefficients of this warp's rows of the ring, up to row i, and the sums over those before it.
 template <int kTiles>
-WEIR_DEVICE void ring_products(Shared<kTiles>& m, int i, const float* from_k, const float* from_q) {
+WEIR_DEVICE void ring_products(Shared<kTiles>& m, const Role& role, int i, int turn, float (&from_k)[kTiles],
+                               float (&from_q)[kTiles]) {
   constexpr int kRows = kRing / kParts;
-  const int first = device::warp() * kRows;
-  for (int tile = 0; tile < kTiles; ++tile) {
-    float earlier_a = 0;
-    float earlier_b = 0;
 #pragma unroll
-    for (int t = first; t < first + kRows; ++t) {
-      if (t < i) {
-        const float update = m.update[tile][t][device::lane()];
-        earlier_a = fmaf(m.minus_a[t], update, earlier_a);
-        earlier_b = fmaf(m.b[t], update, earlier_b);
+  for (int tile = 0; tile < kTiles; ++tile) from_k[tile] = from_q[tile] = 0;
+  const int first = role.warp * kRows;
+  if (first > i) return;
+  const int j = first + device::lane();
+  if (device::lane() < kRows) {
+    const float e = expf(m.log_decay[i] - m.log_decay[min(j, i)]);
+    m.minus_a[j] = j < i ? -(e * m.dots[turn][0][j]) : 0.0F;
+    m.b[j] = j <= i ? e * m.dots[turn][1][j] : 0.0F;
+  }
+  __syncwarp();
+#pragma unroll 1
+  for (int t = first; t < min(first + kRows, i); t += 4) {
+    const float4 a = *reinterpret_cast<const float4*>(m.minus_a + t);
+    const float4 b = *reinterpret_cast<const float4*>(m.b + t);
+    const float as[4] = {a.x, a.y, a.z, a.w};
+    const float bs[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const float x = t + n < i ? m.update[tile][t + n][device::lane()] : 0.0F;
+        from_k[tile] = fmaf(as[n], x, from_k[tile]);
+        from_q[tile] = fmaf(bs[n], x, from_q[tile]);
       }
     }
-    m.parts_k[tile][device::warp()][device::lane()] = fmaf(-m.fade, from_k[tile], earlier_a);
-    m.parts_q[tile][device::warp()][device::lane()] = fmaf(m.fade, from_q[tile], earlier_b);
   }
+}
+
+// A row's products with the ring and the state, into the parts; returns the factor of the row's key.
+template <int kTiles>
+WEIR_DEVICE float multiply_row(Shared<kTiles>& m, const Place<kTiles>& p, const Role& role, int i, int turn,
+                               uint32_t phase) {
+  const float4 q_squares = reinterpret_cast<const float4*>(m.squares)[0];
+  const float4 k_squares = reinterpret_cast<const float4*>(m.squares)[1];
+  const float q_scale = kQueryScale * rsqrtf(((q_squares.x + q_squares.y) + (q_squares.z + q_squares.w)) + kL2Eps);
+  const float k_scale = rsqrtf(((k_squares.x + k_squares.y) + (k_squares.z + k_squares.w)) + kL2Eps);
+  float state_k[kTiles];
+  float state_q[kTiles];
+  float ring_k[kTiles];
+  float ring_q[kTiles];
+  device::barrier_wait(&m.loaded, 0);
+  send_dots(m, p, role, i, turn, q_scale, k_scale);
+  __syncwarp();
+  state_products(m, role, state_k, state_q);
+  device::barrier_wait(&m.dots_here[turn], phase);
+  ring_products(m, role, i, turn, ring_k, ring_q);
+  const float fade = m.fade[turn];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    m.parts[0][tile][role.warp][device::lane()] = fmaf(-fade, state_k[tile] * k_scale, ring_k[tile]);
+    m.parts[1][tile][role.warp][device::lane()] = fmaf(fade, state_q[tile] * q_scale, ring_q[tile]);
+  }
+  return k_scale;
 }
 
 WEIR_DEVICE float add_parts(const float (*parts)[kColumns]) {
@@ -291,247 +384,113 @@ WEIR_DEVICE float add_parts(const float (*parts)[kColumns]) {
          ((parts[4][c] + parts[5][c]) + (parts[6][c] + parts[7][c]));
 }
 
-// A channel of the convolution: the block's threads have one of q or k each, the last warp's lanes kTiles values.
-struct Channel {
-  int index;
-  float weights[kTaps];
-  float window[kTaps];  // the last is the row's own input
-  float next;           // the row after it
-};
-
-WEIR_DEVICE void open_channel(const GpuGdnPackedArgs& args, const Place& p, const GpuGdnSequence& s, int index,
-                              Channel* channel) {
-  channel->index = index;
-#pragma unroll
-  for (int tap = 0; tap < kTaps; ++tap) {
-    channel->weights[tap] = args.conv[tap * args.channels + index];
-    const int token = s.position - kTaps + tap;
-    channel->window[tap] =
-        tap == 0 || token < 0 ? 0.0F : p.inputs[static_cast<int64_t>(token % kInputs) * args.channels + index];
-  }
-}
-
-WEIR_DEVICE float convolve(Channel* channel) {
-  float sum = 0;
-#pragma unroll
-  for (int tap = 0; tap + 1 < kTaps; ++tap) channel->window[tap] = channel->window[tap + 1];
-  channel->window[kTaps - 1] = channel->next;
-#pragma unroll
-  for (int tap = 0; tap < kTaps; ++tap) sum = fmaf(channel->weights[tap], channel->window[tap], sum);
-  return device::silu(sum);
-}
-
-// What the last warp reads of a row for itself; gates are the same in every lane.
+// The row's update and its output, once all blocks of the head have their squares; the warp of a tile.
 template <int kTiles>
-struct RowInputs {
-  float a;
-  float b;
-  float z[kTiles];
-};
-
-template <int kTiles>
-WEIR_DEVICE void read_row(const GpuGdnPackedArgs& args, const Place& p, int64_t row, Channel* channels,
-                          RowInputs<kTiles>* in) {
-  if (device::warp() < kValueWarp) {
-    channels[0].next = args.u[row * args.u_stride + channels[0].index];
-    return;
+WEIR_DEVICE void finish_row(Shared<kTiles>& m, const Place<kTiles>& p, const Role& role, const Thread& own, float value,
+                            float z, int i, int turn, uint32_t phase, int64_t row) {
+  const GpuGdnPackedArgs& args = p.args;
+  const int tile = role.warp - kParts;
+  const int lane = device::lane();
+  const float delta = m.beta[turn] * (value + add_parts(m.parts[0][tile]));
+  const float out = fmaf(m.b[i], delta, add_parts(m.parts[1][tile]));
+  const float squares = device::warp_sum(out * out);
+  if (lane < p.args.cluster) {
+    device::send_shared_to(static_cast<uint32_t>(lane), &m.norm[turn][p.rank * kTiles + tile], squares,
+                           &m.norm_here[turn]);
   }
-  for (int tile = 0; tile < kTiles; ++tile) {
-    channels[tile].next = args.u[row * args.u_stride + channels[tile].index];
-    in->z[tile] = args.z[row * args.z_stride + p.value_head * kDim + (p.tile + tile) * kColumns + device::lane()];
-  }
-  in->a = args.a[row * args.a_stride + p.value_head];
-  in->b = args.b[row * args.b_stride + p.value_head];
-}
-
-// The raw input of the row at `token` goes to the ring, the last kInputs rows of the step alone.
-template <int kTiles>
-WEIR_DEVICE void keep_input(const GpuGdnPackedArgs& args, const Place& p, int token, const Channel* channels) {
-  float* to = p.inputs + static_cast<int64_t>(token % kInputs) * args.channels;
-  if (device::warp() < kValueWarp) {
-    if (p.rank == 0) to[channels[0].index] = channels[0].window[kTaps - 1];
-    return;
-  }
-  for (int tile = 0; tile < kTiles; ++tile) to[channels[tile].index] = channels[tile].window[kTaps - 1];
-}
-
-// Cumulative log decay of row i; every lane of the last warp.
-template <int kTiles>
-WEIR_DEVICE void enter_gates(Shared<kTiles>& m, const RowInputs<kTiles>& in, float decay, float dt_bias, int i) {
-  const float x = in.a + dt_bias;
-  const float softplus = x > 20.0F ? x : log1pf(expf(x));
-  const float now = fmaf(decay, softplus, i == 0 ? 0.0F : m.log_decay[i - 1]);
+  if (tile == 0 && lane == 0) device::barrier_expect(&m.norm_here[turn], p.args.cluster * kTiles * 4);
   __syncwarp();
-  if (device::lane() == 0) {
-    m.log_decay[i] = now;
-    m.fade = expf(now);
-  }
-}
-
-// What a thread keeps over the rows.
-template <int kTiles>
-struct Thread {
-  bool is_value;  // of the last warp
-  Channel channels[kTiles];
-  float norm[kTiles];
-  float decay;
-  float dt_bias;
-};
-
-template <int kTiles>
-WEIR_DEVICE void open_thread(const GpuGdnPackedArgs& args, const Place& p, const GpuGdnSequence& s,
-                             Thread<kTiles>& own) {
-  own.is_value = device::warp() == kValueWarp;
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const int column = (p.tile + tile) * kColumns + device::lane();
-    int index = 2 * args.key_heads * kDim + p.value_head * kDim + column;
-    if (!own.is_value) index = (thread() / kDim * args.key_heads + p.key_head) * kDim + thread() % kDim;
-    open_channel(args, p, s, index, &own.channels[tile]);
-    own.norm[tile] = args.norm[column];
-  }
-  own.decay = args.decay[p.value_head];
-  own.dt_bias = args.dt_bias[p.value_head];
-}
-
-// Convolution and gates of row i of the ring; returns the thread's values.
-template <int kTiles>
-WEIR_DEVICE void enter_row(Shared<kTiles>& m, Thread<kTiles>& own, const RowInputs<kTiles>& in, int i, float* value) {
-  if (own.is_value) {
-    for (int tile = 0; tile < kTiles; ++tile) value[tile] = convolve(&own.channels[tile]);
-    enter_gates(m, in, own.decay, own.dt_bias, i);
-    return;
-  }
-  value[0] = convolve(&own.channels[0]);
-  m.qk[thread()] = value[0];
-  const float sum = device::warp_sum(value[0] * value[0]);
-  if (device::lane() == 0) m.squares[device::warp()] = sum;
-}
-
-// The row's products with the ring and the state, into the parts; returns the factor of the row's key.
-template <int kTiles>
-WEIR_DEVICE float row_products(Shared<kTiles>& m, const Place& p, bool is_value, int i) {
-  const float q_squares = (m.squares[0] + m.squares[1]) + (m.squares[2] + m.squares[3]);
-  const float k_squares = (m.squares[4] + m.squares[5]) + (m.squares[6] + m.squares[7]);
-  const float q_scale = 1.0F / sqrtf(q_squares + kL2Eps) * (1.0F / sqrtf(static_cast<float>(kDim)));
-  const float k_scale = 1.0F / sqrtf(k_squares + kL2Eps);
-  float from_k[kTiles];
-  float from_q[kTiles];
-  if (!is_value) own_products(m, p, i, q_scale, k_scale);
-  __syncwarp();
-  device::cluster_arrive();
-  if (!is_value) {
-    state_products(m, from_k, from_q);
-    for (int tile = 0; tile < kTiles; ++tile) {
-      from_k[tile] *= k_scale;
-      from_q[tile] *= q_scale;
-    }
-  }
-  device::cluster_wait();
-  coefficients(m, p, i);
-  __syncthreads();
-  if (!is_value) ring_products(m, i, from_k, from_q);
-  __syncthreads();
-  return k_scale;
-}
-
-// The row's update, its output, and the sum of the output's squares; the last warp.
-template <int kTiles>
-WEIR_DEVICE void update_row(Shared<kTiles>& m, const Place& p, int i, float b, const float* value, float* out) {
-  const float beta = device::sigmoid(b);
-  float squares = 0;
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const float delta = beta * (value[tile] + add_parts(m.parts_k[tile]));
-    out[tile] = fmaf(m.b[i], delta, add_parts(m.parts_q[tile]));
-    m.update[tile][i][device::lane()] = delta;
-    p.update[(tile * kRing + i) * kColumns + device::lane()] = delta;
-    squares = fmaf(out[tile], out[tile], squares);
-  }
-  squares = device::warp_sum(squares);
-  if (device::lane() == 0) m.norm_squares = squares;
-  __syncwarp();
-}
-
-// The gated norm, once all blocks of the head have their sums; the last warp.
-template <int kTiles>
-WEIR_DEVICE void store_row(const GpuGdnPackedArgs& args, Shared<kTiles>& m, const Place& p, const float* norm,
-                           const RowInputs<kTiles>& in, const float* out, int64_t row) {
-  float sum = 0;
-  for (int block = 0; block < p.blocks; ++block) {
-    sum += device::read_shared_of(static_cast<uint32_t>(p.first + block), &m.norm_squares);
-  }
-  const float scale = 1.0F / sqrtf(sum / static_cast<float>(kDim) + args.eps);
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const int column = p.value_head * kDim + (p.tile + tile) * kColumns + device::lane();
-    args.y[row * args.y_stride + column] = static_cast<uint16_t>(
-        device::half_pair(args.y_type != 0, out[tile] * scale * norm[tile] * device::silu(in.z[tile]), 0.0F));
-  }
+  m.update[tile][i][lane] = delta;
+  p.update()[(tile * kRing + i) * kColumns + lane] = delta;
+  const float gate = own.norm * silu_fast(z);
+  device::barrier_wait(&m.norm_here[turn], phase);
+  const float4 all = *reinterpret_cast<const float4*>(&m.norm[turn][(p.rank * kTiles) & ~3]);
+  const float scale = rsqrtf((((all.x + all.y) + all.z) + all.w) / static_cast<float>(kDim) + args.eps);
+  const int column = p.value_head * kDim + (p.tile + tile) * kColumns + lane;
+  args.y[row * args.y_stride + column] =
+      static_cast<uint16_t>(device::half_pair(args.y_type != 0, out * scale * gate, 0.0F));
 }
 
 template <int kTiles>
 WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
   const GpuGdnSequence s = args.sequences[blockIdx.y];
   if (s.row_count == 0) return;  // the whole cluster
-  const Place p = place_of<kTiles>(args, s);
+  const Place<kTiles> p(args, s);
+  const Role role = {warp(), warp() < kParts, warp() == kParts + kTiles};
   int base = s.base;
-  const int ring = s.position - base;
-  load_slot(m, p, ring);
-  if (thread() < ring) m.log_decay[thread()] = p.log_decay[thread()];
-  if (ring == kRing) {
-    __syncthreads();
-    device::barrier_wait(&m.loaded, 0);
-    fold(m, p);
-    base = s.position;
-  }
-  Thread<kTiles> own;
-  open_thread(args, p, s, own);
+  if (role.gates && device::lane() == 0) load_slot(m, p, s.position - base);
+  __syncwarp();
+  device::cluster_arrive_relaxed();
+  if (thread() < s.position - base) m.log_decay[thread()] = p.log_decay()[thread()];
+  Thread own;
+  open_thread(p, role, s.position, own);
+  __syncwarp();
+  device::cluster_wait();  // every block's barriers are made
   __syncthreads();
-  device::barrier_wait(&m.loaded, 0);
-  device::wait_for_previous();
-  device::start_next();
-
-  RowInputs<kTiles> next;
-  read_row(args, p, s.row_begin, own.channels, &next);
+#pragma unroll 1
   for (int row = 0; row < s.row_count; ++row) {
     const int position = s.position + row;
     if (position - base == kRing) {
+      __syncwarp();
       device::cluster_barrier();  // the keys of this step's rows are in the slot
-      fold_within(m, p);
+      device::barrier_wait(&m.loaded, 0);
+      if (role.multiplies) fold(m, p, role);
+      __syncwarp();
+      device::cluster_barrier();  // nobody reads any more what later rows write in their place
       base = position;
     }
-    const int i = position - base;
-    const RowInputs<kTiles> in = next;
-    float value[kTiles];
-    float out[kTiles];
-    enter_row(m, own, in, i, value);
-    if (row + 1 < s.row_count) read_row(args, p, int64_t{s.row_begin} + row + 1, own.channels, &next);
-    __syncthreads();
-    const float k_scale = row_products(m, p, own.is_value, i);
-    if (own.is_value) update_row(m, p, i, in.b, value, out);
-    device::cluster_arrive();
-    // Every block has read what it needs of the slot before the first exchange of the row.
-    if (thread() >= kDim && !own.is_value && i / p.own == p.rank) {
-      const float key = value[0] * k_scale;
-      m.keys[i % p.own][thread() - kDim] = key;
-      p.keys[i * kDim + thread() - kDim] = key;
+    if (row == 0) {
+      device::wait_for_previous();
+      device::start_next();
+      read_row(args, role, s.row_begin, own);
     }
-    if (row >= s.row_count - kInputs) keep_input<kTiles>(args, p, position, own.channels);
-    if (own.is_value && p.rank == p.first && device::lane() == 0) p.log_decay[i] = m.log_decay[i];
-    __syncwarp();
-    device::cluster_wait();
-    if (own.is_value) store_row(args, m, p, own.norm, in, out, int64_t{s.row_begin} + row);
+    const int i = position - base;
+    const int turn = row % 2;
+    const uint32_t phase = static_cast<uint32_t>(row) / 2 % 2;
+    const float z = own.more;
+    float value = 0;
+    if (role.gates) {
+      enter_gates(m, p, own, i, turn);
+    } else {
+      value = convolve(own);
+    }
+    if (row + 1 < s.row_count) read_row(args, role, int64_t{s.row_begin} + row + 1, own);
+    if (role.multiplies) {
+      m.qk[thread()] = value;
+      const float sum = device::warp_sum(value * value);
+      if (device::lane() == 0) m.squares[role.warp] = sum;
+      if (thread() == 0) device::barrier_expect(&m.dots_here[turn], (i + 1) * 8);
+      __syncwarp();
+      workers_barrier();
+      const float k_scale = multiply_row(m, p, role, i, turn, phase);
+      __syncthreads();
+      if (thread() >= kDim && i >> p.own_bits() == p.rank) {
+        const float key = value * k_scale;
+        m.keys[i & ((1 << p.own_bits()) - 1)][thread() - kDim] = key;
+        p.keys()[i * kDim + thread() - kDim] = key;
+      }
+    } else {
+      __syncwarp();
+      if (device::lane() == 0) device::barrier_arrive(&m.dots_here[turn]);
+      __syncwarp();
+      __syncthreads();
+      if (!role.gates) finish_row(m, p, role, own, value, z, i, turn, phase, int64_t{s.row_begin} + row);
+    }
+    if (!role.gates && row >= s.row_count - kInputs && (!role.multiplies || p.rank == 0)) {
+      p.inputs(position)[own.index] = own.window[kTaps - 1];
+    }
   }
-  device::cluster_barrier();  // the others have read this block's shared memory
 }
 
 }  // namespace
 
-WEIR_KERNEL_BOUNDED(weir_gdn_rows, GpuGdnPackedArgs, kThreads, 4) {
+WEIR_KERNEL_BOUNDED(weir_gdn_rows, GpuGdnPackedArgs, kRowsThreads<1>, 4) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
   gdn_rows(args, *reinterpret_cast<Shared<1>*>(gdn_rows_shared));
 }
 
 // Four value heads of a key head: two tiles a block.
-WEIR_KERNEL_BOUNDED(weir_gdn_rows_wide, GpuGdnPackedArgs, kThreads, 2) {
+WEIR_KERNEL_BOUNDED(weir_gdn_rows_wide, GpuGdnPackedArgs, kRowsThreads<2>, 3) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
   gdn_rows(args, *reinterpret_cast<Shared<2>*>(gdn_rows_shared));
 }
