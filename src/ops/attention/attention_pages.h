@@ -36,6 +36,7 @@ struct Part {
 WEIR_DEVICE void bring(uint8_t* to, const uint8_t* from, int begin, int end, device::Barrier* barrier) {
   if (end - begin == kPagedTokens) return device::bulk_copy_once(to, from, kPagedTileBytes, barrier);
   if (begin >= end) return;
+#pragma unroll 1
   for (int at = begin * 128; at < kPagedTileBytes; at += kPagedQuarter) {
     device::bulk_copy_once(to + at, from + at, static_cast<uint32_t>(end - begin) * 128, barrier);
   }
@@ -91,11 +92,10 @@ struct Reader {
 
 // Values behind the row's own token become zeros: their weights are zeros, what lies there may be anything.
 WEIR_DEVICE void clear_behind(uint8_t* v, int tokens) {
-  const int chunks = (kPagedTokens - tokens) * 8;
-  for (int i = static_cast<int>(threadIdx.x); i < 4 * chunks; i += kRowThreads) {
-    uint8_t* quarter = v + i / chunks * kPagedQuarter + tokens * 128;
-    reinterpret_cast<uint4*>(quarter)[i % chunks] = uint4{0, 0, 0, 0};
-  }
+  static_assert(kRowWarps * kPagedQuarter == kPagedTileBytes, "a warp clears a quarter");
+  auto* quarter = reinterpret_cast<uint4*>(v + device::warp() * kPagedQuarter);
+#pragma unroll 1
+  for (int i = tokens * 8 + device::lane(); i < kPagedTokens * 8; i += device::kWarp) quarter[i] = uint4{0, 0, 0, 0};
 }
 
 // Scores of this warp's 16 tokens in two groups of 8, two chains each.
@@ -106,16 +106,19 @@ WEIR_DEVICE void scores_of(const RowShared& shared, float (&s)[2][4]) {
   const uint32_t q = device::shared_address(shared.q) + static_cast<uint32_t>(row * kPagedHeadDim * 2);
   const uint32_t k = device::shared_address(shared.k) + static_cast<uint32_t>(token * 128);
   float d[2][2][4] = {};
+#pragma unroll 1
+  for (int quarter = 0; quarter < 4; ++quarter) {
 #pragma unroll
-  for (int step = 0; step < kPagedHeadDim / 16; ++step) {
-    uint32_t a[4];
-    uint32_t b[4];
-    const int q_chunk = (2 * step + lane / 16) ^ (row % 8);
-    const int k_chunk = (2 * (step % 4) + lane / 8 % 2) ^ (token % 8);
-    device::load_matrices(a, q + static_cast<uint32_t>(q_chunk * 16));
-    device::load_matrices(b, k + static_cast<uint32_t>(step / 4 * kPagedQuarter + k_chunk * 16));
-    device::mma_bf16(d[step % 2][0], a, b[0], b[1]);
-    device::mma_bf16(d[step % 2][1], a, b[2], b[3]);
+    for (int step = 0; step < 4; ++step) {
+      uint32_t a[4];
+      uint32_t b[4];
+      const int q_chunk = 8 * quarter + ((2 * step + lane / 16) ^ (row % 8));
+      const int k_chunk = (2 * step + lane / 8 % 2) ^ (token % 8);
+      device::load_matrices(a, q + static_cast<uint32_t>(q_chunk * 16));
+      device::load_matrices(b, k + static_cast<uint32_t>(quarter * kPagedQuarter + k_chunk * 16));
+      device::mma_bf16(d[step % 2][0], a, b[0], b[1]);
+      device::mma_bf16(d[step % 2][1], a, b[2], b[3]);
+    }
   }
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
@@ -193,7 +196,7 @@ WEIR_DEVICE void weigh_values(const RowShared& shared, Part& part) {
 #pragma unroll
     for (float& x : column) x = 0;
   }
-#pragma unroll
+#pragma unroll 1
   for (int step = 0; step < kPagedTokens / 16; ++step) {
     uint32_t a[4];
     device::load_matrices(a, weights + static_cast<uint32_t>(((2 * step + lane / 16) ^ (row % 8)) * 16));
@@ -252,6 +255,7 @@ WEIR_DEVICE void take_queries(const Reader& r, int page) {
   auto* q = reinterpret_cast<uint4*>(r.shared.q);
   const uint16_t* from = r.args.q + (r.t * r.args.heads + int64_t{r.kv} * r.group) * kPagedHeadDim;
   constexpr int kChunks = kPagedHeadDim / 8;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < kPagedGroupMax * kChunks; i += kRowThreads) {
     const bool valid = i < r.group * kChunks;
     device::copy16(q + (i ^ (i / kChunks % 8)), from + (valid ? i * 8 : 0), valid);
