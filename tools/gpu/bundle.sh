@@ -11,13 +11,14 @@ out=${1:?usage: tools/gpu/bundle.sh FOLDER [WHEELS]}
 command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || { echo "nvcc is missing: install the CUDA toolkit 13" >&2; exit 1; }
 cmake --preset dev >/dev/null
 cmake --build build/dev -- --quiet weir test_goldens test_invariance ops_gpu_test server_sim
-mkdir -p "$out/bin" "$out/tests/data" "$out/tools/gpu" "$out/share"
+mkdir -p "$out/bin" "$out/tests/data" "$out/tools/gpu" "$out/share" "$out/docs"
 for program in weir src/runner/test_goldens src/cli/test_invariance src/ops/ops_gpu_test src/server/server_sim; do
   strip -o "$out/bin/$(basename "$program")" build/dev/"$program"
 done
 cp -r tests/data/goldens tests/data/answers.json "$out/tests/data/"
 cp -r tests/program tests/server "$out/tests/"
 cp -r share/weir-xs "$out/share/"
+cp docs/api.md "$out/docs/"
 cp tools/gpu/*.py "$out/tools/gpu/"
 find "$out" -name __pycache__ -prune -exec rm -r {} +
 if [ $# -gt 1 ]; then

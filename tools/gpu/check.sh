@@ -84,7 +84,7 @@ part_soak() {
 room_for_start() {
   local place gib=40
   for place in ${WEIR_START_FOLDER:-/dev/shm "${TMPDIR:-/tmp}" .}; do
-    [ "$(df --output=avail -B 1G "$place" | tail -n 1)" -ge "$gib" ] && mktemp -d "$place/weir-start.XXXXXX" && return
+    [ "$(df --output=avail -B 1G "$place" | tail -n 1)" -ge "$gib" ] 2>/dev/null && mktemp -d "$place/weir-start.XXXXXX" && return
   done
   return 1
 }
@@ -95,8 +95,8 @@ part_start() {
     failures=$((failures + 1))
     return
   fi
-  step 1 150 python3 tools/gpu/checkpoint.py shapes/35b "$start_folder"
-  step 4 240 python3 tools/gpu/start.py "$start_folder" --device "$device" --repeats 2 --limit 20 --json
+  step 1 150 python3 tools/gpu/checkpoint.py shapes/35b "$start_folder/35b"
+  step 4 240 python3 tools/gpu/start.py "$start_folder/35b" --device "$device" --repeats 2 --limit 20 --json
   rm -rf "$start_folder"
 }
 
