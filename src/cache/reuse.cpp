@@ -125,12 +125,13 @@ void SequenceCache::order_save(RowId row, int64_t position, StepPlan* plan) {
   plan->edits.push_back(edit);
 }
 
-// A block that ends inside a page has a copy of it: the row writes on in its own.
+// A block that ends inside a page has a copy of it: the row writes on in its own. What the page has behind the block's
+// end is nobody's.
 void SequenceCache::begin_work(RowId row, int64_t position, StepPlan* plan) {
   Row& working = rows_[row.index()];
   if (working.saves.empty()) return;
   Save& save = working.saves.back();
-  if (save.position != position || position % block_tokens_ == 0 || save.copied) return;
+  if (position < save.position || save.position % block_tokens_ == 0 || save.copied) return;
   const auto lacks = [](const Class& pages) { return pages.pool.free() == 0; };
   while (std::any_of(classes_.begin(), classes_.end(), lacks)) {
     if (free_memory()) continue;
@@ -140,8 +141,8 @@ void SequenceCache::begin_work(RowId row, int64_t position, StepPlan* plan) {
   }
   for (size_t c = 0; c < classes_.size(); ++c) {
     save.copies[c] = classes_[c].pool.take();
-    copy_page(row, c, classes_[c].tables[row.index()][static_cast<size_t>(position / block_tokens_)], save.copies[c],
-              plan);
+    copy_page(row, c, classes_[c].tables[row.index()][static_cast<size_t>(save.position / block_tokens_)],
+              save.copies[c], plan);
   }
   save.copied = true;
 }
@@ -157,7 +158,7 @@ void SequenceCache::publish(RowId row, int64_t computed, bool sampled, const Tok
   for (; done < owner.saves.size(); ++done) {
     Save& save = owner.saves[done];
     const bool whole = save.position % block_tokens_ == 0;
-    if (save.position > computed || (!whole && !sampled)) break;
+    if (save.position > computed || (!whole && (!sampled || !save.copied))) break;
     if (!publish_save(row, save, read)) drop(&save);
   }
   owner.saves.erase(owner.saves.begin(), owner.saves.begin() + static_cast<ptrdiff_t>(done));

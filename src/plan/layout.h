@@ -12,6 +12,10 @@ namespace weir {
 // a grid point, so a checkpoint on the grid never splits a page.
 inline constexpr int32_t kGridTokens = 64;
 
+// Tokens that a row can be taken back at most, to a place that is not before the last grid point that a token has been
+// computed at or behind.
+inline constexpr int32_t kRollbackTokens = 13;
+
 // One class of page: KV of the attention layers, KV of the draft head, ...
 struct PageClass {
   std::string name;

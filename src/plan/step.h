@@ -24,11 +24,11 @@ enum class EditKind : uint8_t {
 // Applied in order before the step's work. Rows are stable: a row keeps its index from join to leave.
 // A state is saved when the row has computed `position` tokens: at once, or before the edits of the first plan after
 // the step that brings it there; so a save may be ordered with that step or long before. A row has one save open at
-// most; it is dropped when the row leaves or has stopped before it gets there. Where drafts are made, accepted drafts
-// may have brought the row past `position` when it is saved, or when the save is ordered: the slot still allows going
-// on at `position` exactly, which is at most 13 tokens back and not behind a multiple of the grid that a row has been
-// computed at. A save ordered before the step that reaches `position` always is: only a step's token and first draft go
-// over the grid.
+// most; it is dropped when the row leaves or has stopped before it gets there. The end of a prompt's chunk, or accepted
+// drafts, may have brought the row past `position` when it is saved: the slot still allows going on at `position`
+// exactly, which is at most kRollbackTokens back and not before the last grid point that a token has been computed at or
+// behind. Of drafts that is always so for a save ordered before the step that reaches `position`: only a step's token
+// and first draft go over the grid.
 struct Edit {
   EditKind kind = EditKind::kLeave;
   RowId row;

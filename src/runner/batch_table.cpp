@@ -65,8 +65,8 @@ void BatchTable::save_states() {
 void BatchTable::save_state(BatchRow* row) {
   if (!row->save_to.valid() || row->position < row->save_position) return;
   const int64_t beyond = row->position - row->save_position;
-  WEIR_CHECK(beyond <= (limits_.drafts_max > 0 ? kGdnRollbackMax : 0) &&
-                 row->save_position >= (row->computed - 1) / kGridTokens * kGridTokens,
+  static_assert(kRollbackTokens <= kGdnRollbackMax);
+  WEIR_CHECK(beyond <= kRollbackTokens && row->save_position >= (row->computed - 1) / kGridTokens * kGridTokens,
              "a state at {}, with {} tokens computed, is saved for {}", row->position, row->computed,
              row->save_position);
   caches_->copy_slot(row->state, row->save_to);

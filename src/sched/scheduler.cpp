@@ -7,8 +7,12 @@
 #include "base/planted.h"
 
 namespace weir {
-
 namespace {
+
+// Whether the state of a row that has computed `from` tokens can be made that behind its first `to`.
+bool reaches_back(int64_t from, int64_t to) {
+  return from - to <= kRollbackTokens && to >= (from - 1) / kGridTokens * kGridTokens;
+}
 
 // A step or two of waiting is worth so many blocks that need not be computed.
 constexpr int64_t kBlocksWorthWaiting = 4;
@@ -235,8 +239,11 @@ void Scheduler::add_prefill(Draft* draft, int32_t index) {
   if (end < border && end / kGridTokens * kGridTokens > filling.computed) end = end / kGridTokens * kGridTokens;
   cache_.begin_work(filling.row, filling.computed, draft->plan);
   if (const int64_t checkpoint = next_checkpoint(filling); checkpoint <= end) {
-    end = checkpoint;
-    order_save(draft, &filling, end);
+    order_save(draft, &filling, checkpoint);
+    // A few tokens to the prompt's end are no step of their own: the state behind them is good for both places.
+    // The step behind it keeps what it needs, so there must be one.
+    const bool ends = in_prompt && end == border && filling.sampling.max_tokens > 1 && next_checkpoint(filling) > end;
+    if (!ends || !reaches_back(end, checkpoint)) end = checkpoint;
   }
   const bool peeks = in_prompt && filling.sampling.prompt_logprobs >= 0 && end < filling.prompt_count;
 
@@ -332,7 +339,8 @@ bool Scheduler::waits_for_prefix(const Sequence& candidate, const PrefixMatch& m
   if (static_cast<int64_t>(known_.size()) < worth_it) return false;
   for (int32_t position = 0; position < running_.size(); ++position) {
     Sequence& other = sequence(running_.at(position).index);
-    if (other.generated > 0 || other.salt != candidate.salt) continue;
+    // With a second token sampled, all that its prompt leaves is known.
+    if (other.generated > 1 || other.salt != candidate.salt) continue;
     const int64_t common = common_prefix(&other);
     int64_t known = common / cache_.block_tokens() * cache_.block_tokens();
     if (cache_.has_states() && known >= worth_it) {

@@ -156,8 +156,9 @@ void Executor::save(const StepPlan& plan, DeviceRow* row) {
   if (!row->live || !row->save_to.valid() || row->position < row->save_position) return;
   Slot& to = slots_[row->save_to.index()];
   if (to.owner >= 0) violate(plan, "a state is saved into slot {} of row {}", row->save_to.value(), to.owner);
-  if (row->position > row->save_position + limits_.drafts_max) {
-    violate(plan, "a state at {} is saved late", row->save_position);
+  if (row->position > row->save_position + kRollbackTokens ||
+      row->save_position < (row->position - 1) / kGridTokens * kGridTokens) {
+    violate(plan, "a state at {} is saved late, at {}", row->save_position, row->position);
   }
   const Slot& from = slots_[row->slot.index()];
   to = Slot{-1, {from.histories.begin(), from.histories.begin() + row->save_position + 1}};
@@ -271,8 +272,9 @@ void Executor::verify(const StepPlan& plan, const SequenceWork& work, DeviceRow*
   for (size_t i = 0; i < classes_.size(); ++i) {
     covered = std::min(covered, static_cast<int64_t>(row->pages[i].size()) * classes_[i].tokens_per_page);
   }
-  const int64_t count = std::min({int64_t{work.draft_count}, static_cast<int64_t>(row->drafts.size()),
-                                  std::max<int64_t>(0, covered - row->position)});
+  const int64_t count =
+      std::min({int64_t{work.draft_count}, static_cast<int64_t>(row->drafts.size()),
+                std::max<int64_t>(0, covered - row->position), kGridTokens - row->position % kGridTokens});
   yielded->drafted_count = static_cast<int32_t>(count);
   size_t accepted = 0;
   bool goes_on = true;

@@ -9,6 +9,8 @@
 namespace weir {
 namespace {
 
+constexpr int32_t kSomeSequences = 64;
+
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kTiles = kGdnHeadDim / kGdnTileColumns;  // of a head's state
 constexpr int kProductsThreads = 256;
@@ -75,7 +77,8 @@ void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args) {
   grid.shared_bytes = gdn_rows_shared_bytes(tiles);
   grid.cluster = launched.cluster;
   grid.overlap = true;
-  if (args.sequence_count <= 2) grid.shared_split = kFewSplit;
+  // As the kernels of few rows beside it.
+  if (args.sequence_count <= kSomeSequences) grid.shared_split = kFewSplit;
   gpu.launch(tiles == 1 ? "weir_gdn_rows" : "weir_gdn_rows_wide", grid, launched);
 }
 
