@@ -18,6 +18,7 @@ enum class PlantedBug {
   kCheckpointTooEarly,   // a state is found one block before the tokens that it has seen
   kPageNotCopied,        // who goes on inside a page gets an empty one
   kSaltForgotten,        // tenants find what others computed
+  kStaleLookup,          // what was found for the first in the queue stands although more of it became known
   kStateNotZeroed,       // a joining row finds the state of whoever had its slot before
   kBatchDependentSplit,  // large steps sum a norm's squares in another order
 };

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <utility>
 
 #include "cache/id_pool.h"
 #include "cache/sequence_cache.h"
@@ -102,6 +103,39 @@ struct Distrust : testing::Test {
   SequenceCache cache;
   StepPlan plan;
 };
+
+// What is far from the match, or evicted there, leaves it as it is.
+TEST_F(Distrust, AMatchIsCountedAsChangedByWhatIsOnItsWayAlone) {
+  join(0, 192);
+  publish(0, 64, false);
+  PrefixMatch found = match();
+  ASSERT_EQ(found.whole, 64);
+  cache.watch(found);
+  uint64_t seen = cache.changes();
+  const auto moved = [&] { return std::exchange(seen, cache.changes()) != seen; };
+  publish(0, 128, false);
+  EXPECT_TRUE(moved());  // right behind it
+  cache.watch(found);    // as if somebody else's tokens ended there
+  publish(0, 192, false);
+  EXPECT_FALSE(moved());  // behind what is right behind it
+  cache.watch(match());
+  cache.order_save(RowId(0), 128, &plan);
+  EXPECT_FALSE(moved());
+  publish(0, 192, false);
+  EXPECT_TRUE(moved());  // a state on the way
+  const int32_t idle = match().idle_blocks;
+  cache.leave(RowId(0));
+  found = match();
+  EXPECT_GT(found.idle_blocks, idle);
+  cache.watch(found);
+  moved();
+  PrefixMatch again = found;
+  again.idle_blocks = 0;
+  cache.count_idle(&again);
+  EXPECT_EQ(again.idle_blocks, found.idle_blocks);
+  ASSERT_TRUE(cache.grow(RowId(1), 256, &plan));  // takes the last block, and its page
+  EXPECT_TRUE(moved());
+}
 
 TEST_F(Distrust, AStateThatABrokenRowLeftAtAnothersBlockIsNotFound) {
   join(0, 128);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/planted.h"
 
 namespace weir {
 
@@ -106,6 +107,7 @@ BlockId PrefixTree::insert(BlockId parent, const CacheSalt& salt, std::span<cons
   append(&by_use_, &Block::by_use, index);
   ++evictable_;
   ++size_;
+  if (!planted(PlantedBug::kStaleLookup)) count_change(block);
   return BlockId(index);
 }
 
@@ -114,6 +116,7 @@ void PrefixTree::remove(BlockId id) {
   WEIR_CHECK(block.users == 0 && block.children == 0, "block {} has {} users and {} children", id.value(), block.users,
              block.children);
   WEIR_CHECK(!block.checkpoint.valid(), "block {} still has a checkpoint", id.value());
+  count_change(block);
   take_out(&by_use_, &Block::by_use, id.value());
   --evictable_;
   --size_;
@@ -139,6 +142,17 @@ void PrefixTree::hide(BlockId id) {
   if (block.hidden) return;
   leave_bucket(id);
   block.hidden = true;
+  count_change(block);
+}
+
+void PrefixTree::watch(BlockId last) {
+  ++walk_;
+  for (BlockId block = last; block.valid(); block = at(block).parent) at(block).watched = walk_;
+}
+
+// Sequences that go their own way change blocks that are far from the walk: most of what changes is not counted.
+void PrefixTree::count_change(const Block& block) {
+  if (!block.parent.valid() || block.watched == walk_ || at(block.parent).watched == walk_) ++changes_;
 }
 
 void PrefixTree::set_pages(BlockId block, std::span<const PageId> pages) {
@@ -178,6 +192,7 @@ void PrefixTree::set_checkpoint(BlockId id, StateSlotId slot) {
   block.restores = 0;
   append(checkpoints_of(block), &Block::by_checkpoint, id.value());
   ++checkpoints_;
+  count_change(block);
 }
 
 StateSlotId PrefixTree::take_checkpoint(BlockId id) {
@@ -187,6 +202,7 @@ StateSlotId PrefixTree::take_checkpoint(BlockId id) {
   block.checkpoint = {};
   take_out(checkpoints_of(block), &Block::by_checkpoint, id.value());
   --checkpoints_;
+  count_change(block);
   return slot;
 }
 

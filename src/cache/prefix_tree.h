@@ -80,6 +80,12 @@ class PrefixTree {
   // Invalid: there is none.
   BlockId oldest_checkpoint() const;
 
+  // From now on changes() counts what may change where a walk leads that found the blocks up to `last` (invalid: none)
+  // and no block behind: their checkpoints, those blocks themselves, and blocks right behind them, or at the start,
+  // that come, go or get a state. One walk is watched at a time.
+  void watch(BlockId last);
+  uint64_t changes() const { return changes_; }
+
   // Whether the block is there and is still the one of that name.
   bool has(BlockId block, uint64_t name) const {
     return blocks_[block.index()].token_count > 0 && blocks_[block.index()].name == name;
@@ -117,6 +123,7 @@ class PrefixTree {
     int32_t children = 0;
     int32_t partial_children = 0;
     bool hidden = false;
+    uint64_t watched = 0;         // the last walk that led over it
     Worth worth = Worth::kUse;    // of the checkpoint
     int32_t restores = 0;         // sequences that went on from the checkpoint
     int32_t next_in_bucket = -1;  // the free list's link too
@@ -130,6 +137,7 @@ class PrefixTree {
   Block& at(BlockId block);
   const Block& at(BlockId block) const;
   uint64_t name(BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
+  void count_change(const Block& block);
   void leave_bucket(BlockId id);
   size_t bucket(uint64_t name) const { return static_cast<size_t>(name) & (buckets_.size() - 1); }
   bool is(const Block& block, uint64_t name, BlockId parent, const CacheSalt& salt,
@@ -152,6 +160,8 @@ class PrefixTree {
   int32_t evictable_ = 0;
   int32_t checkpoints_ = 0;
   int32_t partial_at_start_ = 0;
+  uint64_t walk_ = 1;  // the one that is watched
+  uint64_t changes_ = 0;
   Order by_use_;                              // of blocks without users
   std::array<Order, kWorths> by_checkpoint_;  // per worth
 };

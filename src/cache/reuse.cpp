@@ -18,6 +18,7 @@ PrefixMatch SequenceCache::match(const CacheSalt& salt_given, std::span<const To
     last = next;
     out.whole = tree_.end(next);
   }
+  out.whole_last = last;
   const auto behind = [&](BlockId block) {
     return tokens.subspan(block.valid() ? static_cast<size_t>(tree_.end(block)) : 0);
   };
@@ -27,8 +28,7 @@ PrefixMatch SequenceCache::match(const CacheSalt& salt_given, std::span<const To
   }
   out.lost_to_eviction = std::max<int64_t>(0, out.whole + evicted_behind(salt, last, behind(last)) - out.matched);
 
-  // A row needs a slot of its own beside the checkpoint that it goes on from.
-  if (has_slots_ && slots_.free() == 0 && tree_.checkpoints() < 2) return out;
+  if (slots_scarce()) return out;
   // The last state on the way: at the end of a block, or of one that ends inside the page behind it.
   for (BlockId block = last;; block = tree_.parent(block)) {
     out.last = tree_.find_partial(block, salt, behind(block), has_slots_);
@@ -39,11 +39,16 @@ PrefixMatch SequenceCache::match(const CacheSalt& salt_given, std::span<const To
   }
   out.reused = tree_.end(out.last);
   out.blocks = static_cast<int32_t>(out.reused / block_tokens_);
-  // Above a block in use, all are.
-  for (BlockId block = out.last; block.valid() && tree_.users(block) == 0; block = tree_.parent(block)) {
-    ++out.idle_blocks;
-  }
+  count_idle(&out);
   return out;
+}
+
+void SequenceCache::count_idle(PrefixMatch* match) const {
+  match->idle_blocks = 0;
+  // Above a block in use, all are.
+  for (BlockId block = match->last; block.valid() && tree_.users(block) == 0; block = tree_.parent(block)) {
+    ++match->idle_blocks;
+  }
 }
 
 // Tokens behind `last` whose blocks were evicted. Some are forgotten: a name's place may have gone to another.

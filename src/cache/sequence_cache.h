@@ -41,6 +41,7 @@ struct PrefixMatch {
   int32_t blocks = 0;            // whole blocks of `reused`
   int32_t idle_blocks = 0;       // of them and the one that ends at `reused`, used by no row
   BlockId last;                  // the block that ends at `reused`, if that is not 0
+  BlockId whole_last;            // the block that ends at `whole`, if that is not 0
 };
 
 // Reads tokens [position, position + count) of a sequence; valid until the next call.
@@ -59,6 +60,12 @@ class SequenceCache {
 
   // The longest prefix of `tokens` that is known. Nothing, if reuse is off.
   PrefixMatch match(const CacheSalt& salt, std::span<const TokenId> tokens) const;
+  // What a later match() of the same tokens would give: as long as changes() stays what it was when `match` was
+  // watched, the same but for lost_to_eviction and idle_blocks, which is counted anew here. One match is watched at a
+  // time.
+  void watch(const PrefixMatch& match) { tree_.watch(match.whole_last); }
+  uint64_t changes() const { return 2 * tree_.changes() + (slots_scarce() ? 1 : 0); }
+  void count_idle(PrefixMatch* match) const;
   // Whether one more row with `token_count` tokens, the match among them, fits, leaving `headroom` pages of every
   // class.
   bool fits(int64_t token_count, int32_t headroom, const PrefixMatch& match) const;
@@ -136,6 +143,8 @@ class SequenceCache {
     return (token_count + pages.tokens_per_page - 1) / pages.tokens_per_page;
   }
 
+  // A row needs a slot of its own beside the checkpoint that it goes on from: then it can go on from none.
+  bool slots_scarce() const { return has_slots_ && slots_.free() == 0 && tree_.checkpoints() < 2; }
   StateSlotId take_slot();
   bool free_memory();
   void evict(BlockId block);

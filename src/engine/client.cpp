@@ -230,6 +230,8 @@ EngineStats EngineClient::stats() const {
   stats.prompt_tokens = gauges.prompt_tokens.get();
   stats.generated_tokens = gauges.generated_tokens.get();
   stats.recomputed_tokens = gauges.recomputed_tokens.get();
+  stats.lookups = gauges.lookups.get();
+  stats.comparisons = gauges.comparisons.get();
   stats.matched_tokens = gauges.matched_tokens.get();
   stats.cached_tokens = gauges.cached_tokens.get();
   stats.lost_to_checkpoint = gauges.lost_to_checkpoint.get();

@@ -32,6 +32,7 @@ SchedulerConfig scheduler_config(const EngineConfig& config) {
   out.prefix_caching = config.prefix_caching;
   out.reuse_generated = config.reuse_generated;
   out.checkpoint_interval = config.checkpoint_interval;
+  out.remember_lookups = config.remember_lookups;
   out.cache_seed = config.cache_seed;
   out.adaptive_drafts = config.adaptive_drafts;
   return out;
@@ -327,6 +328,8 @@ void Engine::Impl::update_gauges() {
   gauges.steps_in_flight.set(flight_count);
   gauges.token_blocks_used.set(scheduler.token_blocks_used());
   gauges.prompt_tokens.set(counters.admitted_prompt_tokens);
+  gauges.lookups.set(counters.lookups);
+  gauges.comparisons.set(counters.comparisons);
   gauges.matched_tokens.set(counters.matched_tokens);
   gauges.cached_tokens.set(counters.reused_tokens);
   gauges.lost_to_checkpoint.set(counters.lost_to_checkpoint);

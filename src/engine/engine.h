@@ -28,6 +28,7 @@ struct EngineConfig {
   bool reuse_generated = false;          // --reuse-generated; see SchedulerConfig
   int64_t checkpoint_interval = 0;       // --checkpoint-interval, tokens
   bool adaptive_drafts = true;           // false: always as many as RunnerLimits::drafts_max
+  bool remember_lookups = true;          // see SchedulerConfig
   uint64_t cache_seed = 0;               // of the hash that finds prefixes: random where requests come from strangers
   int64_t event_ring_bytes = 8 << 20;    // raised at start to twice the largest step if that is more
 };

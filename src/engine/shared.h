@@ -48,8 +48,8 @@ struct EngineGauges {
   Counter running, preempted, pages_used, pages_free, pages_kept, slots_used, checkpoints, steps_in_flight,
       token_blocks_used;
   Counter steps, prompt_tokens, generated_tokens, recomputed_tokens, matched_tokens, cached_tokens, lost_to_checkpoint,
-      lost_to_eviction, evicted_blocks, evicted_checkpoints, draft_rounds, draft_tokens, accepted_tokens, preemptions,
-      admitted;
+      lost_to_eviction, lookups, comparisons, evicted_blocks, evicted_checkpoints, draft_rounds, draft_tokens,
+      accepted_tokens, preemptions, admitted;
   Counter finished_stop, finished_length, finished_abort, finished_error, not_finite, overtakes, promotions,
       event_stalls;
   Counter heartbeat_us, last_step_us;

@@ -33,6 +33,8 @@ struct EngineStats {
   int64_t cached_tokens = 0;
   int64_t lost_to_checkpoint = 0;
   int64_t lost_to_eviction = 0;
+  int64_t lookups = 0;       // prompts hashed to find them in the caches, and
+  int64_t comparisons = 0;   // compared with one in the making
   int64_t draft_rounds = 0;  // steps of a sequence with drafts
   int64_t draft_tokens = 0;
   int64_t accepted_tokens = 0;

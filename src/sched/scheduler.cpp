@@ -71,7 +71,9 @@ Scheduler::Scheduler(const SchedulerConfig& config, const CacheLayout& layout, c
   for (size_t i = ids_.size(); i-- > 0;) free_records_.push_back(static_cast<int32_t>(i));
   leaving_.reserve(static_cast<size_t>(limits.rows_max));
   if (!cache_.reuses()) return;
-  known_.reserve(static_cast<size_t>(sequence_tokens_max_));
+  lookup_.tokens.reserve(static_cast<size_t>(sequence_tokens_max_));
+  lookup_.common.resize(static_cast<size_t>(limits.rows_max));
+  known_.reserve(static_cast<size_t>(cache_.block_tokens()));
   piece_.reserve(TokenStore::kBlockTokens);
 }
 
@@ -287,13 +289,18 @@ void Scheduler::admit(Draft* draft) {
     // What it sampled before it was preempted must have arrived: it is part of what is recomputed.
     if (candidate.steps_in_flight > 0) return;
     PrefixMatch match = this->match(&sequence(index));
-    if (waits_for_prefix(candidate, match)) return;
+    if (waits_for_prefix(candidate)) return;
     const bool history = match.reused > 0 && has_penalties(candidate.sampling);
     if (history && draft->history_used) return;
     // A page for each running sequence stays free, so that nobody who joins is preempted before the others have filled
     // one. What is taken over can stand in the way where every page counts.
-    if (!cache_.fits(candidate.tokens.count, running_.size(), match)) match = {};
-    if (!cache_.fits(candidate.tokens.count, running_.size(), match)) return;
+    if (!cache_.fits(candidate.tokens.count, running_.size(), match)) {
+      match = {};
+      if (!cache_.fits(candidate.tokens.count, running_.size(), match)) return;
+    } else if (cache_.evicted_blocks() != lookup_.evicted_blocks) {
+      // Of what was evicted since it was looked up, some may be its own.
+      match.lost_to_eviction = cache_.match(candidate.salt, lookup_.tokens).lost_to_eviction;
+    }
     queue->remove(candidate.key);
     join(draft, index, match);
     foresee();
@@ -303,15 +310,42 @@ void Scheduler::admit(Draft* draft) {
 
 // What the candidate need not compute. The last token is always computed: it yields the next one. Where prompts and
 // generated tokens have other bits, generated ones are computed again as such.
-PrefixMatch Scheduler::match(Sequence* candidate) {
+const PrefixMatch& Scheduler::match(Sequence* candidate) {
+  if (!cache_.reuses()) return lookup_.match;
+  Lookup& kept = lookup_;
+  const bool same = config_.remember_lookups && kept.id == candidate->key.id &&
+                    kept.token_count == candidate->tokens.count &&
+                    kept.prompt_rows_published == candidate->prompt_rows_published;
+  if (!same) look_up(candidate);
+  const bool holds = kept.valid && kept.changes == cache_.changes();
+  if (holds || kept.tokens.empty()) {
+    cache_.count_idle(&kept.match);
+    return kept.match;
+  }
+  ++counters_.lookups;
+  kept.match = cache_.match(candidate->salt, kept.tokens);
+  cache_.watch(kept.match);
+  kept.valid = true;
+  kept.changes = cache_.changes();
+  kept.evicted_blocks = cache_.evicted_blocks();
+  return kept.match;
+}
+
+// The candidate's tokens, and nothing else known of it.
+void Scheduler::look_up(Sequence* candidate) {
+  lookup_.id = candidate->key.id;
+  lookup_.token_count = candidate->tokens.count;
+  lookup_.prompt_rows_published = candidate->prompt_rows_published;
+  lookup_.tokens.clear();
+  lookup_.match = {};
+  lookup_.valid = false;
+  std::fill(lookup_.common.begin(), lookup_.common.end(), Lookup::Common());
   const bool wants_rows =
       candidate->sampling.prompt_logprobs >= 0 && candidate->prompt_rows_published < candidate->prompt_count - 1;
-  known_.clear();
-  if (!cache_.reuses() || wants_rows) return {};
+  if (wants_rows) return;
   const int64_t limit = candidate->tokens.count - 1;
   store_.read(&candidate->tokens, 0,
-              config_.reuse_generated ? limit : std::min<int64_t>(limit, candidate->prompt_count), &known_);
-  return cache_.match(candidate->salt, known_);
+              config_.reuse_generated ? limit : std::min<int64_t>(limit, candidate->prompt_count), &lookup_.tokens);
 }
 
 void Scheduler::order_save(Draft* draft, Sequence* sequence, int64_t position) {
@@ -329,14 +363,15 @@ void Scheduler::foresee() {
   foreseen_ = next.key.id;
   foreseen_joins_ = joins_;
   Sequence& candidate = sequence(next.index);
-  waits_for_prefix(candidate, match(&candidate));
+  match(&candidate);
+  waits_for_prefix(candidate);
 }
 
 // Whether a prompt in the making will soon have left known much of what the candidate, just looked up, begins with. It
 // is asked for a state where their ways part. Steps are full of that prompt until then, so waiting costs little.
-bool Scheduler::waits_for_prefix(const Sequence& candidate, const PrefixMatch& match) {
-  const int64_t worth_it = match.reused + kBlocksWorthWaiting * cache_.block_tokens();
-  if (static_cast<int64_t>(known_.size()) < worth_it) return false;
+bool Scheduler::waits_for_prefix(const Sequence& candidate) {
+  const int64_t worth_it = lookup_.match.reused + kBlocksWorthWaiting * cache_.block_tokens();
+  if (static_cast<int64_t>(lookup_.tokens.size()) < worth_it) return false;
   for (int32_t position = 0; position < running_.size(); ++position) {
     Sequence& other = sequence(running_.at(position).index);
     // With a second token sampled, all that its prompt leaves is known.
@@ -358,16 +393,23 @@ bool Scheduler::waits_for_prefix(const Sequence& candidate, const PrefixMatch& m
   return false;
 }
 
-// Tokens that known_ and the prompt of a running sequence begin with alike.
+// Tokens that the sequence looked up and the prompt of a running one begin with alike.
 int64_t Scheduler::common_prefix(Sequence* running) {
-  const auto limit = std::min<int64_t>(static_cast<int64_t>(known_.size()), running->prompt_count);
+  Lookup::Common& known = lookup_.common[running->row.index()];
+  if (known.id == running->key.id) return known.tokens;
+  ++counters_.comparisons;
+  const std::vector<TokenId>& tokens = lookup_.tokens;
+  const auto limit = std::min<int64_t>(static_cast<int64_t>(tokens.size()), running->prompt_count);
+  known = {running->key.id, limit};
   for (int64_t begin = 0; begin < limit; begin += TokenStore::kBlockTokens) {
     piece_.clear();
     store_.read(&running->tokens, begin, std::min(TokenStore::kBlockTokens, limit - begin), &piece_);
-    const auto differs = std::mismatch(piece_.begin(), piece_.end(), known_.begin() + begin).first;
-    if (differs != piece_.end()) return begin + (differs - piece_.begin());
+    const auto differs = std::mismatch(piece_.begin(), piece_.end(), tokens.begin() + begin).first;
+    if (differs == piece_.end()) continue;
+    known.tokens = begin + (differs - piece_.begin());
+    break;
   }
-  return limit;
+  return known.tokens;
 }
 
 // The next place behind which the sequence's state is to be kept, or never: where another sequence's tokens went on

@@ -43,8 +43,11 @@ struct SchedulerConfig {
   // reused as a prompt all the same. Where the bits are one, true costs nothing.
   bool reuse_generated = false;
   int64_t checkpoint_interval = 0;  // tokens between states kept on the way, a multiple of kGridTokens; 0: none
-  uint64_t cache_seed = 0;          // of the hash that finds prefixes
-  bool adaptive_drafts = true;      // false: always as many drafts as the runner makes
+  // What was found of the first in the queue is kept until that may have changed. False, for tests: it is looked up in
+  // every plan. The plans are the same.
+  bool remember_lookups = true;
+  uint64_t cache_seed = 0;      // of the hash that finds prefixes
+  bool adaptive_drafts = true;  // false: always as many drafts as the runner makes
   DraftCost draft_cost;
 };
 
@@ -131,6 +134,8 @@ struct SchedulerCounters {
   int64_t reused_tokens = 0;
   int64_t lost_to_checkpoint = 0;
   int64_t lost_to_eviction = 0;
+  int64_t lookups = 0;      // prompts that were hashed to find them in the caches
+  int64_t comparisons = 0;  // prompts that were compared with one in the making
 };
 
 class Scheduler {
@@ -183,14 +188,34 @@ class Scheduler {
     bool history_used = false;  // some row's earlier tokens are in the plan
   };
 
+  // What is known of the sequence that was looked up last. A sequence that cannot be admitted stays first in the queue
+  // for many plans.
+  struct Lookup {
+    SequenceId id = 0;
+    int64_t token_count = 0;
+    int32_t prompt_rows_published = 0;
+    std::vector<TokenId> tokens;  // those that it may reuse
+    PrefixMatch match;
+    bool valid = false;          // the match, as long as
+    uint64_t changes = 0;        // this stays
+    int64_t evicted_blocks = 0;  // as of the match
+    // How many of its tokens the sequence `id` in a row begins with.
+    struct Common {
+      SequenceId id = 0;
+      int64_t tokens = 0;
+    };
+    std::vector<Common> common;  // by row
+  };
+
   void emit_leaves(Draft* draft);
   void continue_decodes(Draft* draft);
   void continue_prefills(Draft* draft);
   void admit(Draft* draft);
   OrderedQueue* next_queue();
-  PrefixMatch match(Sequence* candidate);
+  const PrefixMatch& match(Sequence* candidate);
+  void look_up(Sequence* candidate);
   void foresee();
-  bool waits_for_prefix(const Sequence& candidate, const PrefixMatch& match);
+  bool waits_for_prefix(const Sequence& candidate);
   int64_t common_prefix(Sequence* running);
   void join(Draft* draft, int32_t index, const PrefixMatch& match);
   void count_admission(Sequence* admitted, const PrefixMatch& match);
@@ -222,7 +247,8 @@ class Scheduler {
   OrderedQueue waiting_;
   OrderedQueue preempted_;
   OrderedQueue running_;
-  std::vector<TokenId> known_;  // of the sequence that is looked up, or published
+  Lookup lookup_;
+  std::vector<TokenId> known_;  // of the sequence that is published
   std::vector<TokenId> piece_;
   SequenceId foreseen_ = 0;     // who was first in the queue when foresee() last looked,
   int64_t foreseen_joins_ = 0;  // and how many had joined

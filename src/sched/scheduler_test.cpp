@@ -229,6 +229,38 @@ TEST_F(Burst, OfDifferentPromptsDoesNotWait) {
   EXPECT_EQ(desk->plan.work.size(), 2U);  // what the first leaves of the step is the second's
 }
 
+// The second waits for pages, all the while the first decodes and leaves blocks of its own. Both begin alike.
+TEST(Lookups, OfASequenceThatWaitsAreRepeatedOnlyWhenItsOwnPrefixChanges) {
+  for (const bool remember : {true, false}) {
+    RunnerLimits limits = limits_of(4, 512, 9);
+    limits.state_slots = 8;
+    SchedulerConfig config = config_of(16, 100'000, 0, 1000);
+    config.prefix_caching = true;
+    config.reuse_generated = true;
+    config.remember_lookups = remember;
+    Desk desk(config, limits);
+    desk.add(70, 300, 0);
+    desk.add(500, 1, 1);
+    int64_t steps = 0;
+    for (; desk.scheduler.waiting() > 0; ++steps) {
+      ASSERT_TRUE(desk.step());
+      ASSERT_EQ(desk.plan.work.size(), 1U);  // the second comes when the first has left
+      desk.settle();
+    }
+    EXPECT_EQ(steps, 302);  // the first's prompt in two, its 299 other tokens, the second
+    const SchedulerCounters& counters = desk.scheduler.counters();
+    EXPECT_EQ(counters.matched_tokens, 69);  // all of the first's prompt that was kept
+    if (!remember) {
+      EXPECT_GE(counters.lookups, 300);
+      continue;
+    }
+    // The first's own lookup; then at the start, when the first block became known, when one behind it did and when the
+    // state at the prompt's end did.
+    EXPECT_LE(counters.lookups, 5);
+    EXPECT_LE(counters.comparisons, 1);
+  }
+}
+
 TEST(OrderedQueue, KeepsOrderWhateverTheOrderOfInsertion) {
   OrderedQueue queue(5);
   const std::vector<int64_t> dues = {30, 10, 20, 10, 50};

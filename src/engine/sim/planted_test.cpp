@@ -49,6 +49,17 @@ INSTANTIATE_TEST_SUITE_P(All, PlantedBugs,
                                          Case{PlantedBug::kSaltForgotten, "SaltForgotten", "another tenant"}),
                          [](const testing::TestParamInfo<Case>& info) { return info.param.name; });
 
+// No rule is broken by it: less is reused.
+TEST(Planted, AStaleLookupChangesPlans) {
+  {
+    const Planted planted(PlantedBug::kStaleLookup);
+    const LookupComparison compared = compare_lookups(1, 300);
+    EXPECT_NE(compared.differs, 0U);
+    std::printf("StaleLookup: seed %llu\n", static_cast<unsigned long long>(compared.differs));
+  }
+  EXPECT_EQ(compare_lookups(1, 100).differs, 0U);
+}
+
 TEST(Planted, WithoutABugNothingIsFound) {
   const SweepResult sweep = run_schedules(1, 100);
   EXPECT_EQ(sweep.total.violations, std::vector<std::string>());

@@ -18,11 +18,40 @@ namespace {
 // below this; one that does not has stopped making progress.
 constexpr int64_t kTurnsMax = 60'000;
 
+class Digest {
+ public:
+  void add(int64_t value) { value_ = (value_ ^ static_cast<uint64_t>(value)) * 1099511628211U ^ value_ >> 29; }
+  uint64_t value() const { return value_; }
+
+ private:
+  uint64_t value_ = 1469598103934665603U;
+};
+
+void add_plan(const StepPlan& plan, Digest* digest) {
+  digest->add(static_cast<int64_t>(plan.id));
+  for (const Edit& edit : plan.edits) {
+    for (const int64_t value : {static_cast<int64_t>(edit.kind), int64_t{edit.row.value()}, int64_t{edit.state.value()},
+                                int64_t{edit.page_class.value()}, int64_t{edit.first}, int64_t{edit.count},
+                                edit.prompt_length, edit.position}) {
+      digest->add(value);
+    }
+  }
+  for (const SequenceWork& work : plan.work) {
+    for (const int64_t value :
+         {int64_t{work.row.value()}, static_cast<int64_t>(work.role), int64_t{work.sample}, int64_t{work.token_count},
+          int64_t{work.draft_count}, int64_t{work.propose_count}, int64_t{work.first_token}, work.position}) {
+      digest->add(value);
+    }
+  }
+  for (const TokenId token : plan.tokens) digest->add(token);
+  for (const PageId page : plan.pages) digest->add(page.value());
+}
+
 class Schedule {
  public:
-  explicit Schedule(uint64_t seed)
+  Schedule(uint64_t seed, bool remember_lookups)
       : random_(seed),
-        world_(draw_world(&random_)),
+        world_(world(&random_, remember_lookups)),
         requests_(draw_requests(&random_, world_)),
         runner_(world_.layout, world_.limits, &clock_),
         engine_(std::move(Engine::create(world_.config, world_.layout, &runner_, &clock_, &wake_)).value()),
@@ -47,6 +76,12 @@ class Schedule {
   }
 
  private:
+  static World world(Random* random, bool remember_lookups) {
+    World world = draw_world(random);
+    world.config.remember_lookups = remember_lookups;
+    return world;
+  }
+
   Rules rules() const {
     Rules rules;
     rules.aging_us = world_.config.aging_us;
@@ -158,6 +193,7 @@ class Schedule {
     if (!world_.late || random_.one_in(200)) {
       while (client_.poll(&event_)) validator_.on_event(event_);
     }
+    for (const StepPlan& plan : plans_) add_plan(plan, &digest_);
     for (const StepPlan& plan : plans_) validator_.on_plan(plan, world_.late);
     validator_.on_turn_end(client_.stats(), runner_.executor().rows(), world_.late);
     for (const std::string& violation : runner_.executor().violations()) validator_.violate(violation);
@@ -173,6 +209,13 @@ class Schedule {
     result.violations = validator_.violations();
     result.turns = turns_;
     result.steps = stats.steps;
+    for (const int64_t count : {stats.matched_tokens, stats.cached_tokens, stats.lost_to_checkpoint,
+                                stats.lost_to_eviction, stats.evicted_blocks, stats.evicted_checkpoints}) {
+      digest_.add(count);
+    }
+    result.plans = digest_.value();
+    result.lookups = stats.lookups;
+    result.comparisons = stats.comparisons;
     reach_.add(Reached::kStopOvershoot, runner_.executor().overshoots());
     reach_.add(Reached::kPriorityOvertakes, stats.overtakes);
     reach_.add(Reached::kAgingPromotes, stats.promotions);
@@ -206,6 +249,7 @@ class Schedule {
   Reach reach_;
   Validator validator_;
   std::vector<StepPlan> plans_;
+  Digest digest_;
   std::vector<Request*> submitted_;
   size_t next_request_ = 0;
   int64_t turns_ = 0;
@@ -214,8 +258,28 @@ class Schedule {
 
 }  // namespace
 
-ScheduleResult run_schedule(uint64_t seed) {
-  return Schedule(seed).run();
+ScheduleResult run_schedule(uint64_t seed, bool remember_lookups) {
+  return Schedule(seed, remember_lookups).run();
+}
+
+LookupComparison compare_lookups(uint64_t first_seed, int64_t count) {
+  const auto add = [](const ScheduleResult& one, ScheduleResult* total) {
+    total->turns += one.turns;
+    total->steps += one.steps;
+    total->lookups += one.lookups;
+    total->comparisons += one.comparisons;
+  };
+  LookupComparison out;
+  for (uint64_t seed = first_seed; seed < first_seed + static_cast<uint64_t>(count); ++seed) {
+    const ScheduleResult remembered = run_schedule(seed, true);
+    const ScheduleResult repeated = run_schedule(seed, false);
+    add(remembered, &out.remembered);
+    add(repeated, &out.repeated);
+    if (remembered.plans == repeated.plans && remembered.turns == repeated.turns) continue;
+    out.differs = seed;
+    break;
+  }
+  return out;
 }
 
 SweepResult run_schedules(uint64_t first_seed, int64_t count) {

@@ -22,5 +22,12 @@ TEST(Simulator, OneSeedIsOneSchedule) {
   }
 }
 
+TEST(Simulator, WhatIsRememberedOfTheQueueChangesNoPlan) {
+  const LookupComparison compared = compare_lookups(1, 150);
+  EXPECT_EQ(compared.differs, 0U);
+  EXPECT_LT(compared.remembered.lookups, compared.repeated.lookups);
+  EXPECT_LT(compared.remembered.comparisons, compared.repeated.comparisons);
+}
+
 }  // namespace
 }  // namespace weir::sim
