@@ -118,6 +118,27 @@ WEIR_WGMMA_64(true, "f16")
 WEIR_WGMMA_128(false, "bf16")
 WEIR_WGMMA_128(true, "f16")
 
+// B as rows of K: 16 rows of 128 bytes (64 columns), groups of 8 rows 1,024 bytes apart, parts exchanged as above; the
+// next 64 columns `apart` bytes further. 16 k further: 2,048 bytes.
+WEIR_DEVICE uint64_t wgmma_rows(uint32_t address, uint32_t apart) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kGroupBytes = uint64_t{1024 / 16} << 32;
+  return kSwizzle128 | kGroupBytes | uint64_t{apart / 16} << 16 | ((address & 0x3ffffU) >> 4);
+}
+// d[64, 128] += a * rows, operands f16.
+WEIR_DEVICE void wgmma_rows_f16(float (&d)[64], const uint32_t (&a)[4], uint64_t rows) {
+  asm volatile(
+      "{\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n}"
+      : WEIR_D32(0), WEIR_D32(32)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(rows));
+}
+
 #undef WEIR_WGMMA_128
 #undef WEIR_WGMMA_64
 #undef WEIR_WGMMA_32

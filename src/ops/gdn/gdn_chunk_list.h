@@ -43,6 +43,11 @@ WEIR_DEVICE uint8_t* gdn_value_tile(const GpuGdnPackedArgs& args, int at, int va
          (at * heads + value_head) * kGdnValueTileBytes;
 }
 
+// Where eight values of a row of k or q stand in its tile, `part` from 0 to 15.
+WEIR_DEVICE int gdn_key_byte(int row, int part) {
+  return part / 8 * kGdnKeyHalfBytes + row * 128 + ((part % 8) ^ (row % 8)) * 16;
+}
+
 struct GdnHeadTile {
   uint4 kk[kGdnKkSquares][device::kWarp];  // square (to, from) at to (to - 1) / 2 + from
   uint4 qk[kGdnQkSquares][device::kWarp];  // square (to, from) at to (to + 1) / 2 + from

@@ -23,8 +23,8 @@ inline constexpr int kTaskRows = 32;
 inline constexpr float kL2Eps = 1e-6F;
 
 struct Shared {
-  uint16_t k[kRows * kGdnKeyStride];
-  uint16_t q[kRows * kGdnKeyStride];
+  uint8_t k[kGdnKeyTileBytes];
+  uint8_t q[kGdnKeyTileBytes];
   float beta[kRatioMax][kRows];
   float softplus[kRatioMax][kRows];
   float log_decay[kRatioMax][kRows];
@@ -98,12 +98,12 @@ WEIR_DEVICE float tap_sum(const float4* weights, const float4* window, int compo
 }
 
 // A row of q or k, four channels a lane: to norm 1, half precision. Rows before `known` are the ring's, already there.
-WEIR_DEVICE void store_unit(const Block& w, uint16_t* tile, int r, float4 x) {
+WEIR_DEVICE void store_unit(const Block& w, uint8_t* tile, int r, float4 x) {
   const float sum = device::warp_sum(fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x))));
   const float scale = r < w.rows.end ? 1.0F / sqrtf(sum + kL2Eps) : 0.0F;
   if (r < w.rows.known) return;
   const uint2 halves = {device::f16x2(x.x * scale, x.y * scale), device::f16x2(x.z * scale, x.w * scale)};
-  *reinterpret_cast<uint2*>(tile + r * kGdnKeyStride + 4 * device::lane()) = halves;
+  reinterpret_cast<uint2*>(tile + gdn_key_byte(r, device::lane() / 2))[device::lane() % 2] = halves;
 }
 
 // Eight rows of beta v from row `first`: a lane's four columns are two lanes' columns of the matrix units' layout, its
@@ -174,7 +174,7 @@ WEIR_DEVICE void load_known(const GpuGdnPackedArgs& args, Shared& m, const Block
   for (int n = thread(); n < w.rows.known * (kDim / 4); n += kThreads) {
     const float4 x = keys[n];
     const uint2 halves = {device::f16x2(x.x, x.y), device::f16x2(x.z, x.w)};
-    const int at = n / (kDim / 4) * kGdnKeyStride + n % (kDim / 4) * 4;
+    const int at = gdn_key_byte(n / (kDim / 4), n % (kDim / 4) / 2) + n % 2 * 8;
     *reinterpret_cast<uint2*>(m.k + at) = halves;
     *reinterpret_cast<uint2*>(m.q + at) = {0, 0};
   }
@@ -184,11 +184,9 @@ WEIR_DEVICE void load_known(const GpuGdnPackedArgs& args, Shared& m, const Block
 WEIR_DEVICE void row_products(const Shared& m, float (*sums)[4]) {
   const int group = device::warp() % 4;
   const int lane = device::lane();
-  const uint16_t* rows = device::warp() < 4 ? m.k : m.q;
-  const uint32_t a_address =
-      device::shared_address(rows + (16 * group + lane / 8 % 2 * 8 + lane % 8) * kGdnKeyStride + lane / 16 * 8);
-  const uint32_t b_address =
-      device::shared_address(m.k + (lane / 16 * 8 + lane % 8) * kGdnKeyStride + lane / 8 % 2 * 8);
+  const uint8_t* rows = device::warp() < 4 ? m.k : m.q;
+  const int a_row = 16 * group + lane / 8 % 2 * 8 + lane % 8;
+  const int b_row = lane / 16 * 8 + lane % 8;
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     for (int i = 0; i < 4; ++i) sums[n][i] = 0;
@@ -196,12 +194,12 @@ WEIR_DEVICE void row_products(const Shared& m, float (*sums)[4]) {
 #pragma unroll
   for (int step = 0; step < kDim / 16; ++step) {
     uint32_t a[4];
-    device::load_matrices(a, a_address + step * 32);
+    device::load_matrices(a, device::shared_address(rows + gdn_key_byte(a_row, 2 * step + lane / 16)));
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
       if (pair > group) continue;
       uint32_t b[4];
-      device::load_matrices(b, b_address + pair * (16 * kGdnKeyStride * 2) + step * 32);
+      device::load_matrices(b, device::shared_address(m.k + gdn_key_byte(16 * pair + b_row, 2 * step + lane / 8 % 2)));
       device::mma_f16(sums[2 * pair], a, b[0], b[1]);
       device::mma_f16(sums[2 * pair + 1], a, b[2], b[3]);
     }

@@ -1,29 +1,37 @@
 // The delta rule over the 64-row chunks of a prompt, one chunk after the other. Bound by the chain of a chunk's own
-// steps. A block per (sequence, value head, 32 columns of the state), the four blocks of a head a cluster. Two pairs of
-// warps take 16 columns each; both warps of a pair keep S^T of their columns in registers, in the layout of the matrix
-// units' results, which is also that of their left operand. The first warp is the chain: it computes S^T k and the
-// updates, 16 rows at a time, the rows of earlier groups by matrix products, those inside the group by multiply-adds in
-// ascending order, a lane a column, so that rows found in the ring count as if they had just been computed. It never
-// waits for another warp's work on the same chunk: it hands the updates to the second, which computes the outputs, and
-// both move the state to the chunk's end by the same products. Four warps end the rows: sums of squares go round the
-// cluster, gates are read a chunk ahead. The last of them keeps the copies of the next chunks' parts under way through
-// kStages buffers.
+// steps. A block per (sequence, value head, 64 columns of the state), the two blocks of a head a cluster. Each of three
+// warpgroups has a role, each of its warps 16 columns or 16 rows:
+// - the chain keeps S^T in registers, in the layout of the matrix units' results, which is also that of their left
+//   operand. It computes S^T k, the updates and the state at the chunk's end. The updates come 16 rows at a time, the
+//   rows of earlier groups by matrix products, those inside the group by multiply-adds in ascending order, a lane a
+//   column, so that rows found in the ring count as if they had just been computed. It never waits for another warp's
+//   work on the same chunk;
+// - it hands S^T, as an operand, and the updates to the second, which computes the outputs;
+// - the third ends the rows: sums of squares go round the cluster, gates are read a chunk ahead. Its last warp keeps
+//   the copies of the next chunks' parts under way through kStages buffers.
 #include "device/async.h"
 #include "device/mma.h"
+#include "device/wgmma.h"
 #include "ops/gdn/gdn_chunk_list.h"
 
 namespace weir {
 namespace {
 
-inline constexpr int kChainWarps = 4;  // two pairs
-inline constexpr int kFinishWarps = 4;
-inline constexpr int kWarps = kChainWarps + kFinishWarps;
+inline constexpr int kRoleWarps = 4;
+inline constexpr int kRoles = 3;
+inline constexpr int kWarps = kRoleWarps * kRoles;
 inline constexpr int kThreads = kWarps * device::kWarp;
+inline constexpr int kChainRegisters = 224;
+inline constexpr int kOutputRegisters = 152;
+inline constexpr int kFinishRegisters = 128;
 inline constexpr int kDim = kGdnHeadDim;
-inline constexpr int kColumns = kGdnTileColumns;
-inline constexpr int kQuarters = kDim / kColumns;
+inline constexpr int kTileColumns = kGdnTileColumns;
+inline constexpr int kTiles = 2;  // of the state, of a block
+inline constexpr int kColumns = kTiles * kTileColumns;
+inline constexpr int kHalves = kDim / kColumns;
 inline constexpr int kRows = 64;
 inline constexpr int kGroups = 4;  // of 16 rows
+inline constexpr int kSteps = kDim / 16;
 inline constexpr int kStages = 3;
 inline constexpr int kInputs = 16;
 // A row of outputs, and a column of a group of rows: padded so that the lanes of an access are in different banks.
@@ -31,35 +39,40 @@ inline constexpr int kOutStride = kColumns + 4;
 inline constexpr int kGroupStride = 16 + 4;
 
 struct Stage {
-  uint16_t k[kRows * kGdnKeyStride];
-  uint16_t q[kRows * kGdnKeyStride];
+  uint8_t k[kGdnKeyTileBytes];
+  uint8_t q[kGdnKeyTileBytes];
   GdnHeadTile head;
-  uint2 values[2][8 * device::kWarp];  // of the pairs' columns
+  uint2 values[kRoleWarps][8 * device::kWarp];  // of the warps' columns
 };
-inline constexpr int kStageBytes = 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + 2 * kGdnValueGroupBytes;
-static_assert(sizeof(Stage) == kStageBytes);
+inline constexpr int kValueBytes = kRoleWarps * kGdnValueGroupBytes;
+inline constexpr int kStageBytes = 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + kValueBytes;
+static_assert(sizeof(Stage) == kStageBytes && kStageBytes % 1024 == 0);
 
 struct Shared {
   Stage stages[kStages];
-  // Updates on their way from a pair's first warp to its second, as left operands: as they are, then times e^(G_63 -
-  // G).
-  uint4 updates[2][2][2 * kGroups][device::kWarp];  // [chunk % 2][pair]
-  float group[2][16][kGroupStride];                 // [pair][column][row]
-  float out[2][kRows][kOutStride];                  // [chunk % 2]
-  float squares[2][kQuarters][kRows];               // [chunk % 2], one by each block of the cluster
+  // On their way from a warp of the chain to that of the outputs, as left operands: S^T, and the updates.
+  uint4 state[kRoleWarps][kSteps][device::kWarp];
+  uint4 updates[kRoleWarps][kGroups][device::kWarp];
+  float group[kRoleWarps][16][kGroupStride];  // [warp][column][row]
+  float out[2][kRows][kOutStride];            // [chunk % 2]
+  float squares[2][kHalves][kRows];           // [chunk % 2], one by each block of the cluster
   device::Barrier full[kStages];
   device::Barrier empty[kStages];
-  device::Barrier handed[2][2];  // [pair][chunk % 2]: updates are there
-  device::Barrier written[2];    // outputs are there
-  device::Barrier taken[2];      // outputs may be overwritten
-  device::Barrier summed[2];     // the cluster's sums of squares are there
+  device::Barrier state_handed[kRoleWarps];
+  device::Barrier state_taken[kRoleWarps];
+  device::Barrier updates_handed[kRoleWarps];
+  device::Barrier updates_taken[kRoleWarps];
+  device::Barrier written[2];  // outputs are there
+  device::Barrier taken[2];    // outputs may be overwritten
+  device::Barrier summed[2];   // the cluster's sums of squares are there
 };
+static_assert(sizeof(Shared) <= 227 * 1024);
 
 // What a block computes.
 struct Block {
   GpuGdnSequence s;
   int head;
-  int quarter;
+  int half;
   int number;  // of the first chunk here among the sequence's
   int chunks;  // how many are computed here
   int at;      // place of the first in the scratch
@@ -68,8 +81,8 @@ struct Block {
   float* update;
 };
 
-using State = float[16][4];   // S^T: [8 keys][column 2g, keys 2t, 2t + 1; column 2g + 1, the same]
-using Product = float[8][4];  // [8 rows][column 2g, rows 2t, 2t + 1; column 2g + 1, the same]
+using State = float[64];      // S^T: [8 keys][column 2g, keys 2t, 2t + 1; column 2g + 1, the same]
+using Product = float[32];    // [8 rows][column 2g, rows 2t, 2t + 1; column 2g + 1, the same]
 using Operand = uint32_t[4];  // the same of two groups of 8, in half precision
 
 WEIR_DEVICE int lane_group() {
@@ -78,13 +91,17 @@ WEIR_DEVICE int lane_group() {
 WEIR_DEVICE int lane_place() {
   return device::lane() % 4;
 }
-WEIR_DEVICE int pair_index() {
-  return device::warp() / 2;
+WEIR_DEVICE int role_warp() {
+  return device::warp() % kRoleWarps;
+}
+// Where the lane's two columns begin: in a tile of 32, two warps' columns.
+WEIR_DEVICE int tile_column() {
+  return role_warp() % 2 * 16 + 2 * lane_group();
 }
 
 WEIR_DEVICE bool find_block(const GpuGdnPackedArgs& args, Block* w) {
-  w->head = static_cast<int>(blockIdx.x) / kQuarters;
-  w->quarter = static_cast<int>(blockIdx.x) % kQuarters;
+  w->head = static_cast<int>(blockIdx.x) / kHalves;
+  w->half = static_cast<int>(blockIdx.x) % kHalves;
   int first = 0;
   for (int i = 0; i < static_cast<int>(blockIdx.y); ++i) first += gdn_chunks_of(args.sequences[i]);
   w->s = args.sequences[blockIdx.y];
@@ -96,10 +113,10 @@ WEIR_DEVICE bool find_block(const GpuGdnPackedArgs& args, Block* w) {
   w->chunks = end - begin;
   w->at = begin - args.chunk_begin;
   w->ends = end == first + count;
-  const int64_t tile = w->head * kQuarters + w->quarter;
+  const int64_t tile = int64_t{blockIdx.x} * kTiles;
   uint8_t* slot = w->s.slot + args.slot_offset;
-  w->state = reinterpret_cast<float*>(slot + args.state_offset) + tile * kDim * kColumns;
-  w->update = reinterpret_cast<float*>(slot + args.update_offset) + tile * kRows * kColumns;
+  w->state = reinterpret_cast<float*>(slot + args.state_offset) + tile * kDim * kTileColumns;
+  w->update = reinterpret_cast<float*>(slot + args.update_offset) + tile * kRows * kTileColumns;
   return true;
 }
 
@@ -110,34 +127,40 @@ WEIR_DEVICE void load_stage(const GpuGdnPackedArgs& args, Shared& m, const Block
   device::barrier_expect(full, kStageBytes);
   device::bulk_copy(stage.k, gdn_key_tile(args, w.at + n, w.head / args.ratio), 2 * kGdnKeyTileBytes, full);
   device::bulk_copy(&stage.head, gdn_head_tile(args, w.at + n, w.head), kGdnHeadTileBytes, full);
-  device::bulk_copy(stage.values, gdn_value_tile(args, w.at + n, w.head) + w.quarter * (2 * kGdnValueGroupBytes),
-                    2 * kGdnValueGroupBytes, full);
+  device::bulk_copy(stage.values, gdn_value_tile(args, w.at + n, w.head) + w.half * kValueBytes, kValueBytes, full);
+}
+
+// The lane's two columns of key 0 or row 0 of what has `rows` of them, a tile of 32 columns after the other.
+WEIR_DEVICE float* lane_columns(float* tiles, int rows) {
+  return tiles + role_warp() / 2 * (rows * kTileColumns) + tile_column();
 }
 
 WEIR_DEVICE void load_state(const Block& w, State& state) {
-  const float* from = w.state + 16 * pair_index() + 2 * lane_group();
+  const float* from = lane_columns(w.state, kDim);
 #pragma unroll
-  for (int n = 0; n < 16; ++n) {
+  for (int n = 0; n < kDim / 8; ++n) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const float2 x = *reinterpret_cast<const float2*>(from + (8 * n + 2 * lane_place() + e) * kColumns);
-      state[n][e] = x.x;
-      state[n][2 + e] = x.y;
+      const float2 x = *reinterpret_cast<const float2*>(from + (8 * n + 2 * lane_place() + e) * kTileColumns);
+      state[4 * n + e] = x.x;
+      state[4 * n + 2 + e] = x.y;
     }
   }
 }
 
 WEIR_DEVICE void store_state(const Block& w, const State& state) {
-  float* to = w.state + 16 * pair_index() + 2 * lane_group();
+  float* to = lane_columns(w.state, kDim);
 #pragma unroll
-  for (int n = 0; n < 16; ++n) {
+  for (int n = 0; n < kDim / 8; ++n) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      *reinterpret_cast<float2*>(to + (8 * n + 2 * lane_place() + e) * kColumns) = {state[n][e], state[n][2 + e]};
+      *reinterpret_cast<float2*>(to + (8 * n + 2 * lane_place() + e) * kTileColumns) = {state[4 * n + e],
+                                                                                        state[4 * n + 2 + e]};
     }
   }
 }
 
+// Two groups of 8 as a left operand.
 WEIR_DEVICE void make_operand(const float* first, const float* second, uint32_t* a) {
   a[0] = device::f16x2(first[0], first[1]);
   a[1] = device::f16x2(first[2], first[3]);
@@ -145,54 +168,32 @@ WEIR_DEVICE void make_operand(const float* first, const float* second, uint32_t*
   a[3] = device::f16x2(second[2], second[3]);
 }
 
-// The lane's address for right operands whose columns are rows of a tile and whose k runs along them.
-WEIR_DEVICE uint32_t rows_address(const uint16_t* tile) {
-  const int lane = device::lane();
-  return device::shared_address(tile + (lane / 16 * 8 + lane % 8) * kGdnKeyStride + lane / 8 % 2 * 8);
+// Asks for S^T times 64 rows of k or q; all warps of the role.
+WEIR_DEVICE void begin_products(const Operand (&state)[kSteps], const uint8_t* tile, Product& out) {
+  const uint64_t rows = device::wgmma_columns(device::shared_address(tile));
+  device::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    const int at = step / 4 * (kGdnKeyHalfBytes / 16) + step % 4 * 2;
+    device::wgmma<true, kRows>(out, state[step], rows + static_cast<uint64_t>(at), step > 0);
+  }
+  device::wgmma_commit();
+}
+template <int kCount>
+WEIR_DEVICE void end_products(float (&out)[kCount]) {
+  device::wgmma_wait<0>();
+  device::wgmma_settle(out);
 }
 
-// S^T times 64 rows of k or q.
-WEIR_DEVICE void state_products(const State& state, const uint16_t* tile, Product& out) {
-  const uint32_t address = rows_address(tile);
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    for (int i = 0; i < 4; ++i) out[n][i] = 0;
-  }
-#pragma unroll
-  for (int step = 0; step < kDim / 16; ++step) {
-    Operand a;
-    make_operand(state[2 * step], state[2 * step + 1], a);
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      uint32_t b[4];
-      device::load_matrices(b, address + group * (16 * kGdnKeyStride * 2) + step * 32);
-      device::mma_f16(out[2 * group], a, b[0], b[1]);
-      device::mma_f16(out[2 * group + 1], a, b[2], b[3]);
-    }
-  }
-}
-
-// S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T; `weighted`: the updates with their factors.
-WEIR_DEVICE void fold(State& state, const Stage& stage, const Operand* weighted) {
-  const float fade = stage.head.fade[kRows - 1];
-  const int lane = device::lane();
-  const uint32_t address =
-      device::shared_address(stage.k + (lane / 8 % 2 * 8 + lane % 8) * kGdnKeyStride + lane / 16 * 8);
-#pragma unroll
-  for (int n = 0; n < 16; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) state[n][i] *= fade;
-  }
+// Asks for S += sum_j e^(G_63 - G_j) k_j delta_j^T; `weighted`: the updates with their factors.
+WEIR_DEVICE void begin_fold(State& state, const Stage& stage, const Operand (&weighted)[kGroups]) {
+  const uint64_t keys = device::wgmma_rows(device::shared_address(stage.k), kGdnKeyHalfBytes);
+  device::wgmma_fence();
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      uint32_t b[4];
-      device::load_matrices_transposed(b, address + group * (16 * kGdnKeyStride * 2) + n * 32);
-      device::mma_f16(state[2 * n], weighted[group], b[0], b[1]);
-      device::mma_f16(state[2 * n + 1], weighted[group], b[2], b[3]);
-    }
+    device::wgmma_rows_f16(state, weighted[group], keys + static_cast<uint64_t>(group * (16 * 128 / 16)));
   }
+  device::wgmma_commit();
 }
 
 // Adds a group's updates times a square of coefficients to two groups of 8 rows.
@@ -253,52 +254,53 @@ WEIR_DEVICE void solve_group(const float* table, float (*group)[kGroupStride], f
 
 // From S^T k in `rows` to the updates.
 WEIR_DEVICE void make_updates(const Block& w, const Stage& stage, float (*scratch)[kGroupStride], int known,
-                              Product& rows, Operand* updates) {
+                              Product& rows, Operand (&updates)[kGroups]) {
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
-    const uint2 values = stage.values[pair_index()][n * device::kWarp + device::lane()];
+    const uint2 values = stage.values[role_warp()][n * device::kWarp + device::lane()];
     const float2 factor = *reinterpret_cast<const float2*>(stage.head.beta_fade + 8 * n + 2 * lane_place());
-    rows[n][0] = fmaf(-factor.x, rows[n][0], device::f16_low(values.x));
-    rows[n][1] = fmaf(-factor.y, rows[n][1], device::f16_high(values.x));
-    rows[n][2] = fmaf(-factor.x, rows[n][2], device::f16_low(values.y));
-    rows[n][3] = fmaf(-factor.y, rows[n][3], device::f16_high(values.y));
+    float* x = rows + 4 * n;
+    x[0] = fmaf(-factor.x, x[0], device::f16_low(values.x));
+    x[1] = fmaf(-factor.y, x[1], device::f16_high(values.x));
+    x[2] = fmaf(-factor.x, x[2], device::f16_low(values.y));
+    x[3] = fmaf(-factor.y, x[3], device::f16_high(values.y));
   }
   if (known > 0) {
-    const float* ring = w.update + 16 * pair_index() + 2 * lane_group();
+    const float* ring = lane_columns(w.update, kRows);
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int row = 8 * n + 2 * lane_place() + e;
         if (row >= known) continue;
-        const float2 x = *reinterpret_cast<const float2*>(ring + row * kColumns);
-        rows[n][e] = x.x;
-        rows[n][2 + e] = x.y;
+        const float2 x = *reinterpret_cast<const float2*>(ring + row * kTileColumns);
+        rows[4 * n + e] = x.x;
+        rows[4 * n + 2 + e] = x.y;
       }
     }
   }
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    solve_group(stage.head.table + group * 256, scratch, rows[2 * group], rows[2 * group + 1]);
-    make_operand(rows[2 * group], rows[2 * group + 1], updates[group]);
+    solve_group(stage.head.table + group * 256, scratch, rows + 8 * group, rows + 8 * group + 4);
+    make_operand(rows + 8 * group, rows + 8 * group + 4, updates[group]);
 #pragma unroll
     for (int later = group + 1; later < kGroups; ++later) {
       const uint4* square = stage.head.kk[later * (later - 1) / 2 + group];
-      add_square(square, updates[group], rows[2 * later], rows[2 * later + 1]);
+      add_square(square, updates[group], rows + 8 * later, rows + 8 * later + 4);
     }
   }
 }
 
 // New rows of the chunk into the ring.
 WEIR_DEVICE void store_updates(const Block& w, const GdnChunkRows& chunk, const Product& rows) {
-  float* ring = w.update + 16 * pair_index() + 2 * lane_group();
+  float* ring = lane_columns(w.update, kRows);
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int row = 8 * n + 2 * lane_place() + e;
       if (row >= chunk.known && row < chunk.end) {
-        *reinterpret_cast<float2*>(ring + row * kColumns) = {rows[n][e], rows[n][2 + e]};
+        *reinterpret_cast<float2*>(ring + row * kTileColumns) = {rows[4 * n + e], rows[4 * n + 2 + e]};
       }
     }
   }
@@ -315,101 +317,140 @@ WEIR_DEVICE void warp_arrive(device::Barrier* barrier) {
   __syncwarp();
 }
 
-// The first warp of a pair.
-WEIR_DEVICE void update_warp(Shared& m, const Block& w, State& state) {
-  bool moved = false;
+// Operands for the same warp of the outputs.
+template <int kCount>
+WEIR_DEVICE void hand_over(const Operand (&operands)[kCount], uint4 (*to)[device::kWarp]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const uint32_t* x = operands[i];
+    to[i][device::lane()] = {x[0], x[1], x[2], x[3]};
+  }
+}
+template <int kCount>
+WEIR_DEVICE void take_over(const uint4 (*from)[device::kWarp], int n, device::Barrier* handed, device::Barrier* taken,
+                           Operand (&operands)[kCount]) {
+  wait_turn(handed, n, 1);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const uint4 x = from[i][device::lane()];
+    operands[i][0] = x.x;
+    operands[i][1] = x.y;
+    operands[i][2] = x.z;
+    operands[i][3] = x.w;
+  }
+  warp_arrive(taken);
+}
+
+// The updates times what fades until the chunk's end, as left operands.
+WEIR_DEVICE void weigh_updates(const Stage& stage, const Product& rows, Operand (&weighted)[kGroups]) {
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    float products[8];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = 16 * group + 8 * half + 2 * lane_place();
+      const float2 factor = *reinterpret_cast<const float2*>(stage.head.to_end + at);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        products[4 * half + i] = rows[8 * group + 4 * half + i] * (i % 2 == 0 ? factor.x : factor.y);
+      }
+    }
+    make_operand(products, products + 4, weighted[group]);
+  }
+}
+
+// While the matrix units work, a warp neither waits nor takes a branch that its lanes do not share: the compiler would
+// put their instructions one after the other.
+WEIR_DEVICE void run_chain(Shared& m, const Block& w) {
+  const int warp = role_warp();
+  State state;
+  load_state(w, state);
+  const int folded = w.ends ? w.chunks - 1 : w.chunks;  // the sequence's last chunk stays in the ring
   for (int n = 0; n < w.chunks; ++n) {
     const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
     const Stage& stage = m.stages[n % kStages];
+    Operand operand[kSteps];
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) make_operand(state + 8 * step, state + 8 * step + 4, operand[step]);
     wait_turn(m.full, n, kStages);
+    if (n > 0) wait_turn(&m.state_taken[warp], n - 1, 1);
     Product rows;
-    state_products(state, stage.k, rows);
+    begin_products(operand, stage.k, rows);
+    hand_over(operand, m.state[warp]);
+    if (n < folded) {
+      const float fade = stage.head.fade[kRows - 1];
+#pragma unroll
+      for (float& x : state) x *= fade;
+    }
+    end_products(rows);
+    warp_arrive(&m.state_handed[warp]);
     Operand updates[kGroups];
-    make_updates(w, stage, m.group[pair_index()], chunk.known, rows, updates);
-    if (n >= 2) wait_turn(m.empty, n - 2, kStages);  // what was handed over then has been read
-    uint4(*hand)[device::kWarp] = m.updates[n % 2][pair_index()];
-    Operand weighted[kGroups];
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      const uint32_t* x = updates[group];
-      hand[group][device::lane()] = {x[0], x[1], x[2], x[3]};
-      float products[2][4];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int at = 16 * group + 8 * half + 2 * lane_place();
-        const float2 factor = *reinterpret_cast<const float2*>(stage.head.to_end + at);
-        for (int i = 0; i < 4; ++i) products[half][i] = rows[2 * group + half][i] * (i % 2 == 0 ? factor.x : factor.y);
-      }
-      uint32_t* y = weighted[group];
-      make_operand(products[0], products[1], y);
-      hand[kGroups + group][device::lane()] = {y[0], y[1], y[2], y[3]};
-    }
-    warp_arrive(&m.handed[pair_index()][n % 2]);
-    if (w.ends && n + 1 == w.chunks) {
-      store_updates(w, chunk, rows);
+    make_updates(w, stage, m.group[warp], chunk.known, rows, updates);
+    if (n > 0) wait_turn(&m.updates_taken[warp], n - 1, 1);
+    if (n < folded) {
+      Operand weighted[kGroups];
+      weigh_updates(stage, rows, weighted);
+      begin_fold(state, stage, weighted);
+      hand_over(updates, m.updates[warp]);
+      end_products(state);
     } else {
-      fold(state, stage, weighted);
-      moved = true;
+      hand_over(updates, m.updates[warp]);
+      store_updates(w, chunk, rows);
     }
+    warp_arrive(&m.updates_handed[warp]);
     warp_arrive(&m.empty[n % kStages]);
   }
-  if (moved) store_state(w, state);
+  if (folded > 0) store_state(w, state);
 }
 
-// The second warp of a pair.
-WEIR_DEVICE void output_warp(Shared& m, const Block& w, State& state) {
+WEIR_DEVICE void run_outputs(Shared& m, const Block& w) {
   const float q_scale = 1.0F / sqrtf(static_cast<float>(kDim));
+  const int warp = role_warp();
   for (int n = 0; n < w.chunks; ++n) {
     const Stage& stage = m.stages[n % kStages];
     wait_turn(m.full, n, kStages);
+    Operand state[kSteps];
+    take_over(m.state[warp], n, &m.state_handed[warp], &m.state_taken[warp], state);
     Product out;
-    state_products(state, stage.q, out);
+    begin_products(state, stage.q, out);
+    end_products(out);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float2 fade = *reinterpret_cast<const float2*>(stage.head.fade + 8 * i + 2 * lane_place());
-      out[i][0] *= fade.x;
-      out[i][1] *= fade.y;
-      out[i][2] *= fade.x;
-      out[i][3] *= fade.y;
+      out[4 * i] *= fade.x;
+      out[4 * i + 1] *= fade.y;
+      out[4 * i + 2] *= fade.x;
+      out[4 * i + 3] *= fade.y;
     }
-    wait_turn(m.handed[pair_index()], n, 2);
-    const uint4(*hand)[device::kWarp] = m.updates[n % 2][pair_index()];
-    Operand weighted[kGroups];
+    Operand updates[kGroups];
+    take_over(m.updates[warp], n, &m.updates_handed[warp], &m.updates_taken[warp], updates);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
-      const uint4 x = hand[group][device::lane()];
-      const Operand updates = {x.x, x.y, x.z, x.w};
 #pragma unroll
       for (int to = group; to < kGroups; ++to) {
-        add_square(stage.head.qk[to * (to + 1) / 2 + group], updates, out[2 * to], out[2 * to + 1]);
+        add_square(stage.head.qk[to * (to + 1) / 2 + group], updates[group], out + 8 * to, out + 8 * to + 4);
       }
-      const uint4 y = hand[kGroups + group][device::lane()];
-      weighted[group][0] = y.x;
-      weighted[group][1] = y.y;
-      weighted[group][2] = y.z;
-      weighted[group][3] = y.w;
     }
-    if (!w.ends || n + 1 < w.chunks) fold(state, stage, weighted);
     warp_arrive(&m.empty[n % kStages]);
     if (n >= 2) wait_turn(m.taken, n - 2, 2);
-    float* to = m.out[n % 2][2 * lane_place()] + 16 * pair_index() + 2 * lane_group();
+    float* to = m.out[n % 2][2 * lane_place()] + 16 * warp + 2 * lane_group();
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       float* row = to + 8 * i * kOutStride;
-      *reinterpret_cast<float2*>(row) = {out[i][0] * q_scale, out[i][2] * q_scale};
-      *reinterpret_cast<float2*>(row + kOutStride) = {out[i][1] * q_scale, out[i][3] * q_scale};
+      *reinterpret_cast<float2*>(row) = {out[4 * i] * q_scale, out[4 * i + 2] * q_scale};
+      *reinterpret_cast<float2*>(row + kOutStride) = {out[4 * i + 1] * q_scale, out[4 * i + 3] * q_scale};
     }
     warp_arrive(&m.written[n % 2]);
   }
 }
 
-inline constexpr int kFinishRows = kRows / kFinishWarps;  // of a warp
-inline constexpr int kRowLanes = kColumns / 4;            // a lane has four columns of every fourth row
+inline constexpr int kFinishRows = kRows / kRoleWarps;  // of a warp
+inline constexpr int kRowLanes = kColumns / 4;          // a lane has four columns of every other row
 inline constexpr int kRowSteps = kFinishRows * kRowLanes / device::kWarp;
 
 // Rows of a chunk that the lane ends.
 struct Rows {
-  int first;  // its first of the chunk; then every fourth
+  int first;  // its first of the chunk; then every other
   int known;
   int end;
   int64_t row;  // of the step, of the chunk's first
@@ -417,7 +458,7 @@ struct Rows {
 
 WEIR_DEVICE Rows lane_rows(const Block& w, int n) {
   const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
-  const int first = (device::warp() - kChainWarps) * kFinishRows + device::lane() / kRowLanes;
+  const int first = role_warp() * kFinishRows + device::lane() / kRowLanes;
   return {first, chunk.known, chunk.end, int64_t{w.s.row_begin} + 64 * chunk.chunk - w.s.position};
 }
 
@@ -441,8 +482,8 @@ WEIR_DEVICE void send_squares(Shared& m, const Block& w, int n, int first, const
     for (int distance = 1; distance < kRowLanes; distance *= 2) {
       sum += __shfl_xor_sync(device::kAllLanes, sum, distance);
     }
-    float* to = &m.squares[n % 2][w.quarter][first + i * (device::kWarp / kRowLanes)];
-    if (part < kQuarters) device::send_shared_to(static_cast<uint32_t>(part), to, sum, &m.summed[n % 2]);
+    float* to = &m.squares[n % 2][w.half][first + i * (device::kWarp / kRowLanes)];
+    if (part < kHalves) device::send_shared_to(static_cast<uint32_t>(part), to, sum, &m.summed[n % 2]);
   }
 }
 
@@ -450,10 +491,49 @@ WEIR_DEVICE float gated(float x, float scale, float z) {
   return x * scale * __fdividef(z, 1.0F + __expf(-z));
 }
 
+// What the ring keeps beside the updates: log decays, and by the blocks of a key head's first value head its keys; the
+// last raw inputs. By the third role alone; nobody reads the parts that it writes before the kernel has ended.
+WEIR_DEVICE void keep_ring(const GpuGdnPackedArgs& args, const Block& w) {
+  constexpr int kKeepThreads = kRoleWarps * device::kWarp;
+  const int last = w.chunks - 1;
+  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + last);
+  uint8_t* slot = w.s.slot + args.slot_offset;
+  const int key_head = w.head / args.ratio;
+  const bool first_of_key = w.head % args.ratio == 0;
+  const int thread = static_cast<int>(threadIdx.x) % kKeepThreads;
+  if (w.half == 0 && thread >= chunk.known && thread < chunk.end) {
+    const auto* tile = reinterpret_cast<const GdnHeadTile*>(gdn_head_tile(args, w.at + last, w.head));
+    reinterpret_cast<float*>(slot + args.log_decay_offset)[w.head * kRows + thread] = tile->log_decay[thread];
+  }
+  if (first_of_key) {
+    constexpr int kOwn = kRows / kHalves;
+    float* keys = reinterpret_cast<float*>(slot + args.keys_offset) + static_cast<int64_t>(key_head) * kRows * kDim;
+    const uint8_t* tile = gdn_key_tile(args, w.at + last, key_head);
+    for (int n = thread; n < kOwn * (kDim / 2); n += kKeepThreads) {
+      const int row = kOwn * w.half + n / (kDim / 2);
+      const int pair = n % (kDim / 2);
+      if (row < chunk.known || row >= chunk.end) continue;
+      const uint32_t x = reinterpret_cast<const uint32_t*>(tile + gdn_key_byte(row, pair / 4))[pair % 4];
+      reinterpret_cast<float2*>(keys + row * kDim)[pair] = {device::f16_low(x), device::f16_high(x)};
+    }
+  }
+  float* inputs = reinterpret_cast<float*>(slot + args.inputs_offset);
+  const int column = w.half * kColumns + 2 * device::lane();
+  const int channels[3] = {(2 * args.key_heads + w.head) * kDim + column, key_head * kDim + column,
+                           (args.key_heads + key_head) * kDim + column};
+  for (int row = max(0, w.s.row_count - kInputs) + role_warp(); row < w.s.row_count; row += kRoleWarps) {
+    const float* from = args.u + (w.s.row_begin + row) * args.u_stride;
+    float* to = inputs + static_cast<int64_t>((w.s.position + row) % kInputs) * args.channels;
+    for (int i = 0; i < (first_of_key ? 3 : 1); ++i) {
+      *reinterpret_cast<float2*>(to + channels[i]) = *reinterpret_cast<const float2*>(from + channels[i]);
+    }
+  }
+}
+
 // The gated norm. A block sends the sums of chunk n + 2 once it has those of n + 1 from all blocks, which send them
 // once they have read those of n: two buffers do.
-WEIR_DEVICE void finish_warp(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
-  const int local = w.quarter * kColumns + 4 * (device::lane() % kRowLanes);
+WEIR_DEVICE void run_finish(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
+  const int local = w.half * kColumns + 4 * (device::lane() % kRowLanes);
   const int column = w.head * kDim + local;
   const float4 norm = *reinterpret_cast<const float4*>(args.norm + local);
   float4 gates[kRowSteps] = {};
@@ -461,10 +541,11 @@ WEIR_DEVICE void finish_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
   const bool copies = device::warp() == kWarps - 1 && device::lane() == 0;
   for (int n = 0; copies && n < min(kStages, w.chunks); ++n) load_stage(args, m, w, n);
   __syncwarp();
+  if (w.ends) keep_ring(args, w);
   for (int n = 0; n < w.chunks; ++n) {
     const Rows rows = lane_rows(w, n);
-    if (device::warp() == kChainWarps && device::lane() == 0) {
-      device::barrier_expect(&m.summed[n % 2], kQuarters * kRows * sizeof(float));
+    if (role_warp() == 0 && device::lane() == 0) {
+      device::barrier_expect(&m.summed[n % 2], kHalves * kRows * sizeof(float));
     }
     __syncwarp();
     wait_turn(m.written, n, 2);
@@ -486,7 +567,7 @@ WEIR_DEVICE void finish_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
     for (int i = 0; i < kRowSteps; ++i) {
       const int row = rows.first + i * (device::kWarp / kRowLanes);
       const float (*squares)[kRows] = m.squares[n % 2];
-      const float sum = (squares[0][row] + squares[1][row]) + (squares[2][row] + squares[3][row]);
+      const float sum = squares[0][row] + squares[1][row];
       const float scale = 1.0F / sqrtf(sum / static_cast<float>(kDim) + args.eps);
       if (row < rows.known || row >= rows.end) continue;
       const float4 z = gates[i];
@@ -501,51 +582,20 @@ WEIR_DEVICE void finish_warp(const GpuGdnPackedArgs& args, Shared& m, const Bloc
   }
 }
 
-// What the ring keeps beside the updates: log decays, and by the blocks of a key head's first value head its keys; the
-// last raw inputs.
-WEIR_DEVICE void keep_ring(const GpuGdnPackedArgs& args, const Block& w) {
-  const int last = w.chunks - 1;
-  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + last);
-  uint8_t* slot = w.s.slot + args.slot_offset;
-  const int key_head = w.head / args.ratio;
-  const bool first_of_key = w.head % args.ratio == 0;
-  const int thread = static_cast<int>(threadIdx.x);
-  if (w.quarter == 0 && thread >= chunk.known && thread < chunk.end) {
-    const auto* tile = reinterpret_cast<const GdnHeadTile*>(gdn_head_tile(args, w.at + last, w.head));
-    reinterpret_cast<float*>(slot + args.log_decay_offset)[w.head * kRows + thread] = tile->log_decay[thread];
-  }
-  if (first_of_key) {
-    float* keys = reinterpret_cast<float*>(slot + args.keys_offset) + static_cast<int64_t>(key_head) * kRows * kDim;
-    const auto* tile = reinterpret_cast<const uint32_t*>(gdn_key_tile(args, w.at + last, key_head));
-    for (int n = thread; n < 16 * (kDim / 2); n += kThreads) {
-      const int row = 16 * w.quarter + n / (kDim / 2);
-      const int pair = n % (kDim / 2);
-      if (row < chunk.known || row >= chunk.end) continue;
-      const uint32_t x = tile[row * (kGdnKeyStride / 2) + pair];
-      reinterpret_cast<float2*>(keys + row * kDim)[pair] = {device::f16_low(x), device::f16_high(x)};
-    }
-  }
-  float* inputs = reinterpret_cast<float*>(slot + args.inputs_offset);
-  const int column = w.quarter * kColumns + device::lane();
-  const int channels[3] = {(2 * args.key_heads + w.head) * kDim + column, key_head * kDim + column,
-                           (args.key_heads + key_head) * kDim + column};
-  for (int row = max(0, w.s.row_count - kInputs) + device::warp(); row < w.s.row_count; row += kWarps) {
-    const float* from = args.u + (w.s.row_begin + row) * args.u_stride;
-    float* to = inputs + static_cast<int64_t>((w.s.position + row) % kInputs) * args.channels;
-    for (int i = 0; i < (first_of_key ? 3 : 1); ++i) to[channels[i]] = from[channels[i]];
-  }
-}
-
 WEIR_DEVICE void open_barriers(Shared& m) {
   for (int i = 0; i < kStages; ++i) {
     device::barrier_init(&m.full[i], 1);
-    device::barrier_init(&m.empty[i], kChainWarps);
+    device::barrier_init(&m.empty[i], 2 * kRoleWarps);
+  }
+  for (int i = 0; i < kRoleWarps; ++i) {
+    device::barrier_init(&m.state_handed[i], 1);
+    device::barrier_init(&m.state_taken[i], 1);
+    device::barrier_init(&m.updates_handed[i], 1);
+    device::barrier_init(&m.updates_taken[i], 1);
   }
   for (int i = 0; i < 2; ++i) {
-    device::barrier_init(&m.handed[0][i], 1);
-    device::barrier_init(&m.handed[1][i], 1);
-    device::barrier_init(&m.written[i], 2);
-    device::barrier_init(&m.taken[i], kFinishWarps);
+    device::barrier_init(&m.written[i], kRoleWarps);
+    device::barrier_init(&m.taken[i], kRoleWarps);
     device::barrier_init(&m.summed[i], 1);
   }
   device::barrier_init_done();
@@ -554,30 +604,28 @@ WEIR_DEVICE void open_barriers(Shared& m) {
 }  // namespace
 
 WEIR_KERNEL_BOUNDED(weir_gdn_chunks, GpuGdnPackedArgs, kThreads, 1) {
-  extern __shared__ __align__(128) uint8_t gdn_shared[];
+  extern __shared__ __align__(1024) uint8_t gdn_shared[];
   Shared& m = *reinterpret_cast<Shared*>(gdn_shared);
+  if (device::shared_address(gdn_shared) % 1024 != 0) __trap();
   Block w;
   const bool any = find_block(args, &w);
-  const bool of_chain = device::warp() < kChainWarps;
-  State state;
-  if (any && of_chain && args.chunk_begin == 0) load_state(w, state);
   if (threadIdx.x == 0) open_barriers(m);
   __syncthreads();
   device::wait_for_previous();
   device::start_next();
-  if (!any) return;  // the whole cluster
-  // The launch before this one may have moved it.
-  if (of_chain && args.chunk_begin > 0) load_state(w, state);
+  if (!any) return;           // the whole cluster
   device::cluster_barrier();  // the others' barriers are there
-  if (of_chain && device::warp() % 2 == 0) {
-    update_warp(m, w, state);
-  } else if (of_chain) {
-    output_warp(m, w, state);
+  if (device::warp() < kRoleWarps) {
+    device::more_registers<kChainRegisters>();
+    run_chain(m, w);
+  } else if (device::warp() < 2 * kRoleWarps) {
+    device::fewer_registers<kOutputRegisters>();
+    run_outputs(m, w);
   } else {
-    finish_warp(args, m, w);
+    device::fewer_registers<kFinishRegisters>();
+    run_finish(args, m, w);
   }
   __syncwarp();
-  if (w.ends) keep_ring(args, w);
   device::cluster_barrier();  // the others have sent what this block's shared memory waits for
 }
 

@@ -14,7 +14,8 @@ constexpr int32_t kSomeSequences = 64;
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kTiles = kGdnHeadDim / kGdnTileColumns;  // of a head's state
 constexpr int kProductsThreads = 256;
-constexpr int kChunksThreads = 256;
+constexpr int kChunksThreads = 384;
+constexpr int64_t kChunksColumns = 64;  // of a block
 
 // Of what the kernels keep in shared memory, rounded up.
 int64_t products_shared_bytes() {
@@ -23,10 +24,11 @@ int64_t products_shared_bytes() {
 
 int64_t chunks_shared_bytes() {
   constexpr int64_t kStages = 3;
-  constexpr int64_t kStage = 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + 2 * kGdnValueGroupBytes;
-  constexpr int64_t kHanded = 2 * 2 * 8 * 32 * 16;
-  constexpr int64_t kFloats = 2 * 16 * (16 + 4) + 2 * 64 * (kGdnTileColumns + 4) + 2 * kTiles * 64;
-  return round_up(kStages * kStage + kHanded + kFloats * kFloat + (2 * kStages + 10) * 8, 128);
+  constexpr int64_t kHalves = kGdnHeadDim / kChunksColumns;
+  constexpr int64_t kStage = 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + kGdnValueTileBytes / kHalves;
+  constexpr int64_t kHanded = 4 * (8 + 4) * 32 * 16;
+  constexpr int64_t kFloats = 4 * 16 * (16 + 4) + 2 * 64 * (kChunksColumns + 4) + 2 * kHalves * 64;
+  return round_up(kStages * kStage + kHanded + kFloats * kFloat + (2 * kStages + 4 * 4 + 6) * 8, 128);
 }
 
 int64_t chunk_bytes(int64_t key_heads, int64_t value_heads) {
@@ -104,11 +106,11 @@ void gdn_chunks(Gpu& gpu, const GpuGdnPackedArgs& args, int64_t chunks) {
     grid.shared_bytes = products_shared_bytes();
     grid.overlap = true;
     gpu.launch("weir_gdn_chunk_products", grid, launched);
-    grid.x = int64_t{args.key_heads} * args.ratio * kTiles;
+    grid.cluster = static_cast<int>(kGdnHeadDim / kChunksColumns);
+    grid.x = int64_t{args.key_heads} * args.ratio * grid.cluster;
     grid.y = args.sequence_count;
     grid.threads = kChunksThreads;
     grid.shared_bytes = chunks_shared_bytes();
-    grid.cluster = static_cast<int>(kTiles);
     gpu.launch("weir_gdn_chunks", grid, launched);
   }
 }
