@@ -70,6 +70,7 @@ class OpsBench {
                   {rows.prompt ? "gflop" : "mb", amount},
                   {"floor_us", floor},
                   {"percent_of_floor", 100.0 * floor / micros}};
+      for (const UnitTime::Kernel& kernel : time.parts) row["kernel_us"][std::string(kernel.name)] = kernel.micros;
       fmt::print("{}\n", row.dump());
       return;
     }
@@ -77,6 +78,7 @@ class OpsBench {
                rows.rows, unit.layers.size(), unit.what, unit.format, micros, micros * layers, amount, floor,
                100.0 * floor / micros, time.kernels,
                kernels_match(unit.kernel, time.kernels) ? "" : fmt::format(" (planned: {})", unit.kernel));
+    for (const UnitTime::Kernel& kernel : time.parts) fmt::print("{:>80} {:>9.2f}\n", kernel.name, kernel.micros);
   }
 
   Status whole(PackedProfile* profile, const UnitRows& rows, int64_t context, double sum) const {

@@ -154,10 +154,13 @@ class Stream {
     static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= 4096, "one plain struct of at most 4 KiB");
     if (launched_ != nullptr) launched_->push_back(kernel.name_);
     launch_raw(kernel, grid, &args);
+    if (moments_ != nullptr) note_moment();
   }
 
   // From now on the symbols of launched kernels are added to *names, until this is called with null.
   void note_launches(std::vector<std::string_view>* names) { launched_ = names; }
+  // The same for the moments at which they have ended; until then no kernel starts before the one before it has ended.
+  void note_moments(std::vector<Event>* moments) { moments_ = moments; }
 
   void record(Event* event);
   // Later work waits for `event`.
@@ -173,6 +176,7 @@ class Stream {
  private:
   friend class Device;
   void launch_raw(const Kernel& kernel, const Grid& grid, const void* args);
+  void note_moment();
   // Remembers the first failure of an enqueueing call for the next wait.
   void note(int result, const char* what);
 
@@ -180,6 +184,7 @@ class Stream {
   void* stream_ = nullptr;
   Status failure_ = Ok{};
   std::vector<std::string_view>* launched_ = nullptr;
+  std::vector<Event>* moments_ = nullptr;
 };
 
 // One opened device with its kernels. All members may be called from any one thread at a time.

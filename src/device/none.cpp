@@ -72,6 +72,9 @@ void Stream::replay(const Graph&) {
 Status Stream::wait() {
   unreachable();
 }
+void Stream::note_moment() {
+  unreachable();
+}
 void Stream::launch_raw(const Kernel&, const Grid&, const void*) {
   unreachable();
 }

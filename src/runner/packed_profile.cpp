@@ -169,6 +169,41 @@ Result<double> PackedProfile::best_micros(const Job& job) {
   return best;
 }
 
+// The first layer's kernels one by one, the best of several runs each.
+Result<std::vector<UnitTime::Kernel>> PackedProfile::kernel_micros(const GpuUnit& unit) {
+  device::Stream& stream = model_->stream;
+  std::vector<UnitTime::Kernel> best;
+  for (int i = 0; i < kRuns; ++i) {
+    std::vector<std::string_view> names;
+    std::vector<device::Event> moments;
+    embed();
+    // The launches are enqueued while this reads.
+    read_all({model_->device.get(), &stream}, other_.data(), kOtherBytes);
+    stream.record(&begin_);
+    stream.note_launches(&names);
+    stream.note_moments(&moments);
+    for (const Operation* operation : unit.parts.front()) run(*operation, unit.head);
+    stream.note_launches(nullptr);
+    stream.note_moments(nullptr);
+    if (moments.empty()) return best;
+    WEIR_RETURN_IF_ERROR(moments.back().wait());
+    std::vector<UnitTime::Kernel> kernels;
+    for (size_t n = 0; n < names.size(); ++n) {
+      const double micros = moments[n].micros_since(n == 0 ? begin_ : moments[n - 1]);
+      const auto same = std::find_if(kernels.begin(), kernels.end(),
+                                     [&](const UnitTime::Kernel& kernel) { return kernel.name == names[n]; });
+      if (same != kernels.end()) {
+        same->micros += micros;
+      } else {
+        kernels.push_back({names[n], micros});
+      }
+    }
+    if (i == 0) best = kernels;
+    for (size_t n = 0; n < best.size(); ++n) best[n].micros = std::min(best[n].micros, kernels[n].micros);
+  }
+  return best;
+}
+
 Result<UnitTime> PackedProfile::time(const GpuUnit& unit) {
   const auto layers = static_cast<int64_t>(unit.parts.size());
   const int64_t times = (kCallsMin + layers - 1) / layers;
@@ -189,6 +224,9 @@ Result<UnitTime> PackedProfile::time(const GpuUnit& unit) {
   for (const std::string_view name : names) {
     if (!time.kernels.empty()) time.kernels += ", ";
     time.kernels += name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
+  }
+  if (sequences_.front().role == RowRole::kPrompt) {
+    WEIR_ASSIGN_OR_RETURN(time.parts, kernel_micros(unit));
   }
   return time;
 }

@@ -19,6 +19,13 @@ namespace weir {
 struct UnitTime {
   double micros = 0;    // by the device's clock
   std::string kernels;  // that were launched, in order
+  // Of each kernel, launches of one name together, in the order of their first: with nothing beside it, so their sum is
+  // more than `micros`. Empty unless the rows are a prompt's.
+  struct Kernel {
+    std::string_view name;
+    double micros = 0;
+  };
+  std::vector<Kernel> parts;
 };
 
 class PackedProfile {
@@ -52,6 +59,7 @@ class PackedProfile {
   void run(const Operation& operation, bool head);
   void embed();
   Result<double> best_micros(const Job& job);
+  Result<std::vector<UnitTime::Kernel>> kernel_micros(const GpuUnit& unit);
 
   GpuModel* model_;
   RunnerLimits limits_;

@@ -253,6 +253,11 @@ void Stream::launch_raw(const Kernel& kernel, const Grid& grid, const void* args
       kernel.name_.data());
 }
 
+void Stream::note_moment() {
+  moments_->push_back(device_->event());
+  record(&moments_->back());
+}
+
 void Stream::record(Event* event) {
   note(enter(*device_->impl()).cuEventRecord(static_cast<CUevent>(event->event_), static_cast<CUstream>(stream_)),
        "recording an event");
