@@ -28,7 +28,7 @@ struct PromptStages {
 // `beside`: bytes of shared memory for other use.
 constexpr PromptStages prompt_stages(int32_t tile_bytes, int32_t beside = 0) {
   constexpr int32_t kShared = 227 * 1024;
-  constexpr int32_t kRest = (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;  // barriers; descriptions of units
+  constexpr int32_t kRest = 16 + (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;  // next unit; barriers; descriptions
   PromptStages stages;
   stages.weight_bytes = 2 * kPromptStrips * tile_bytes;
   const int32_t fit = (kShared - kRest - beside) / (2 * kPromptXBytes + stages.weight_bytes);

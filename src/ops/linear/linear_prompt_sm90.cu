@@ -10,6 +10,7 @@ inline constexpr int kTokenTilesTogether = 12;
 
 struct LinearWork {
   static constexpr bool kKnownBefore = true;
+  static constexpr bool kCounted = false;
   static constexpr int kBeside = 0;
   const GpuPromptArgs& args;
 

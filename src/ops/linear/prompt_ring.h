@@ -56,6 +56,7 @@ struct PromptRing {
   device::Barrier* filled;
   device::Barrier* free;
   PromptUnit* units;  // [slots]: of the unit whose first stage it is
+  int* next;          // [2]: a unit's number on its way to the threads that bring, in turn
   uint8_t* beside;
   int slots;
   int weight_bytes;
@@ -67,7 +68,8 @@ struct PromptRing {
     x = shared;
     weights = x + slots * 2 * kPromptXBytes;
     beside = weights + slots * weight_bytes;
-    units = reinterpret_cast<PromptUnit*>(beside + beside_bytes);
+    next = reinterpret_cast<int*>(beside + beside_bytes);
+    units = reinterpret_cast<PromptUnit*>(next + 4);
     filled = reinterpret_cast<device::Barrier*>(reinterpret_cast<uint8_t*>(units) + slots * kPromptUnitBytes);
     free = filled + slots;
     if (threadIdx.x == 0) {
@@ -165,6 +167,37 @@ struct PromptRows {
   }
 };
 
+inline constexpr int kPromptBringBarrier = 3;
+
+// The numbers of this block's units: every so manieth, or, where units differ (`Work::kCounted`), the next that no
+// block has yet; work.counter() stands at 0 when the kernel begins.
+template <class Work>
+struct PromptTurns {
+  const Work& work;
+  int* next;
+  int now = static_cast<int>(blockIdx.x);
+  int after = 0;  // of the first thread
+  int turn = 0;
+
+  WEIR_DEVICE static bool first() { return static_cast<int>(threadIdx.x) == kPromptComputing; }
+  // Asks for the unit after this one.
+  WEIR_DEVICE void ask() {
+    if constexpr (Work::kCounted) {
+      if (first()) after = atomicAdd(work.counter(), 1) + static_cast<int>(gridDim.x);
+    }
+  }
+  WEIR_DEVICE void advance() {
+    if constexpr (Work::kCounted) {
+      if (first()) next[turn] = after;
+      device::threads_barrier(kPromptBringBarrier, kPromptBringing);
+      now = next[turn];
+      turn ^= 1;
+    } else {
+      now += static_cast<int>(gridDim.x);
+    }
+  }
+};
+
 // Fills the ring for every unit of this block of threads. Weights of the first unit are asked for before the kernel
 // before this one has ended, where `Work::kKnownBefore` says that the units can be known then.
 template <class Work>
@@ -182,8 +215,11 @@ WEIR_DEVICE void bring(const Work& work, const PromptRing& ring) {
   PromptRows rows;
   RingPlace at;
   const int count = work.count();
-  for (int i = static_cast<int>(blockIdx.x); i < count; i += static_cast<int>(gridDim.x)) {
-    const PromptUnit unit = work.unit(i);
+  PromptTurns<Work> turns{work, ring.next};
+#pragma unroll 1
+  for (; turns.now < count; turns.advance()) {
+    turns.ask();
+    const PromptUnit unit = work.unit(turns.now);
     if (unit.strips <= 0) continue;
     rows.choose(work, unit);
     for (int tile = 0; tile < unit.tiles; tile += 2) {

@@ -140,9 +140,10 @@ WEIR_DEVICE void compute(const Work& work, const PromptRing& ring) {
   device::bulk_stores_wait();
 }
 
-// What a kernel of this kind does. Work: kKnownBefore; count(), unit(i): the units, the same for every thread, passed
-// over where they have no strips; row(unit, r), x_stride(): which row of x is row r of the unit; finish<size>(unit,
-// part, total, beside): by the warps of each warpgroup that has rows; kBeside: bytes of shared memory at `beside`.
+// What a kernel of this kind does. Work: kKnownBefore; kCounted, counter(); count(), unit(i): the units, the same for
+// every thread, passed over where they have no strips; row(unit, r), x_stride(): which row of x is row r of the unit;
+// finish<size>(unit, part, total, beside): by the warps of each warpgroup that has rows; kBeside: bytes of shared
+// memory at `beside`.
 template <class Work>
 WEIR_DEVICE void prompt_products(const Work& work, int slots, int weight_bytes) {
   extern __shared__ __align__(1024) uint8_t shared[];

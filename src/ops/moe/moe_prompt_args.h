@@ -54,6 +54,7 @@ struct GpuMoePromptArgs {
   int32_t* positions = nullptr;   // [rows][slots]: where in the list
   GpuMoeTile* tiles = nullptr;    // of the list
   int32_t* tile_count = nullptr;  // 1
+  int32_t* counters = nullptr;    // 2: of units that blocks have taken, of each product
   uint16_t* hidden = nullptr;     // [rows * slots][width], in the order of the list
   float* products = nullptr;
 };

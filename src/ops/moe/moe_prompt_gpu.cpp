@@ -26,6 +26,7 @@ int64_t lay_out(GpuMoePromptArgs* args, std::byte* work) {
   take(&args->positions, assignments);
   take(&args->tiles, assignments / kPromptTokens + args->experts_total);
   take(&args->tile_count, 1);
+  take(&args->counters, 2);
   take(&args->hidden, assignments * args->width);
   take(&args->products, assignments * ceil_div(args->columns, kMoePromptColumns) * kMoePromptColumns);
   return bytes;

@@ -68,9 +68,11 @@ WEIR_DEVICE int moe_prompt_place(int c, int position) {
 template <bool kDown>
 struct ExpertWork {
   static constexpr bool kKnownBefore = false;
+  static constexpr bool kCounted = true;
   static constexpr int kBeside = kDown ? kMoePromptStaging : 0;
   const GpuMoePromptArgs& args;
 
+  WEIR_DEVICE int* counter() const { return args.counters + (kDown ? 1 : 0); }
   WEIR_DEVICE int count() const { return *args.tile_count * args.row_tiles; }
   WEIR_DEVICE PromptUnit unit(int i) const {
     const GpuMoeTile tile = args.tiles[i / args.row_tiles];
@@ -214,6 +216,7 @@ WEIR_KERNEL(weir_moe_prompt_place, GpuMoePromptArgs) {
   if (own == 0) {
     const int tile = sum_before((all + kPromptTokens - 1) / kPromptTokens, scratch);
     if (there) write_tiles(args, expert, first, all, tile);
+    if (expert < 2) args.counters[expert] = 0;
   }
   starts[expert] = first + before;
   __syncthreads();
