@@ -148,6 +148,12 @@ Status PackedDrafter::record() {
 }
 
 void PackedDrafter::enqueue(const StepPlan& plan, const StepRows& rows, BatchTable* table) {
+  list_items(plan, rows, table);
+  if (!items_.empty() && !rows.for_host) launch(rows, table);
+}
+
+// What each sequence of the step brings, as far as it is known before the step is back.
+void PackedDrafter::list_items(const StepPlan& plan, const StepRows& rows, BatchTable* table) {
   items_.clear();
   sampled_ = static_cast<int64_t>(rows.sampled.size());
   passes_ = 0;
@@ -178,7 +184,22 @@ void PackedDrafter::enqueue(const StepPlan& plan, const StepRows& rows, BatchTab
     if (item.sampled >= 0) passes_ = std::max<int64_t>(passes_, item.work->propose_count);
     items_.push_back(item);
   }
-  if (!items_.empty() && !rows.for_host) launch(rows, table);
+}
+
+// The step is back: what its rows sampled is in the table.
+void PackedDrafter::learn(const StepPlan& plan, const StepResult& result, BatchTable* table) {
+  passes_ = 0;
+  for (Item& item : items_) {
+    const SequenceResult& yielded = result.sequences[static_cast<size_t>(item.work - plan.work.data())];
+    const BatchRow& row = table->row(item.work->row);
+    item.sampled = -1;
+    item.known = row.position;
+    const bool sampled = yielded.token_count > 0 && yielded.stop == StopReason::kNone;
+    item.end = std::max(item.first, std::min(item.known + (sampled ? 1 : 0), item.covered));
+    if (!sampled || !main_->samples(row.sampling)) continue;
+    item.last = row.position;
+    passes_ = std::max<int64_t>(passes_, item.work->propose_count);
+  }
 }
 
 void PackedDrafter::add_rows(const Item& item, const StepRows& rows, const BatchRow& row) {
@@ -188,13 +209,18 @@ void PackedDrafter::add_rows(const Item& item, const StepRows& rows, const Batch
       {static_cast<int64_t>(tokens_.size()), item.end - item.first, item.first, pages.data(), kFirst, page_count});
   sequences_.push_back({item.work->role, item.work->row.value()});
   for (int64_t i = item.first; i < item.end; ++i) {
-    // Where a draft stood, the token sampled there: they are the same as long as drafts hold.
-    tokens_.push_back(i < item.known ? rows.tokens[static_cast<size_t>(item.row_begin + i - item.position)]
-                                     : last_sampled_of(static_cast<int32_t>(item.sampled + i - item.known)));
+    if (i < item.known) {
+      tokens_.push_back(rows.tokens[static_cast<size_t>(item.row_begin + i - item.position)]);
+    } else if (item.sampled < 0) {
+      tokens_.push_back(row.last_token);
+    } else {
+      // Where a draft stood, the token sampled there: they are the same as long as drafts hold.
+      tokens_.push_back(last_sampled_of(static_cast<int32_t>(item.sampled + i - item.known)));
+    }
   }
   const int64_t position = item.known + 1;  // of the first draft, or behind it
-  requests_.push_back(
-      {&row.sampling, position, position - row.prompt_length, static_cast<int32_t>(kv_.size()) - 1, item.sampled >= 0});
+  requests_.push_back({&row.sampling, position, position - row.prompt_length, static_cast<int32_t>(kv_.size()) - 1,
+                       item.sampled >= 0 || item.last >= 0});
 }
 
 void PackedDrafter::fill_sequences(BatchTable* table) {
@@ -211,6 +237,7 @@ void PackedDrafter::fill_sequences(BatchTable* table) {
     // A sequence without rows in the pass has none to choose: the last is taken, and nothing sampled.
     const bool there = item.first < item.end;
     own.sampled = there ? static_cast<int32_t>(item.sampled) : -1;
+    own.last = there ? static_cast<int32_t>(item.last) : -1;
     own.pass_row = static_cast<int32_t>(std::min(kv_[s].row_begin, static_cast<int64_t>(tokens_.size()) - 1));
     own.first = static_cast<int32_t>(item.first);
     own.covered = static_cast<int32_t>(item.covered);
@@ -359,7 +386,10 @@ void PackedDrafter::heads(const Shape& shape, int64_t pass, const int32_t* chose
 void PackedDrafter::finish(const StepPlan& plan, const StepRows& rows, const StepResult& result, BatchTable* table,
                            Sampler*) {
   if (items_.empty()) return;
-  if (!launched_) launch(rows, table);
+  if (!launched_) {
+    learn(plan, result, table);
+    launch(rows, table);
+  }
   const Status status = done_.wait();
   WEIR_CHECK(status.ok(), "{}", status.error().text());
   const auto* proposed = reinterpret_cast<const TokenId*>(proposed_.data());
@@ -368,11 +398,11 @@ void PackedDrafter::finish(const StepPlan& plan, const StepRows& rows, const Ste
     const SequenceResult& yielded = result.sequences[static_cast<size_t>(item.work - plan.work.data())];
     if (yielded.stop == StopReason::kNotFinite) continue;
     BatchRow& row = table->row(item.work->row);
-    const bool sampled = item.sampled >= 0 && yielded.token_count > 0;
+    const bool sampled = yielded.token_count > 0 && yielded.stop == StopReason::kNone;
     const int64_t known = row.position + (sampled ? 1 : 0);
-    const int64_t end = std::max(item.first, std::min(known, item.covered));
+    const int64_t end = std::max(item.first, std::min({known, item.end, item.covered}));
     row.draft_position = end;
-    if (!sampled || yielded.stop != StopReason::kNone || end < known) continue;
+    if (!sampled || end < known || (item.sampled < 0 && item.last < 0)) continue;
     const int64_t most =
         std::min({static_cast<int64_t>(item.work->propose_count), item.covered - row.position, table->verifiable(row)});
     for (int64_t i = 0; i < most; ++i) {

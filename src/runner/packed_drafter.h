@@ -1,6 +1,6 @@
 // The draft head of a model on a GPU (runner/drafter.h), enqueued right behind the step: which drafts held is decided
 // there, and the passes of rows that decode are recorded as graphs. A step whose logits the host wants is waited for
-// first; rows that the host samples propose nothing, and the head's row of their last token runs a step later.
+// first: its tokens are known then. Drafts are drawn on the device; rows whose tokens it cannot draw propose nothing.
 #pragma once
 
 #include <compare>
@@ -44,7 +44,8 @@ class PackedDrafter final : public Drafter {
     int64_t first = 0;      // the pass's rows are of tokens [first, end)
     int64_t end = 0;
     int64_t covered = 0;   // tokens that its draft pages hold
-    int64_t sampled = -1;  // of the step's sampled rows the one of its last known token; -1: the host samples
+    int64_t sampled = -1;  // of the step's sampled rows the one of its last known token, which the host has not seen
+    int64_t last = -1;     // position of the token sampled last, where the host has seen it
   };
   // What the recorded passes of a step depend on.
   struct Shape {
@@ -63,6 +64,8 @@ class PackedDrafter final : public Drafter {
   Status allocate();
   int64_t lay_out(std::byte* base);
   Status record();
+  void list_items(const StepPlan& plan, const StepRows& rows, BatchTable* table);
+  void learn(const StepPlan& plan, const StepResult& result, BatchTable* table);
   void launch(const StepRows& rows, BatchTable* table);
   void add_rows(const Item& item, const StepRows& rows, const BatchRow& row);
   void fill_sequences(BatchTable* table);

@@ -98,8 +98,8 @@ def test_n_answers_differ_and_a_seed_repeats_them(client, model, stream):
 
 def test_without_a_seed_answers_differ(client, model):
     texts = {chat(client, model, "Tell me everything.", max_tokens=24, **WILD).choices[0].message.content
-             for _ in range(3)}
-    assert len(texts) == 3
+             for _ in range(8)}
+    assert len(texts) > 4  # a real model says the likeliest thing more than once
 
 
 STOPS = [

@@ -14,9 +14,9 @@ WEIR_KERNEL(weir_draft_accept, GpuDraftArgs) {
   __syncthreads();
   for (int s = thread; s < args.count; s += threads) {
     const GpuDraftSequence own = args.sequences[s];
-    int last = own.known;  // position of the token sampled last
-    bool goes_on = own.sampled >= 0;
-    if (goes_on) {
+    int last = own.last >= 0 ? own.last : own.known;  // position of the token sampled last
+    bool goes_on = own.last >= 0 && own.last < own.covered;
+    if (own.sampled >= 0) {
       const int32_t* token = args.tokens + own.sampled;
       const int32_t* draft = args.ids + own.row_begin - own.position;
       const int end = own.position + own.rows;

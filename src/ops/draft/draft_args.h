@@ -17,12 +17,12 @@ struct GpuDraftSequence {
   int32_t row_begin = 0;  // of the step
   int32_t rows = 0;
   int32_t known = 0;
-  int32_t sampled = -1;  // -1: the device samples nothing of it
+  int32_t sampled = -1;  // -1: the device samples nothing of it, or the host has seen it
+  int32_t last = -1;     // position of the token sampled last, where the host has seen it
   int32_t pass_row = 0;  // the draft head's row of token `first`
   int32_t first = 0;
   int32_t covered = 0;     // tokens that its draft pages hold
   int32_t banned_end = 0;  // ids that must not come early may come from this position on
-  int32_t reserved = 0;
 };
 
 struct GpuDraftArgs {
