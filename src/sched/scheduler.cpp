@@ -425,7 +425,10 @@ int64_t Scheduler::next_checkpoint(const Sequence& sequence) const {
   consider(sequence.stable_end());
   if (const int64_t interval = config_.checkpoint_interval; interval > 0) {
     const int64_t position = (std::max(sequence.computed, sequence.save_ordered) / interval + 1) * interval;
-    if (position <= sequence.prompt_count || config_.reuse_generated) consider(position);
+    const bool in_prompt = position <= sequence.prompt_count;
+    // A step of its own for a state little before the prompt's is not worth it.
+    const bool spared = in_prompt && position + interval / 2 > sequence.stable_end();
+    if (in_prompt ? !spared : config_.reuse_generated) consider(position);
   }
   return next;
 }
