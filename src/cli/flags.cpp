@@ -12,6 +12,10 @@
 namespace weir {
 namespace {
 
+// A prompt of ten thousand tokens is one step of a GPU, in which others wait about 150 ms for their next token.
+constexpr int64_t kStepTokensCpu = 1024;
+constexpr int64_t kStepTokensGpu = 10 * 1024;
+
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
   while (!text.empty()) {
@@ -275,6 +279,9 @@ Result<Options> parse_options(std::span<const std::string> arguments) {
     return usage_error(fmt::format("'{}' is one argument too many", extra), usage + "; quote text that has spaces");
   }
   WEIR_RETURN_IF_ERROR(check_sampling(options));
+  if (options.max_num_batched_tokens == 0) {
+    options.max_num_batched_tokens = options.device == "cpu" ? kStepTokensCpu : kStepTokensGpu;
+  }
   return options;
 }
 
