@@ -55,6 +55,8 @@ void take(const Event& event, Outcome* outcome) {
 
 using Random = std::mt19937_64;
 
+constexpr int32_t kCrowd = 64;
+
 int64_t between(Random* random, int64_t low, int64_t high) {
   return low + static_cast<int64_t>((*random)() % static_cast<uint64_t>(high - low + 1));
 }
@@ -94,6 +96,12 @@ World draw_world(Random* random, int32_t vocabulary, bool drafts) {
     limits.rows_max = 8;
     limits.step_tokens_max = static_cast<int32_t>(pick(random, {72, 138, 520}));
     limits.pages = {static_cast<int32_t>(alone + between(random, 0, 3))};
+  }
+  world.crowd = !world.tight && one_in(random, 25);
+  if (world.crowd) {
+    limits.rows_max = kCrowd;
+    limits.step_tokens_max = static_cast<int32_t>(pick(random, {1000, 3000}));
+    limits.pages = {static_cast<int32_t>(alone * kCrowd)};
   }
   limits.state_slots = limits.rows_max + static_cast<int32_t>(between(random, 0, pick(random, {2, 6, 20})));
   world.config.prefix_caching = true;
@@ -227,7 +235,7 @@ class Schedule {
       served_.turn();
       Event event;
       while (client_.poll(&event)) on_event(event);
-      count_evictions();
+      count_turn();
     }
     const EngineStats stats = client_.stats();
     add(Reached::kPreempted, stats.preemptions);
@@ -305,8 +313,10 @@ class Schedule {
   }
   static bool seen_hits(const EventHeader& header) { return header.cached_count > 0; }
 
-  void count_evictions() {
-    const int64_t evicted = client_.stats().evicted_blocks;
+  void count_turn() {
+    const EngineStats stats = client_.stats();
+    if (stats.running >= 48) add(Reached::kCrowded);
+    const int64_t evicted = stats.evicted_blocks;
     if (evicted > evicted_ && !readers_.empty()) add(Reached::kEvictedUnderReader);
     evicted_ = evicted;
   }
@@ -366,8 +376,12 @@ std::vector<std::string> Judge::run(uint64_t seed, Reach* reach) {
   const auto beginning = draw_tokens(&random, between(&random, 1, 400), impl_->vocabulary);
   std::vector<Request> requests;
   std::vector<Outcome> alone;
-  for (int64_t left = between(&random, 3, 12); left > 0; --left) {
+  for (int64_t left = world.crowd ? kCrowd : between(&random, 3, 12); left > 0; --left) {
     requests.push_back(draw_request(&random, requests, alone, beginning, impl_->vocabulary, world.tight));
+    if (world.crowd) {
+      requests.back().after_events = 0;
+      requests.back().sampling.max_tokens = static_cast<int32_t>(between(&random, 40, 80));
+    }
     alone.push_back(impl_->alone(requests.back()));
   }
   return Schedule(impl_->model, world, requests, alone, reach).run();

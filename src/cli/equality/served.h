@@ -15,6 +15,7 @@ namespace weir::equality {
 
 struct World {
   bool tight = false;  // few pages, many long answers at once
+  bool crowd = false;  // 64 requests at once, with room for all
   EngineConfig config;
   RunnerLimits limits;  // pages: of each class
 };
