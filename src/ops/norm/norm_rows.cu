@@ -1,9 +1,77 @@
-// Rows for the products with packed weights: a block a row, a warp an eighth of it. Bound by one read and the writes.
+// Rows for the products with packed weights, bound by one read and the writes. Few rows: a block a row, a warp an
+// eighth of it. Many: a warp a row, which it keeps in registers, so that no thread waits for another warp and all of a
+// row's reads are under way at once; the sums are the same.
 #include "device/async.h"
 #include "device/mma.h"
 #include "ops/norm/norm_rows_args.h"
 
 namespace weir {
+namespace {
+
+// A float4 of a row, in the types that are asked for.
+WEIR_DEVICE void write_four(const GpuNormRowsArgs& args, int64_t row, int i, float4 y) {
+  if (args.bf16 != nullptr) {
+    reinterpret_cast<uint2*>(args.bf16 + row * args.size)[i] = {device::bf16x2(y.x, y.y), device::bf16x2(y.z, y.w)};
+  }
+  if (args.f16 != nullptr) {
+    reinterpret_cast<uint2*>(args.f16 + row * args.size)[i] = {device::f16x2(y.x, y.y), device::f16x2(y.z, y.w)};
+  }
+  if (args.y != nullptr) reinterpret_cast<float4*>(args.y + row * args.y_stride)[i] = y;
+}
+
+WEIR_DEVICE float4 normed(float4 x, float4 weight, float scale) {
+  return {(1.0F + weight.x) * (x.x * scale), (1.0F + weight.y) * (x.y * scale), (1.0F + weight.z) * (x.z * scale),
+          (1.0F + weight.w) * (x.w * scale)};
+}
+
+WEIR_DEVICE float plus_squares(float sum, float4 v) {
+  return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+}
+
+// A warp's row; each lane has kEach groups of four floats of each eighth.
+template <int kEach>
+WEIR_DEVICE void norm_row(const GpuNormRowsArgs& args) {
+  constexpr int kEighths = 8;
+  device::wait_for_previous();
+  device::start_next();
+  const int64_t row = int64_t{blockIdx.x} * (kNormRowsThreads / device::kWarp) + device::warp();
+  if (row >= args.rows) return;
+  const int64_t from = args.x_rows == nullptr ? row : args.x_rows[row];
+  const auto* x = reinterpret_cast<const float4*>(args.x + from * args.x_stride) + device::lane();
+  float4 values[kEighths][kEach];
+#pragma unroll
+  for (int e = 0; e < kEighths; ++e) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) values[e][i] = x[(e * kEach + i) * device::kWarp];
+  }
+  if (args.weight == nullptr) {
+#pragma unroll
+    for (int i = 0; i < kEighths * kEach; ++i) {
+      write_four(args, row, i * device::kWarp + device::lane(), values[i / kEach][i % kEach]);
+    }
+    return;
+  }
+  float squares[kEighths];
+#pragma unroll
+  for (int e = 0; e < kEighths; ++e) {
+    squares[e] = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) squares[e] = plus_squares(squares[e], values[e][i]);
+    squares[e] = device::warp_sum(squares[e]);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int e = 0; e < kEighths; ++e) sum += squares[e];
+  const float scale = 1.0F / sqrtf(sum / static_cast<float>(args.size) + args.eps);
+  const auto* weight = reinterpret_cast<const float4*>(args.weight) + device::lane();
+#pragma unroll
+  for (int i = 0; i < kEighths * kEach; ++i) {
+    write_four(args, row, i * device::kWarp + device::lane(),
+               normed(values[i / kEach][i % kEach], __ldg(weight + i * device::kWarp), scale));
+  }
+}
+
+}  // namespace
 
 inline constexpr int kWarps = 8;
 
@@ -21,10 +89,7 @@ WEIR_KERNEL_BOUNDED(weir_norm_rows, GpuNormRowsArgs, kWarps* device::kWarp, 4) {
   float scale = 1;
   if (args.weight != nullptr) {
     float sum = 0;
-    for (int i = begin; i < end; i += device::kWarp) {
-      const float4 v = x[i];
-      sum = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
-    }
+    for (int i = begin; i < end; i += device::kWarp) sum = plus_squares(sum, x[i]);
     sum = device::warp_sum(sum);
     if (device::lane() == 0) squares[warp] = sum;
     __syncthreads();
@@ -34,19 +99,17 @@ WEIR_KERNEL_BOUNDED(weir_norm_rows, GpuNormRowsArgs, kWarps* device::kWarp, 4) {
   }
   for (int i = begin; i < end; i += device::kWarp) {
     float4 y = x[i];
-    if (args.weight != nullptr) {
-      const float4 n = reinterpret_cast<const float4*>(args.weight)[i];
-      y = {(1.0F + n.x) * (y.x * scale), (1.0F + n.y) * (y.y * scale), (1.0F + n.z) * (y.z * scale),
-           (1.0F + n.w) * (y.w * scale)};
-    }
-    if (args.bf16 != nullptr) {
-      reinterpret_cast<uint2*>(args.bf16 + row * args.size)[i] = {device::bf16x2(y.x, y.y), device::bf16x2(y.z, y.w)};
-    }
-    if (args.f16 != nullptr) {
-      reinterpret_cast<uint2*>(args.f16 + row * args.size)[i] = {device::f16x2(y.x, y.y), device::f16x2(y.z, y.w)};
-    }
-    if (args.y != nullptr) reinterpret_cast<float4*>(args.y + row * args.y_stride)[i] = y;
+    if (args.weight != nullptr) y = normed(y, reinterpret_cast<const float4*>(args.weight)[i], scale);
+    write_four(args, row, i, y);
   }
+}
+
+// Rows of 1,024 and of 2,048.
+WEIR_KERNEL_BOUNDED(weir_norm_rows_many_1024, GpuNormRowsArgs, kNormRowsThreads, 8) {
+  norm_row<1>(args);
+}
+WEIR_KERNEL_BOUNDED(weir_norm_rows_many_2048, GpuNormRowsArgs, kNormRowsThreads, 5) {
+  norm_row<2>(args);
 }
 
 }  // namespace weir

@@ -4,6 +4,8 @@
 
 namespace weir {
 
+inline constexpr int kNormRowsThreads = 128;  // of a block of the kernels of many rows: a warp a row
+
 // Row r of x (x_rows[r] where given), normed, (1 + w) * (x / sqrt(mean(x^2) + eps)), in the types that are asked for
 // (null: not). Without `weight` the row as it is. Squares are summed in eighths of the row, the eighths added in
 // ascending order: the bits that linear_packed() gives when it norms.
@@ -18,6 +20,8 @@ struct GpuNormRowsArgs {
   int64_t y_stride = 0;
   int32_t size = 0;  // a multiple of 32
   float eps = 1e-6F;
+  int32_t rows = 0;  // filled in
+  int32_t reserved = 0;
 };
 
 }  // namespace weir

@@ -4,13 +4,23 @@
 
 namespace weir {
 
-void norm_rows(Gpu& gpu, const GpuNormRowsArgs& args, int64_t rows) {
+void norm_rows(Gpu& gpu, GpuNormRowsArgs args, int64_t rows) {
   WEIR_CHECK(args.size % 32 == 0 && args.x_stride % 4 == 0 && args.y_stride % 4 == 0, "rows of {}", args.size);
   if (rows == 0) return;
   device::Grid grid;
+  grid.overlap = true;
+  // So many that a multiprocessor has more rows than warps.
+  constexpr int64_t kMany = 1024;
+  if (rows >= kMany && (args.size == 1024 || args.size == 2048)) {
+    constexpr int64_t kRows = kNormRowsThreads / 32;  // of a block
+    args.rows = static_cast<int32_t>(rows);
+    grid.x = (rows + kRows - 1) / kRows;
+    grid.threads = kNormRowsThreads;
+    gpu.launch(args.size == 1024 ? "weir_norm_rows_many_1024" : "weir_norm_rows_many_2048", grid, args);
+    return;
+  }
   grid.x = rows;
   grid.threads = 256;
-  grid.overlap = true;
   gpu.launch("weir_norm_rows", grid, args);
 }
 

@@ -7,6 +7,6 @@
 namespace weir {
 
 // Overlaps with the kernel before it.
-void norm_rows(Gpu& gpu, const GpuNormRowsArgs& args, int64_t rows);
+void norm_rows(Gpu& gpu, GpuNormRowsArgs args, int64_t rows);
 
 }  // namespace weir
