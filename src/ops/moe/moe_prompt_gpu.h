@@ -6,8 +6,9 @@
 
 namespace weir {
 
-// Rows that are worked on at once; more take turns, with the same bits.
-inline constexpr int64_t kMoePromptRows = 8192;
+// Rows that are worked on at once; more take turns, with the same bits. 10,000, a long prompt's step, fit: a turn of the
+// rest would bring every expert's weights again, for tiles that are not half full.
+inline constexpr int64_t kMoePromptRows = 10'240;
 
 // Bytes of work memory for calls of at most `rows` rows.
 int64_t moe_prompt_work_bytes(int64_t rows, int64_t slots, int64_t experts_total, int64_t columns, int64_t width);
