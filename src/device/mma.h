@@ -62,6 +62,13 @@ WEIR_DEVICE void mma_f16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// K = 8: a[0], a[1] and b alone.
+WEIR_DEVICE void mma_f16_of_8(float* d, const uint32_t* a, uint32_t b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
 // Four e4m3 codes, the lowest byte first, as two pairs of f16: exact; NaN codes become NaN.
 WEIR_DEVICE void fp8_to_f16x4(uint32_t codes, uint32_t* low, uint32_t* high) {
   asm("{\n"

@@ -49,9 +49,8 @@ WEIR_DEVICE int gdn_key_byte(int row, int part) {
 }
 
 struct GdnHeadTile {
-  uint4 kk[kGdnKkSquares][device::kWarp];  // square (to, from) at to (to - 1) / 2 + from
-  uint4 qk[kGdnQkSquares][device::kWarp];  // square (to, from) at to (to + 1) / 2 + from
-  float table[kGdnTableBytes / 4];
+  uint4 kk[kGdnSquares][device::kWarp];  // square (to, from) at to (to + 1) / 2 + from
+  uint4 qk[kGdnSquares][device::kWarp];
   float fade[64];
   float beta_fade[64];
   float to_end[64];

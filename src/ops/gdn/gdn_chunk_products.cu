@@ -231,17 +231,7 @@ WEIR_DEVICE void make_coefficients(const GpuGdnPackedArgs& args, const Shared& m
         value[half][e / 2][e % 2] = counts ? factor * __expf(total[i] - total[other]) * sum : 0.0F;
       }
     }
-    if (of_k && square == group) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const int half = n / 2;
-        const int pair = n % 2 * 4 + lane % 4;  // of columns
-        const int to = ((group * 8 + pair) * 4 + lane / 8) * 8 + half * 4 + lane / 4 % 2 * 2;
-        *reinterpret_cast<float2*>(tile.table + to) = {value[half][n % 2][0], value[half][n % 2][1]};
-      }
-      continue;
-    }
-    uint4* to = of_k ? tile.kk[group * (group - 1) / 2 + square] : tile.qk[group * (group + 1) / 2 + square];
+    uint4* to = (of_k ? tile.kk : tile.qk)[group * (group + 1) / 2 + square];
     to[lane] = {device::f16x2(value[0][0][0], value[0][0][1]), device::f16x2(value[0][1][0], value[0][1][1]),
                 device::f16x2(value[1][0][0], value[1][0][1]), device::f16x2(value[1][1][0], value[1][1][1])};
   }

@@ -2,10 +2,9 @@
 // steps. A block per (sequence, value head, 64 columns of the state), the two blocks of a head a cluster. Each of three
 // warpgroups has a role, each of its warps 16 columns or 16 rows:
 // - the chain keeps S^T in registers, in the layout of the matrix units' results, which is also that of their left
-//   operand. It computes S^T k, the updates and the state at the chunk's end. The updates come 16 rows at a time, the
-//   rows of earlier groups by matrix products, those inside the group by multiply-adds in ascending order, a lane a
-//   column, so that rows found in the ring count as if they had just been computed. It never waits for another warp's
-//   work on the same chunk;
+//   operand. It computes S^T k, the updates and the state at the chunk's end. The updates come a pair of rows at a
+//   time, in ascending order, each from updates alone, so that rows found in the ring count as if they had just been
+//   computed. It never waits for another warp's work on the same chunk;
 // - it hands S^T, as an operand, and the updates to the second, which computes the outputs;
 // - the third ends the rows: sums of squares go round the cluster, gates are read a chunk ahead. Its last warp keeps
 //   the copies of the next chunks' parts under way through kStages buffers.
@@ -33,10 +32,10 @@ inline constexpr int kRows = 64;
 inline constexpr int kGroups = 4;  // of 16 rows
 inline constexpr int kSteps = kDim / 16;
 inline constexpr int kStages = 3;
+inline constexpr int kSums = 4;
 inline constexpr int kInputs = 16;
-// A row of outputs, and a column of a group of rows: padded so that the lanes of an access are in different banks.
+// A row of outputs: padded so that the lanes of an access are in different banks.
 inline constexpr int kOutStride = kColumns + 4;
-inline constexpr int kGroupStride = 16 + 4;
 
 struct Stage {
   uint8_t k[kGdnKeyTileBytes];
@@ -53,18 +52,17 @@ struct Shared {
   // On their way from a warp of the chain to that of the outputs, as left operands: S^T, and the updates.
   uint4 state[kRoleWarps][kSteps][device::kWarp];
   uint4 updates[kRoleWarps][kGroups][device::kWarp];
-  float group[kRoleWarps][16][kGroupStride];  // [warp][column][row]
-  float out[2][kRows][kOutStride];            // [chunk % 2]
-  float squares[2][kHalves][kRows];           // [chunk % 2], one by each block of the cluster
+  float out[2][kRows][kOutStride];       // [chunk % 2]
+  float squares[kSums][kHalves][kRows];  // [chunk % kSums], one by each block of the cluster
   device::Barrier full[kStages];
   device::Barrier empty[kStages];
   device::Barrier state_handed[kRoleWarps];
   device::Barrier state_taken[kRoleWarps];
   device::Barrier updates_handed[kRoleWarps];
   device::Barrier updates_taken[kRoleWarps];
-  device::Barrier written[2];  // outputs are there
-  device::Barrier taken[2];    // outputs may be overwritten
-  device::Barrier summed[2];   // the cluster's sums of squares are there
+  device::Barrier written[2];     // outputs are there
+  device::Barrier taken[2];       // outputs may be overwritten
+  device::Barrier summed[kSums];  // the cluster's sums of squares are there
 };
 static_assert(sizeof(Shared) <= 227 * 1024);
 
@@ -203,90 +201,91 @@ WEIR_DEVICE void add_square(const uint4* square, const uint32_t* updates, float*
   device::mma_f16(high, updates, b.z, b.w);
 }
 
-// The group's 16 rows become their updates, in ascending order: a lane has a column, which it gets from and gives back
-// to the lanes of the matrix units' layout through `group`. The upper half of the warp repeats the lower half.
-WEIR_DEVICE void solve_group(const float* table, float (*group)[kGroupStride], float* low, float* high) {
-  float* own = group[2 * lane_group()] + 2 * lane_place();
-  *reinterpret_cast<float2*>(own) = {low[0], low[1]};
-  *reinterpret_cast<float2*>(own + kGroupStride) = {low[2], low[3]};
-  *reinterpret_cast<float2*>(own + 8) = {high[0], high[1]};
-  *reinterpret_cast<float2*>(own + kGroupStride + 8) = {high[2], high[3]};
-  __syncwarp();
-  auto* column = reinterpret_cast<float4*>(group[device::lane() % 16]);
-  float x[16];
+// Which halves of a square of 8 rows' coefficients a lane's pair of rows gives to others: all but the one inside the
+// pair.
+WEIR_DEVICE uint32_t outside_pair() {
+  return lane_group() == 2 * lane_place() + 1 ? 0xffff0000U : 0xffffffffU;
+}
+// The lane that has the coefficient inside the lane's pair of rows, as the lower half.
+WEIR_DEVICE int pair_lane() {
+  return (2 * lane_place() + 1) * 4 + lane_place();
+}
+
+// 8 rows become their updates, in ascending order, a pair of rows at a time: a pair's second row takes the first where
+// the lanes of the pair hold both, then the later pairs take the pair. `operand`: the updates in half precision.
+WEIR_DEVICE void solve_eight(uint32_t square, float inside, float* rows, uint32_t* operand) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float4 rows = column[i];
-    x[4 * i] = rows.x;
-    x[4 * i + 1] = rows.y;
-    x[4 * i + 2] = rows.z;
-    x[4 * i + 3] = rows.w;
-  }
-#pragma unroll
-  for (int pair = 0; pair < 8; ++pair) {
-    // Rows 2 of their coefficients at a time: [8 pairs of columns][row % 8 / 2][row / 8][row % 2][column % 2].
-    const auto* at = reinterpret_cast<const float4*>(table + pair * 32);
-    x[2 * pair + 1] = fmaf(at[pair % 4 * 2 + pair / 4].z, x[2 * pair], x[2 * pair + 1]);
-#pragma unroll
-    for (int later = pair + 1; later < 8; ++later) {
-      const float4 c = at[later % 4 * 2 + later / 4];
-      x[2 * later] = fmaf(c.y, x[2 * pair + 1], fmaf(c.x, x[2 * pair], x[2 * later]));
-      x[2 * later + 1] = fmaf(c.w, x[2 * pair + 1], fmaf(c.z, x[2 * pair], x[2 * later + 1]));
-    }
-  }
-  __syncwarp();
-  if (device::lane() < 16) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) column[i] = {x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]};
-  }
-  __syncwarp();
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float2 first = *reinterpret_cast<const float2*>(own + 8 * half);
-    const float2 second = *reinterpret_cast<const float2*>(own + kGroupStride + 8 * half);
-    float* to = half == 0 ? low : high;
-    to[0] = first.x;
-    to[1] = first.y;
-    to[2] = second.x;
-    to[3] = second.y;
+  for (int pair = 0; pair < 4; ++pair) {
+    const bool own = lane_place() == pair;
+    const float factor = own ? inside : 0.0F;
+    rows[1] = fmaf(factor, rows[0], rows[1]);
+    rows[3] = fmaf(factor, rows[2], rows[3]);
+    operand[0] = device::f16x2(rows[0], rows[1]);
+    operand[1] = device::f16x2(rows[2], rows[3]);
+    if (pair < 3) device::mma_f16_of_8(rows, operand, own ? square & outside_pair() : 0U);
   }
 }
 
-// From S^T k in `rows` to the updates.
-WEIR_DEVICE void make_updates(const Block& w, const Stage& stage, float (*scratch)[kGroupStride], int known,
-                              Product& rows, Operand (&updates)[kGroups]) {
+// What the updates need beside S^T k.
+struct Terms {
+  uint2 values[8];
+  float2 factors[8];
+};
+WEIR_DEVICE void load_terms(const Stage& stage, Terms& terms) {
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
-    const uint2 values = stage.values[role_warp()][n * device::kWarp + device::lane()];
-    const float2 factor = *reinterpret_cast<const float2*>(stage.head.beta_fade + 8 * n + 2 * lane_place());
+    terms.values[n] = stage.values[role_warp()][n * device::kWarp + device::lane()];
+    terms.factors[n] = *reinterpret_cast<const float2*>(stage.head.beta_fade + 8 * n + 2 * lane_place());
+  }
+}
+
+// From S^T k in `rows` to what is left of the values.
+WEIR_DEVICE void subtract_state(const Terms& terms, Product& rows) {
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    const uint2 values = terms.values[n];
+    const float2 factor = terms.factors[n];
     float* x = rows + 4 * n;
     x[0] = fmaf(-factor.x, x[0], device::f16_low(values.x));
     x[1] = fmaf(-factor.y, x[1], device::f16_high(values.x));
     x[2] = fmaf(-factor.x, x[2], device::f16_low(values.y));
     x[3] = fmaf(-factor.y, x[3], device::f16_high(values.y));
   }
-  if (known > 0) {
-    const float* ring = lane_columns(w.update, kRows);
+}
+
+// The ring's rows of the chunk are updates already.
+WEIR_DEVICE void load_updates(const Block& w, int known, Product& rows) {
+  const float* ring = lane_columns(w.update, kRows);
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
+  for (int n = 0; n < 8; ++n) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int row = 8 * n + 2 * lane_place() + e;
-        if (row >= known) continue;
-        const float2 x = *reinterpret_cast<const float2*>(ring + row * kTileColumns);
-        rows[4 * n + e] = x.x;
-        rows[4 * n + 2 + e] = x.y;
-      }
+    for (int e = 0; e < 2; ++e) {
+      const int row = 8 * n + 2 * lane_place() + e;
+      if (row >= known) continue;
+      const float2 x = *reinterpret_cast<const float2*>(ring + row * kTileColumns);
+      rows[4 * n + e] = x.x;
+      rows[4 * n + 2 + e] = x.y;
     }
   }
+}
+
+// From what is left of the values to the updates. Rows of the ring have no coefficients: they stay, and count as if
+// they had just been computed.
+WEIR_DEVICE void make_updates(const Stage& stage, Product& rows, Operand (&updates)[kGroups]) {
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    solve_group(stage.head.table + group * 256, scratch, rows + 8 * group, rows + 8 * group + 4);
-    make_operand(rows + 8 * group, rows + 8 * group + 4, updates[group]);
+    const uint4* own = stage.head.kk[group * (group + 1) / 2 + group];
+    const uint4 square = own[device::lane()];
+    const uint4& inside = own[pair_lane()];
+    float* low = rows + 8 * group;
+    float* high = low + 4;
+    solve_eight(square.x, device::f16_low(inside.x), low, updates[group]);
+    device::mma_f16_of_8(high, updates[group], square.z);
+    solve_eight(square.w, device::f16_low(inside.w), high, updates[group] + 2);
 #pragma unroll
     for (int later = group + 1; later < kGroups; ++later) {
-      const uint4* square = stage.head.kk[later * (later - 1) / 2 + group];
-      add_square(square, updates[group], rows + 8 * later, rows + 8 * later + 4);
+      add_square(stage.head.kk[later * (later + 1) / 2 + group], updates[group], rows + 8 * later,
+                 rows + 8 * later + 4);
     }
   }
 }
@@ -382,10 +381,14 @@ WEIR_DEVICE void run_chain(Shared& m, const Block& w) {
 #pragma unroll
       for (float& x : state) x *= fade;
     }
+    Terms terms;
+    load_terms(stage, terms);
     end_products(rows);
     warp_arrive(&m.state_handed[warp]);
+    subtract_state(terms, rows);
+    if (chunk.known > 0) load_updates(w, chunk.known, rows);
     Operand updates[kGroups];
-    make_updates(w, stage, m.group[warp], chunk.known, rows, updates);
+    make_updates(stage, rows, updates);
     if (n > 0) wait_turn(&m.updates_taken[warp], n - 1, 1);
     if (n < folded) {
       Operand weighted[kGroups];
@@ -446,53 +449,56 @@ WEIR_DEVICE void run_outputs(Shared& m, const Block& w) {
 
 inline constexpr int kFinishRows = kRows / kRoleWarps;  // of a warp
 inline constexpr int kRowLanes = kColumns / 4;          // a lane has four columns of every other row
-inline constexpr int kRowSteps = kFinishRows * kRowLanes / device::kWarp;
+inline constexpr int kRowsApart = device::kWarp / kRowLanes;
+inline constexpr int kRowSteps = kFinishRows / kRowsApart;
 
-// Rows of a chunk that the lane ends.
-struct Rows {
-  int first;  // its first of the chunk; then every other
-  int known;
-  int end;
-  int64_t row;  // of the step, of the chunk's first
-};
-
-WEIR_DEVICE Rows lane_rows(const Block& w, int n) {
-  const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
-  const int first = role_warp() * kFinishRows + device::lane() / kRowLanes;
-  return {first, chunk.known, chunk.end, int64_t{w.s.row_begin} + 64 * chunk.chunk - w.s.position};
+// Rows of a chunk that the lane ends: its first is `first`, the others kRowsApart after each other.
+WEIR_DEVICE int finish_row() {
+  return role_warp() * kFinishRows + device::lane() / kRowLanes;
+}
+WEIR_DEVICE bool is_new(const GdnChunkRows& chunk, int row) {
+  return static_cast<unsigned>(row - chunk.known) < static_cast<unsigned>(chunk.end - chunk.known);
 }
 
-WEIR_DEVICE void load_gates(const GpuGdnPackedArgs& args, const Block& w, int n, int column, float4* gates) {
-  const Rows rows = lane_rows(w, n);
+// `z`: of the lane's first row and columns.
+WEIR_DEVICE void load_gates(const float* z, int64_t stride, const GdnChunkRows& chunk, float4* gates) {
 #pragma unroll
   for (int i = 0; i < kRowSteps; ++i) {
-    const int row = rows.first + i * (device::kWarp / kRowLanes);
-    if (row < rows.known || row >= rows.end) continue;
-    gates[i] = *reinterpret_cast<const float4*>(args.z + (rows.row + row) * args.z_stride + column);
+    if (is_new(chunk, finish_row() + i * kRowsApart)) gates[i] = *reinterpret_cast<const float4*>(z);
+    z += kRowsApart * stride;
   }
 }
 
-// Sends the sums of squares of the lane's rows in this block's columns to every block of the cluster.
-WEIR_DEVICE void send_squares(Shared& m, const Block& w, int n, int first, const float4* out) {
+// Adds up each of a lane's kRowSteps numbers over the row's lanes and sends the sums to every block of the cluster.
+// Each exchange halves how many rows a lane adds up; at the end the lane and the one 8 further have one.
+WEIR_DEVICE void send_squares(Shared& m, const Block& w, int n, float (&sums)[kRowSteps]) {
+  static_assert(kRowSteps == 8 && kRowLanes == 8 * kHalves);
   const int part = device::lane() % kRowLanes;
+  int row = 0;
 #pragma unroll
-  for (int i = 0; i < kRowSteps; ++i) {
-    const float4 x = out[i];
-    float sum = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
-    for (int distance = 1; distance < kRowLanes; distance *= 2) {
-      sum += __shfl_xor_sync(device::kAllLanes, sum, distance);
+  for (int distance = 1; distance < kRowSteps; distance *= 2) {
+    const int left = kRowSteps / 2 / distance;
+    const bool upper = (part & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < left; ++i) {
+      const float given = upper ? sums[i] : sums[i + left];
+      const float kept = upper ? sums[i + left] : sums[i];
+      sums[i] = kept + __shfl_xor_sync(device::kAllLanes, given, distance);
     }
-    float* to = &m.squares[n % 2][w.half][first + i * (device::kWarp / kRowLanes)];
-    if (part < kHalves) device::send_shared_to(static_cast<uint32_t>(part), to, sum, &m.summed[n % 2]);
+    row += upper ? left : 0;
   }
+  const float sum = sums[0] + __shfl_xor_sync(device::kAllLanes, sums[0], kRowSteps);
+  float* to = &m.squares[n % kSums][w.half][finish_row() + row * kRowsApart];
+  device::send_shared_to(static_cast<uint32_t>(part / kRowSteps), to, sum, &m.summed[n % kSums]);
 }
 
-WEIR_DEVICE float gated(float x, float scale, float z) {
-  return x * scale * __fdividef(z, 1.0F + __expf(-z));
+WEIR_DEVICE float silu(float z) {
+  return z * device::fast_reciprocal(1.0F + device::fast_exp2(z * -1.4426950408889634F));
 }
 
 // What the ring keeps beside the updates: log decays, and by the blocks of a key head's first value head its keys; the
-// last raw inputs. By the third role alone; nobody reads the parts that it writes before the kernel has ended.
+// last raw inputs. By the third role alone; nobody reads the parts that it writes before the kernel has ended. All of a
+// thread's loads come before its stores.
 WEIR_DEVICE void keep_ring(const GpuGdnPackedArgs& args, const Block& w) {
   constexpr int kKeepThreads = kRoleWarps * device::kWarp;
   const int last = w.chunks - 1;
@@ -501,83 +507,139 @@ WEIR_DEVICE void keep_ring(const GpuGdnPackedArgs& args, const Block& w) {
   const int key_head = w.head / args.ratio;
   const bool first_of_key = w.head % args.ratio == 0;
   const int thread = static_cast<int>(threadIdx.x) % kKeepThreads;
-  if (w.half == 0 && thread >= chunk.known && thread < chunk.end) {
+  float log_decay = 0;
+  const bool decays = w.half == 0 && thread < kRows && is_new(chunk, thread);
+  if (decays) {
     const auto* tile = reinterpret_cast<const GdnHeadTile*>(gdn_head_tile(args, w.at + last, w.head));
-    reinterpret_cast<float*>(slot + args.log_decay_offset)[w.head * kRows + thread] = tile->log_decay[thread];
+    log_decay = tile->log_decay[thread];
   }
-  if (first_of_key) {
-    constexpr int kOwn = kRows / kHalves;
-    float* keys = reinterpret_cast<float*>(slot + args.keys_offset) + static_cast<int64_t>(key_head) * kRows * kDim;
-    const uint8_t* tile = gdn_key_tile(args, w.at + last, key_head);
-    for (int n = thread; n < kOwn * (kDim / 2); n += kKeepThreads) {
-      const int row = kOwn * w.half + n / (kDim / 2);
-      const int pair = n % (kDim / 2);
-      if (row < chunk.known || row >= chunk.end) continue;
-      const uint32_t x = reinterpret_cast<const uint32_t*>(tile + gdn_key_byte(row, pair / 4))[pair % 4];
-      reinterpret_cast<float2*>(keys + row * kDim)[pair] = {device::f16_low(x), device::f16_high(x)};
-    }
+  // A thread has eight keys of every eighth row.
+  constexpr int kParts = kDim / 8;
+  constexpr int kKeyRows = kRows / kHalves / (kKeepThreads / kParts);
+  const int key_row = w.half * (kRows / kHalves) + thread / kParts;
+  uint4 keys[kKeyRows];
+  const uint8_t* tile = gdn_key_tile(args, w.at + last, key_head);
+#pragma unroll
+  for (int i = 0; i < kKeyRows; ++i) {
+    const int row = key_row + i * (kKeepThreads / kParts);
+    if (first_of_key) keys[i] = *reinterpret_cast<const uint4*>(tile + gdn_key_byte(row, thread % kParts));
   }
-  float* inputs = reinterpret_cast<float*>(slot + args.inputs_offset);
-  const int column = w.half * kColumns + 2 * device::lane();
+  // And four of a row's columns of values, keys and queries.
+  constexpr int kInputRows = kInputs / (kKeepThreads / kRowLanes);
+  const int column = w.half * kColumns + 4 * (thread % kRowLanes);
   const int channels[3] = {(2 * args.key_heads + w.head) * kDim + column, key_head * kDim + column,
                            (args.key_heads + key_head) * kDim + column};
-  for (int row = max(0, w.s.row_count - kInputs) + role_warp(); row < w.s.row_count; row += kRoleWarps) {
-    const float* from = args.u + (w.s.row_begin + row) * args.u_stride;
-    float* to = inputs + static_cast<int64_t>((w.s.position + row) % kInputs) * args.channels;
-    for (int i = 0; i < (first_of_key ? 3 : 1); ++i) {
-      *reinterpret_cast<float2*>(to + channels[i]) = *reinterpret_cast<const float2*>(from + channels[i]);
+  const int input_row = w.s.row_count - kInputs + thread / kRowLanes;
+  float4 inputs[kInputRows][3];
+#pragma unroll
+  for (int i = 0; i < kInputRows; ++i) {
+    const int row = input_row + i * (kKeepThreads / kRowLanes);
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      if (row < 0 || (c > 0 && !first_of_key)) continue;
+      inputs[i][c] = *reinterpret_cast<const float4*>(args.u + (w.s.row_begin + row) * args.u_stride + channels[c]);
+    }
+  }
+  if (decays) reinterpret_cast<float*>(slot + args.log_decay_offset)[w.head * kRows + thread] = log_decay;
+  auto* ring = reinterpret_cast<float4*>(slot + args.keys_offset) + static_cast<int64_t>(key_head) * (kRows * kDim / 4);
+#pragma unroll
+  for (int i = 0; i < kKeyRows; ++i) {
+    const int row = key_row + i * (kKeepThreads / kParts);
+    if (!first_of_key || !is_new(chunk, row)) continue;
+    const uint4 x = keys[i];
+    float4* to = ring + row * (kDim / 4) + thread % kParts * 2;
+    to[0] = {device::f16_low(x.x), device::f16_high(x.x), device::f16_low(x.y), device::f16_high(x.y)};
+    to[1] = {device::f16_low(x.z), device::f16_high(x.z), device::f16_low(x.w), device::f16_high(x.w)};
+  }
+#pragma unroll
+  for (int i = 0; i < kInputRows; ++i) {
+    const int row = input_row + i * (kKeepThreads / kRowLanes);
+    float* to = reinterpret_cast<float*>(slot + args.inputs_offset) +
+                static_cast<int64_t>((w.s.position + row) & (kInputs - 1)) * args.channels;
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      if (row < 0 || (c > 0 && !first_of_key)) continue;
+      *reinterpret_cast<float4*>(to + channels[c]) = inputs[i][c];
     }
   }
 }
 
-// The gated norm. A block sends the sums of chunk n + 2 once it has those of n + 1 from all blocks, which send them
-// once they have read those of n: two buffers do.
+// Sums of squares of the lane's rows of chunk n, to every block of the cluster.
+WEIR_DEVICE void sum_rows(Shared& m, const Block& w, int n) {
+  const float* from = m.out[n % 2][finish_row()] + 4 * (device::lane() % kRowLanes);
+  float squares[kRowSteps];
+#pragma unroll
+  for (int i = 0; i < kRowSteps; ++i) {
+    const float4 x = *reinterpret_cast<const float4*>(from + i * kRowsApart * kOutStride);
+    squares[i] = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
+  }
+  send_squares(m, w, n, squares);
+}
+
+// The lane's rows of chunk n to `y`, those that are new.
+WEIR_DEVICE void end_rows(const GpuGdnPackedArgs& args, const Shared& m, int n, const GdnChunkRows& chunk,
+                          const float4& norm, const float4* gates, uint16_t* y) {
+  const int first = finish_row();
+  const float* from = m.out[n % 2][first] + 4 * (device::lane() % kRowLanes);
+  const float (*squares)[kRows] = m.squares[n % kSums];
+#pragma unroll
+  for (int i = 0; i < kRowSteps; ++i) {
+    const int row = first + i * kRowsApart;
+    const float sum = squares[0][row] + squares[1][row];
+    const float scale = device::fast_rsqrt(fmaf(sum, 1.0F / static_cast<float>(kDim), args.eps));
+    const float4 x = *reinterpret_cast<const float4*>(from + i * kRowsApart * kOutStride);
+    const float4 z = gates[i];
+    const float out[4] = {x.x * (scale * norm.x) * silu(z.x), x.y * (scale * norm.y) * silu(z.y),
+                          x.z * (scale * norm.z) * silu(z.z), x.w * (scale * norm.w) * silu(z.w)};
+    const uint2 f16 = {device::f16x2(out[0], out[1]), device::f16x2(out[2], out[3])};
+    const uint2 bf16 = {device::bf16x2(out[0], out[1]), device::bf16x2(out[2], out[3])};
+    if (is_new(chunk, row)) {
+      *reinterpret_cast<uint2*>(y + i * kRowsApart * args.y_stride) = args.y_type != 0 ? f16 : bf16;
+    }
+  }
+}
+
+// The gated norm, of a chunk while the next one's sums are under way. A block sends the sums of chunk n + 4 once it has
+// those of n + 2 from all blocks, which send them once they have read those of n: kSums places do.
 WEIR_DEVICE void run_finish(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
   const int local = w.half * kColumns + 4 * (device::lane() % kRowLanes);
-  const int column = w.head * kDim + local;
   const float4 norm = *reinterpret_cast<const float4*>(args.norm + local);
-  float4 gates[kRowSteps] = {};
-  load_gates(args, w, 0, column, gates);
   const bool copies = device::warp() == kWarps - 1 && device::lane() == 0;
+#pragma unroll 1
   for (int n = 0; copies && n < min(kStages, w.chunks); ++n) load_stage(args, m, w, n);
   __syncwarp();
+  GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number);
+  const int64_t row = int64_t{w.s.row_begin} + 64 * chunk.chunk - w.s.position + finish_row();  // of the step
+  const float* z = args.z + row * args.z_stride + w.head * kDim + local;
+  uint16_t* y = args.y + row * args.y_stride + w.head * kDim + local;
+  float4 gates[kRowSteps] = {};
   if (w.ends) keep_ring(args, w);
-  for (int n = 0; n < w.chunks; ++n) {
-    const Rows rows = lane_rows(w, n);
-    if (role_warp() == 0 && device::lane() == 0) {
-      device::barrier_expect(&m.summed[n % 2], kHalves * kRows * sizeof(float));
+#pragma unroll 1
+  for (int n = 0; n <= w.chunks; ++n) {
+    if (n < w.chunks) {
+      if (role_warp() == 0 && device::lane() == 0) {
+        device::barrier_expect(&m.summed[n % kSums], kHalves * kRows * sizeof(float));
+      }
+      __syncwarp();
+      wait_turn(m.written, n, 2);
+      sum_rows(m, w, n);
+      if (copies && n + kStages < w.chunks) {
+        wait_turn(m.empty, n, kStages);
+        load_stage(args, m, w, n + kStages);
+      }
+      __syncwarp();
     }
-    __syncwarp();
-    wait_turn(m.written, n, 2);
-    float4 out[kRowSteps];
-#pragma unroll
-    for (int i = 0; i < kRowSteps; ++i) {
-      const int row = rows.first + i * (device::kWarp / kRowLanes);
-      out[i] = *reinterpret_cast<const float4*>(m.out[n % 2][row] + 4 * (device::lane() % kRowLanes));
+    if (n > 0) {
+      wait_turn(m.summed, n - 1, kSums);
+      end_rows(args, m, n - 1, chunk, norm, gates, y);
+      warp_arrive(&m.taken[(n - 1) % 2]);
+      y += kRows * args.y_stride;
     }
-    warp_arrive(&m.taken[n % 2]);
-    if (copies && n + kStages < w.chunks) {
-      wait_turn(m.empty, n, kStages);
-      load_stage(args, m, w, n + kStages);
+    if (n < w.chunks) {
+      chunk = gdn_chunk_rows(w.s, w.number + n);
+      load_gates(z, args.z_stride, chunk, gates);
+      z += kRows * args.z_stride;
     }
-    __syncwarp();
-    send_squares(m, w, n, rows.first, out);
-    wait_turn(m.summed, n, 2);
-#pragma unroll
-    for (int i = 0; i < kRowSteps; ++i) {
-      const int row = rows.first + i * (device::kWarp / kRowLanes);
-      const float (*squares)[kRows] = m.squares[n % 2];
-      const float sum = squares[0][row] + squares[1][row];
-      const float scale = 1.0F / sqrtf(sum / static_cast<float>(kDim) + args.eps);
-      if (row < rows.known || row >= rows.end) continue;
-      const float4 z = gates[i];
-      const float4 x = out[i];
-      const uint2 y = {
-          device::half_pair(args.y_type != 0, gated(x.x, scale * norm.x, z.x), gated(x.y, scale * norm.y, z.y)),
-          device::half_pair(args.y_type != 0, gated(x.z, scale * norm.z, z.z), gated(x.w, scale * norm.w, z.w))};
-      *reinterpret_cast<uint2*>(args.y + (rows.row + row) * args.y_stride + column) = y;
-    }
-    if (n + 1 < w.chunks) load_gates(args, w, n + 1, column, gates);
     __syncwarp();
   }
 }
@@ -596,8 +658,8 @@ WEIR_DEVICE void open_barriers(Shared& m) {
   for (int i = 0; i < 2; ++i) {
     device::barrier_init(&m.written[i], kRoleWarps);
     device::barrier_init(&m.taken[i], kRoleWarps);
-    device::barrier_init(&m.summed[i], 1);
   }
+  for (int i = 0; i < kSums; ++i) device::barrier_init(&m.summed[i], 1);
   device::barrier_init_done();
 }
 
@@ -611,10 +673,11 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunks, GpuGdnPackedArgs, kThreads, 1) {
   const bool any = find_block(args, &w);
   if (threadIdx.x == 0) open_barriers(m);
   __syncthreads();
+  device::cluster_arrive_relaxed();
+  device::cluster_wait();  // the others' barriers are there
   device::wait_for_previous();
   device::start_next();
-  if (!any) return;           // the whole cluster
-  device::cluster_barrier();  // the others' barriers are there
+  if (!any) return;
   if (device::warp() < kRoleWarps) {
     device::more_registers<kChainRegisters>();
     run_chain(m, w);
@@ -625,8 +688,7 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunks, GpuGdnPackedArgs, kThreads, 1) {
     device::fewer_registers<kFinishRegisters>();
     run_finish(args, m, w);
   }
-  __syncwarp();
-  device::cluster_barrier();  // the others have sent what this block's shared memory waits for
+  // A block ends when it has got the last chunk's sums from the others, which send it nothing else.
 }
 
 }  // namespace weir

@@ -27,8 +27,8 @@ int64_t chunks_shared_bytes() {
   constexpr int64_t kHalves = kGdnHeadDim / kChunksColumns;
   constexpr int64_t kStage = 2 * kGdnKeyTileBytes + kGdnHeadTileBytes + kGdnValueTileBytes / kHalves;
   constexpr int64_t kHanded = 4 * (8 + 4) * 32 * 16;
-  constexpr int64_t kFloats = 4 * 16 * (16 + 4) + 2 * 64 * (kChunksColumns + 4) + 2 * kHalves * 64;
-  return round_up(kStages * kStage + kHanded + kFloats * kFloat + (2 * kStages + 4 * 4 + 6) * 8, 128);
+  constexpr int64_t kFloats = 2 * 64 * (kChunksColumns + 4) + 4 * kHalves * 64;
+  return round_up(kStages * kStage + kHanded + kFloats * kFloat + (2 * kStages + 4 * 4 + 2 + 2 + 4) * 8, 128);
 }
 
 int64_t chunk_bytes(int64_t key_heads, int64_t value_heads) {

@@ -13,22 +13,19 @@ inline constexpr int kGdnHeadDim = 128;
 inline constexpr int kGdnTileColumns = 32;  // of the state's tiles in a slot
 
 // What the first kernel of gdn_chunks leaves for the second, a 64-row chunk at a time. Half precision, but for the
-// table and the vectors.
+// vectors.
 //   of a key head: k, then q (without its 1 / sqrt(128)), [2][64][64] each, of norm 1, the 16-byte parts of a row
 //     exchanged as device/wgmma.h says;
-//   of a value head: -beta_i e^(G_i - G_j) k_i . k_j, then e^(G_i - G_j) q_i . k_j, as squares of 16 x 16 in the order
-//     of the matrix units' right operands, [lane][4 pairs]: the first's squares below the diagonal (1, 0), (2, 0), (2,
-//     1), (3, 0) ..., the second's with the diagonal (0, 0), (1, 0) ...; the first's diagonal as a table [4 squares][8
-//     pairs of columns][4 lanes][8], float32; e^G_i, beta_i e^G_i, e^(G_63 - G_i) and G_i, 64 float32 each;
+//   of a value head: -beta_i e^(G_i - G_j) k_i . k_j for j < i, then e^(G_i - G_j) q_i . k_j for j <= i, as squares of
+//   16
+//     x 16 in the order of the matrix units' right operands, [lane][4 pairs], from the diagonal downwards: (0, 0), (1,
+//     0), (1, 1), (2, 0) ...; e^G_i, beta_i e^G_i, e^(G_63 - G_i) and G_i, 64 float32 each;
 //   of a value head: beta v, [8 groups of 16 columns][8 groups of 8 rows][lane][4], as the matrix units hold a result.
 inline constexpr int kGdnKeyHalfBytes = 64 * 64 * 2;
 inline constexpr int kGdnKeyTileBytes = 2 * kGdnKeyHalfBytes;
 inline constexpr int kGdnSquareBytes = 16 * 16 * 2;
-inline constexpr int kGdnKkSquares = 6;
-inline constexpr int kGdnQkSquares = 10;
-inline constexpr int kGdnTableBytes = 4 * 8 * 4 * 8 * 4;
-inline constexpr int kGdnHeadTileBytes =
-    (kGdnKkSquares + kGdnQkSquares) * kGdnSquareBytes + kGdnTableBytes + 4 * 64 * 4;
+inline constexpr int kGdnSquares = 10;
+inline constexpr int kGdnHeadTileBytes = 2 * kGdnSquares * kGdnSquareBytes + 4 * 64 * 4;
 inline constexpr int kGdnValueGroupBytes = 8 * 32 * 4 * 2;
 inline constexpr int kGdnValueTileBytes = 8 * kGdnValueGroupBytes;
 
