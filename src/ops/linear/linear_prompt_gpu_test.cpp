@@ -210,7 +210,7 @@ TEST_F(LinearPrompt, ARowHasTheSameBitsAmongOthers) {
 // As many rows as give every multiprocessor one unit of the widest, and no narrower ones.
 TEST_F(LinearPrompt, WideUnitsHaveTheSameBits) {
   constexpr int64_t kN = 120;
-  constexpr int64_t kK = 200;
+  constexpr int64_t kK = 192;
   const int64_t multiprocessors = device_->info().multiprocessors;
   const int64_t rows = multiprocessors * kPromptTokens - 20;
   ASSERT_EQ(prompt_shape(rows, 8, multiprocessors).columns, kPromptTokens);
