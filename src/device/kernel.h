@@ -93,6 +93,33 @@ WEIR_DEVICE float fast_rsqrt(float x) {
   return out;
 }
 
+WEIR_DEVICE float fast_exp(float x) {
+  return fast_exp2(x * 1.4426950408889634F);
+}
+WEIR_DEVICE float fast_silu(float x) {
+  return x * fast_reciprocal(1.0F + fast_exp(-x));
+}
+
+// Adds up each of kCount numbers, a power of two, over every kCount lanes that follow each other; the lane gets the sum
+// of number `which`. Each exchange halves how many numbers a lane adds up.
+template <int kCount>
+WEIR_DEVICE float spread_sums(float (&x)[kCount], int* which) {
+  *which = 0;
+#pragma unroll
+  for (int distance = 1; distance < kCount; distance *= 2) {
+    const int left = kCount / 2 / distance;
+    const bool upper = (lane() & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < left; ++i) {
+      const float given = upper ? x[i] : x[i + left];
+      const float kept = upper ? x[i + left] : x[i];
+      x[i] = kept + __shfl_xor_sync(kAllLanes, given, distance);
+    }
+    *which += upper ? left : 0;
+  }
+  return x[0];
+}
+
 WEIR_DEVICE float sigmoid(float x) {
   return 1.0F / (1.0F + expf(-x));
 }

@@ -51,8 +51,9 @@ WEIR_DEVICE float4 raw_input(const GpuGdnPackedArgs& args, const Block& w, int t
   return *reinterpret_cast<const float4*>(from + channel);
 }
 
-// Gates of the rows: beta, and the log decay summed up in ascending order.
+// Gates of the rows: beta, and the log decay summed up in ascending order, which is there after the next barrier.
 WEIR_DEVICE void make_gates(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
+#pragma unroll 1
   for (int n = thread(); n < args.ratio * kRows; n += kThreads) {
     const int j = n / kRows;
     const int r = n % kRows;
@@ -84,7 +85,20 @@ WEIR_DEVICE void make_gates(const GpuGdnPackedArgs& args, Shared& m, const Block
       m.log_decay[j][r] = total;
     }
   }
-  __syncthreads();
+}
+
+// Inputs of kCount tokens; `inside`: all of them are rows of the step.
+template <int kCount>
+WEIR_DEVICE void load_inputs(const GpuGdnPackedArgs& args, const Block& w, bool inside, int token, int channel,
+                             float4* x) {
+  if (inside) {
+    const float* from = args.u + (w.s.row_begin + token - w.s.position) * args.u_stride + channel;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) x[i] = *reinterpret_cast<const float4*>(from + i * args.u_stride);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) x[i] = raw_input(args, w, token + i, channel);
+  }
 }
 
 WEIR_DEVICE float tap_sum(const float4* weights, const float4* window, int component) {
@@ -94,30 +108,51 @@ WEIR_DEVICE float tap_sum(const float4* weights, const float4* window, int compo
   float sum = 0;
 #pragma unroll
   for (int tap = 0; tap < kTaps; ++tap) sum = fmaf(part(weights[tap]), part(window[tap]), sum);
-  return __fdividef(sum, 1.0F + __expf(-sum));
+  return device::fast_silu(sum);
 }
 
-// A row of q or k, four channels a lane: to norm 1, half precision. Rows before `known` are the ring's, already there.
-WEIR_DEVICE void store_unit(const Block& w, uint8_t* tile, int r, float4 x) {
-  const float sum = device::warp_sum(fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x))));
-  const float scale = r < w.rows.end ? 1.0F / sqrtf(sum + kL2Eps) : 0.0F;
-  if (r < w.rows.known) return;
-  const uint2 halves = {device::f16x2(x.x * scale, x.y * scale), device::f16x2(x.z * scale, x.w * scale)};
-  reinterpret_cast<uint2*>(tile + gdn_key_byte(r, device::lane() / 2))[device::lane() % 2] = halves;
+// Rows of q or k from row `first`, four channels a lane: to norm 1, half precision. Rows before `known` are the ring's,
+// already there.
+WEIR_DEVICE void store_units(const Block& w, uint8_t* tile, int first, const float4* x) {
+  float sums[kBatch];
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    sums[i] = fmaf(x[i].w, x[i].w, fmaf(x[i].z, x[i].z, fmaf(x[i].y, x[i].y, x[i].x * x[i].x)));
+  }
+  int own;
+  float sum = device::spread_sums(sums, &own);
+#pragma unroll
+  for (int distance = kBatch; distance < device::kWarp; distance *= 2) {
+    sum += __shfl_xor_sync(device::kAllLanes, sum, distance);
+  }
+  const float own_scale = first + own < w.rows.end ? device::fast_rsqrt(sum + kL2Eps) : 0.0F;
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    static_assert(kBatch == 8);
+    const int from = i / 4 + i / 2 % 2 * 2 + i % 2 * 4;  // the lane that has row i's sum
+    const float scale = __shfl_sync(device::kAllLanes, own_scale, from);
+    const uint2 halves = {device::f16x2(x[i].x * scale, x[i].y * scale), device::f16x2(x[i].z * scale, x[i].w * scale)};
+    if (first + i < w.rows.known) continue;
+    reinterpret_cast<uint2*>(tile + gdn_key_byte(first + i, device::lane() / 2))[device::lane() % 2] = halves;
+  }
 }
 
 // Eight rows of beta v from row `first`: a lane's four columns are two lanes' columns of the matrix units' layout, its
 // eight rows the rows of four lanes.
-WEIR_DEVICE void store_values(const GpuGdnPackedArgs& args, const Block& w, int j, int first, const uint32_t (*v)[4]) {
+WEIR_DEVICE void store_values(const GpuGdnPackedArgs& args, const Block& w, int j, int first, const float* beta,
+                              const float4* x) {
   uint8_t* tile = gdn_value_tile(args, w.at, w.key_head * args.ratio + j);
   const int lane = device::lane();
   auto* to = reinterpret_cast<uint4*>(tile + lane / 4 * kGdnValueGroupBytes + first / 8 * 256 + lane % 4 * 64);
 #pragma unroll
-  for (int pair = 0; pair < 2; ++pair) {
-#pragma unroll
-    for (int t = 0; t < 4; t += 2) {
-      to[pair * 2 + t / 2] = {v[t][2 * pair], v[t][2 * pair + 1], v[t + 1][2 * pair], v[t + 1][2 * pair + 1]};
-    }
+  for (int i = 0; i < kBatch; i += 4) {
+    const float b[4] = {beta[i], beta[i + 1], beta[i + 2], beta[i + 3]};
+    const float4* rows = x + i;
+    to[i / 4] = {device::f16x2(b[0] * rows[0].x, b[1] * rows[1].x), device::f16x2(b[0] * rows[0].y, b[1] * rows[1].y),
+                 device::f16x2(b[2] * rows[2].x, b[3] * rows[3].x), device::f16x2(b[2] * rows[2].y, b[3] * rows[3].y)};
+    to[2 + i / 4] = {
+        device::f16x2(b[0] * rows[0].z, b[1] * rows[1].z), device::f16x2(b[0] * rows[0].w, b[1] * rows[1].w),
+        device::f16x2(b[2] * rows[2].z, b[3] * rows[3].z), device::f16x2(b[2] * rows[2].w, b[3] * rows[3].w)};
   }
 }
 
@@ -135,32 +170,23 @@ WEIR_DEVICE void convolve(const GpuGdnPackedArgs& args, Shared& m, const Block& 
     weights[tap] = *reinterpret_cast<const float4*>(args.conv + static_cast<int64_t>(tap) * args.channels + channel);
   }
   const int token = 64 * w.rows.chunk + first;
+  const int row = token - w.s.position;
+  const bool inside = row >= kTaps - 1 && row + kTaskRows <= w.s.row_count;
   float4 x[kTaps - 1 + kBatch];
-#pragma unroll
-  for (int i = 0; i < kTaps - 1; ++i) x[i] = raw_input(args, w, token + i - (kTaps - 1), channel);
+  load_inputs<kTaps - 1>(args, w, inside, token - (kTaps - 1), channel, x);
 #pragma unroll 1
   for (int done = 0; done < kTaskRows; done += kBatch) {
+    load_inputs<kBatch>(args, w, inside, token + done, channel, x + kTaps - 1);
+    float4 out[kBatch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) x[kTaps - 1 + i] = raw_input(args, w, token + done + i, channel);
+    for (int i = 0; i < kBatch; ++i) {
+      out[i] = {tap_sum(weights, x + i, 0), tap_sum(weights, x + i, 1), tap_sum(weights, x + i, 2),
+                tap_sum(weights, x + i, 3)};
+    }
     if (part < 2) {
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const float4 out = {tap_sum(weights, x + i, 0), tap_sum(weights, x + i, 1), tap_sum(weights, x + i, 2),
-                            tap_sum(weights, x + i, 3)};
-        store_unit(w, part == 0 ? m.q : m.k, first + done + i, out);
-      }
+      store_units(w, part == 0 ? m.q : m.k, first + done, out);
     } else {
-      uint32_t v[4][4];  // pairs of rows, columns
-      const float* beta = m.beta[part - 2] + first + done;
-#pragma unroll
-      for (int i = 0; i < kBatch; i += 2) {
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          v[i / 2][c] =
-              device::f16x2(beta[i] * tap_sum(weights, x + i, c), beta[i + 1] * tap_sum(weights, x + i + 1, c));
-        }
-      }
-      store_values(args, w, part - 2, first + done, v);
+      store_values(args, w, part - 2, first + done, m.beta[part - 2] + first + done, out);
     }
 #pragma unroll
     for (int i = 0; i < kTaps - 1; ++i) x[i] = x[kBatch + i];
@@ -171,6 +197,7 @@ WEIR_DEVICE void convolve(const GpuGdnPackedArgs& args, Shared& m, const Block& 
 WEIR_DEVICE void load_known(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
   const auto* keys = reinterpret_cast<const float4*>(w.s.slot + args.slot_offset + args.keys_offset) +
                      static_cast<int64_t>(w.key_head) * (kRows * kDim / 4);
+#pragma unroll 1
   for (int n = thread(); n < w.rows.known * (kDim / 4); n += kThreads) {
     const float4 x = keys[n];
     const uint2 halves = {device::f16x2(x.x, x.y), device::f16x2(x.z, x.w)};
@@ -191,17 +218,21 @@ WEIR_DEVICE void row_products(const Shared& m, float (*sums)[4]) {
   for (int n = 0; n < 8; ++n) {
     for (int i = 0; i < 4; ++i) sums[n][i] = 0;
   }
-#pragma unroll
+#pragma unroll 1
   for (int step = 0; step < kDim / 16; ++step) {
     uint32_t a[4];
     device::load_matrices(a, device::shared_address(rows + gdn_key_byte(a_row, 2 * step + lane / 16)));
+    uint32_t b[4][4];
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      const uint8_t* from = m.k + gdn_key_byte(16 * pair + b_row, 2 * step + lane / 8 % 2);
+      device::load_matrices(b[pair], device::shared_address(from));
+    }
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
       if (pair > group) continue;
-      uint32_t b[4];
-      device::load_matrices(b, device::shared_address(m.k + gdn_key_byte(16 * pair + b_row, 2 * step + lane / 8 % 2)));
-      device::mma_f16(sums[2 * pair], a, b[0], b[1]);
-      device::mma_f16(sums[2 * pair + 1], a, b[2], b[3]);
+      device::mma_f16(sums[2 * pair], a, b[pair][0], b[pair][1]);
+      device::mma_f16(sums[2 * pair + 1], a, b[pair][2], b[pair][3]);
     }
   }
 }
@@ -214,26 +245,38 @@ WEIR_DEVICE void make_coefficients(const GpuGdnPackedArgs& args, const Shared& m
   const bool of_k = device::warp() < 4;
   const int lane = device::lane();
   const float* total = m.log_decay[j];
+  float own[2];  // of rows 0-7, 8-15
+  float factor[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int i = 16 * group + 8 * half + lane / 4;
+    own[half] = total[i];
+    factor[half] = i < w.rows.known || i >= w.rows.end ? 0.0F : of_k ? -m.beta[j][i] : 1.0F;
+  }
 #pragma unroll
   for (int square = 0; square < 4; ++square) {
     if (square > group) continue;
-    float value[2][2][2];  // [rows 0-7, 8-15][columns 0-7, 8-15]
+    uint32_t pairs[2][2];  // [rows 0-7, 8-15][columns 0-7, 8-15]
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int i = 16 * group + 8 * half + lane / 4;
-      const bool there = i >= w.rows.known && i < w.rows.end;
-      const float factor = of_k ? -m.beta[j][i] : 1.0F;
+    for (int n = 0; n < 2; ++n) {
+      const int column = 8 * n + lane % 4 * 2;
+      const float2 other = *reinterpret_cast<const float2*>(total + 16 * square + column);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int other = 16 * square + e / 2 * 8 + lane % 4 * 2 + e % 2;
-        const bool counts = there && (of_k ? other < i : other <= i);
-        const float sum = sums[2 * square + e / 2][2 * half + e % 2];
-        value[half][e / 2][e % 2] = counts ? factor * __expf(total[i] - total[other]) * sum : 0.0F;
+      for (int half = 0; half < 2; ++half) {
+        // Where a row does not count, the difference may be anything.
+        const float* sum = sums[2 * square + n] + 2 * half;
+        float low = factor[half] * device::fast_exp(fminf(own[half] - other.x, 0.0F)) * sum[0];
+        float high = factor[half] * device::fast_exp(fminf(own[half] - other.y, 0.0F)) * sum[1];
+        if (square == group) {
+          const int last = 8 * half + lane / 4 - (of_k ? 1 : 0);  // column that counts
+          low = column <= last ? low : 0.0F;
+          high = column + 1 <= last ? high : 0.0F;
+        }
+        pairs[half][n] = device::f16x2(low, high);
       }
     }
     uint4* to = (of_k ? tile.kk : tile.qk)[group * (group + 1) / 2 + square];
-    to[lane] = {device::f16x2(value[0][0][0], value[0][0][1]), device::f16x2(value[0][1][0], value[0][1][1]),
-                device::f16x2(value[1][0][0], value[1][0][1]), device::f16x2(value[1][1][0], value[1][1][1])};
+    to[lane] = {pairs[0][0], pairs[0][1], pairs[1][0], pairs[1][1]};
   }
   if (thread() < kRows) {
     const int i = thread();
@@ -242,12 +285,6 @@ WEIR_DEVICE void make_coefficients(const GpuGdnPackedArgs& args, const Shared& m
     tile.beta_fade[i] = m.beta[j][i] * fade;
     tile.to_end[i] = w.rows.end == kRows ? __expf(total[kRows - 1] - total[i]) : 0.0F;
     tile.log_decay[i] = total[i];
-  }
-}
-
-WEIR_DEVICE void copy_out(uint8_t* to, const void* from, int bytes) {
-  for (int n = thread(); n < bytes / 16; n += kThreads) {
-    reinterpret_cast<uint4*>(to)[n] = reinterpret_cast<const uint4*>(from)[n];
   }
 }
 
@@ -286,11 +323,18 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunk_products, GpuGdnPackedArgs, kThreads, 3) {
   for (int task = device::warp(); task < tasks; task += kWarps) {
     convolve(args, m, w, task / (kRows / kTaskRows), task % (kRows / kTaskRows) * kTaskRows);
   }
+  device::fence_async();
   __syncthreads();
-  copy_out(gdn_key_tile(args, w.at, w.key_head), m.k, 2 * kGdnKeyTileBytes);
+  if (thread() == 0) {
+    device::bulk_store(gdn_key_tile(args, w.at, w.key_head), m.k, 2 * kGdnKeyTileBytes);
+    device::bulk_stores_commit();
+  }
+  __syncwarp();
   float sums[8][4];
   row_products(m, sums);
+#pragma unroll 1
   for (int j = 0; j < args.ratio; ++j) make_coefficients(args, m, w, j, sums);
+  if (thread() == 0) device::bulk_stores_wait();
   finish(args);
 }
 

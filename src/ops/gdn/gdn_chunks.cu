@@ -358,12 +358,21 @@ WEIR_DEVICE void weigh_updates(const Stage& stage, const Product& rows, Operand 
   }
 }
 
+// The kernel before this one writes the scratch, and no slot; in a launch behind the first it ends after the one before
+// that, which does.
+WEIR_DEVICE void wait_for_products() {
+  device::wait_for_previous();
+  device::start_next();
+}
+
 // While the matrix units work, a warp neither waits nor takes a branch that its lanes do not share: the compiler would
 // put their instructions one after the other.
-WEIR_DEVICE void run_chain(Shared& m, const Block& w) {
+WEIR_DEVICE void run_chain(const GpuGdnPackedArgs& args, Shared& m, const Block& w) {
   const int warp = role_warp();
   State state;
+  if (args.chunk_begin > 0) wait_for_products();
   load_state(w, state);
+  if (args.chunk_begin == 0) wait_for_products();
   const int folded = w.ends ? w.chunks - 1 : w.chunks;  // the sequence's last chunk stays in the ring
   for (int n = 0; n < w.chunks; ++n) {
     const GdnChunkRows chunk = gdn_chunk_rows(w.s, w.number + n);
@@ -469,31 +478,16 @@ WEIR_DEVICE void load_gates(const float* z, int64_t stride, const GdnChunkRows& 
   }
 }
 
-// Adds up each of a lane's kRowSteps numbers over the row's lanes and sends the sums to every block of the cluster.
-// Each exchange halves how many rows a lane adds up; at the end the lane and the one 8 further have one.
+// Adds up each of a lane's kRowSteps numbers over the row's lanes and sends the sums to every block of the cluster: a
+// lane to one, the lane kRowSteps further to the other.
 WEIR_DEVICE void send_squares(Shared& m, const Block& w, int n, float (&sums)[kRowSteps]) {
-  static_assert(kRowSteps == 8 && kRowLanes == 8 * kHalves);
-  const int part = device::lane() % kRowLanes;
-  int row = 0;
-#pragma unroll
-  for (int distance = 1; distance < kRowSteps; distance *= 2) {
-    const int left = kRowSteps / 2 / distance;
-    const bool upper = (part & distance) != 0;
-#pragma unroll
-    for (int i = 0; i < left; ++i) {
-      const float given = upper ? sums[i] : sums[i + left];
-      const float kept = upper ? sums[i + left] : sums[i];
-      sums[i] = kept + __shfl_xor_sync(device::kAllLanes, given, distance);
-    }
-    row += upper ? left : 0;
-  }
-  const float sum = sums[0] + __shfl_xor_sync(device::kAllLanes, sums[0], kRowSteps);
+  static_assert(kRowLanes == kRowSteps * kHalves && kHalves == 2);
+  int row;
+  const float half = device::spread_sums(sums, &row);
+  const float sum = half + __shfl_xor_sync(device::kAllLanes, half, kRowSteps);
   float* to = &m.squares[n % kSums][w.half][finish_row() + row * kRowsApart];
-  device::send_shared_to(static_cast<uint32_t>(part / kRowSteps), to, sum, &m.summed[n % kSums]);
-}
-
-WEIR_DEVICE float silu(float z) {
-  return z * device::fast_reciprocal(1.0F + device::fast_exp2(z * -1.4426950408889634F));
+  const int rank = device::lane() % kRowLanes / kRowSteps;
+  device::send_shared_to(static_cast<uint32_t>(rank), to, sum, &m.summed[n % kSums]);
 }
 
 // What the ring keeps beside the updates: log decays, and by the blocks of a key head's first value head its keys; the
@@ -589,8 +583,9 @@ WEIR_DEVICE void end_rows(const GpuGdnPackedArgs& args, const Shared& m, int n, 
     const float scale = device::fast_rsqrt(fmaf(sum, 1.0F / static_cast<float>(kDim), args.eps));
     const float4 x = *reinterpret_cast<const float4*>(from + i * kRowsApart * kOutStride);
     const float4 z = gates[i];
-    const float out[4] = {x.x * (scale * norm.x) * silu(z.x), x.y * (scale * norm.y) * silu(z.y),
-                          x.z * (scale * norm.z) * silu(z.z), x.w * (scale * norm.w) * silu(z.w)};
+    const float out[4] = {
+        x.x * (scale * norm.x) * device::fast_silu(z.x), x.y * (scale * norm.y) * device::fast_silu(z.y),
+        x.z * (scale * norm.z) * device::fast_silu(z.z), x.w * (scale * norm.w) * device::fast_silu(z.w)};
     const uint2 f16 = {device::f16x2(out[0], out[1]), device::f16x2(out[2], out[3])};
     const uint2 bf16 = {device::bf16x2(out[0], out[1]), device::bf16x2(out[2], out[3])};
     if (is_new(chunk, row)) {
@@ -675,17 +670,17 @@ WEIR_KERNEL_BOUNDED(weir_gdn_chunks, GpuGdnPackedArgs, kThreads, 1) {
   __syncthreads();
   device::cluster_arrive_relaxed();
   device::cluster_wait();  // the others' barriers are there
-  device::wait_for_previous();
-  device::start_next();
-  if (!any) return;
+  if (!any) return wait_for_products();
   if (device::warp() < kRoleWarps) {
     device::more_registers<kChainRegisters>();
-    run_chain(m, w);
+    run_chain(args, m, w);
   } else if (device::warp() < 2 * kRoleWarps) {
     device::fewer_registers<kOutputRegisters>();
+    wait_for_products();
     run_outputs(m, w);
   } else {
     device::fewer_registers<kFinishRegisters>();
+    wait_for_products();
     run_finish(args, m, w);
   }
   // A block ends when it has got the last chunk's sums from the others, which send it nothing else.
