@@ -57,7 +57,13 @@ class Namer {
     return rows_ > 8 && !mixed && k <= kWideK ? "linear_packed_16" : "linear_packed_8";
   }
   std::string linear(const LinearOp& op, int64_t k, bool mixed, bool normed) const {
-    const WeightFormat format = matrix(op.outputs.front().weight).format;
+    const WeightMatrix& first = matrix(op.outputs.front().weight);
+    const WeightFormat format = first.format;
+    // As some_rows_takes() says of an H200.
+    if (rows_ > kFewRows && rows_ <= kLinearSomeRows && !normed && op.outputs.size() == 1 &&
+        format == WeightFormat::kFp8Block && k % (4 * kBlockK) == 0 && first.n <= 132 * kStripRows) {
+      return "linear_some";
+    }
     if (rows_ > PackedExecutor::kRowsWithNorm) return normed ? "norm_rows, linear_prompt" : "linear_prompt";
     if (rows_ > kFewRows) return few_rows(k, mixed);
     const bool of_head = op.outputs.front().y.buffer == program_.logits;

@@ -138,6 +138,7 @@ class PackedExecutor final : public Executor {
   void norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y);
   bool fewest_rows(const LinearOp& op, const Rows& rows);
   void few_rows(const LinearOp& op, const Rows& rows);
+  bool some_rows(const LinearOp& op, const Rows& rows);
   void many_rows(const LinearOp& op, const Rows& rows);
   bool few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void front_of_experts(const PackedFeedForward& layer, const Rows& rows);

@@ -76,10 +76,10 @@ void PackedExecutor::execute(const LinearOp& op, const Rows& rows) {
     args.f16 = operands(kOperandF16);
     norm_rows(gpu_, args, rows.count);
   }
-  if (rows.count <= kRowsWithNorm) {
+  if (rows.count > kRowsWithNorm) {
+    if (!some_rows(op, rows)) many_rows(op, rows);
+  } else if (rows.count <= kFewRows || !some_rows(op, rows)) {
     few_rows(op, rows);
-  } else {
-    many_rows(op, rows);
   }
   norm_.there = false;
   if (op.outputs.front().y.buffer == program_.logits) sample_rows(rows);
@@ -162,6 +162,22 @@ void PackedExecutor::few_rows(const LinearOp& op, const Rows& rows) {
     args.x_stride = args.k;
   }
   linear_packed(gpu_, args);
+}
+
+// One FP8 output of few strips over up to 64 rows that lie there; false where it is something else.
+bool PackedExecutor::some_rows(const LinearOp& op, const Rows& rows) {
+  if (norm_.there || rows.chosen != nullptr || op.outputs.size() != 1 || rows.count > kLinearSomeRows) return false;
+  const LinearOp::Output& output = op.outputs.front();
+  const GpuPacked& weight = weights_.matrix(output.weight);
+  GpuFewArgs args;
+  args.rows = static_cast<int32_t>(rows.count);
+  args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? kPackedAdd : kPackedStore, 0};
+  args.k = weight.k;
+  args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);
+  args.x_stride = weight.k;
+  if (!some_rows_takes(gpu_, args)) return false;
+  linear_some(gpu_, args);
+  return true;
 }
 
 void PackedExecutor::many_rows(const LinearOp& op, const Rows& rows) {

@@ -61,7 +61,40 @@ int64_t head_shared_bytes(const GpuFewArgs& args) {
   return (args.rows + 1) * (2 * int64_t{args.k} + 16) + kFewRows * kFewWarps * kFloat;
 }
 
+// As linear_some.cu lays out its memory.
+constexpr int64_t kSomeUnits = 4;
+constexpr int kSomeThreads = 544;
+
+device::Grid some_grid(const Gpu& gpu, GpuFewArgs* args) {
+  const int64_t columns = (args->rows + 7) / 8 * 8;
+  const int64_t slot = kSomeUnits * (kFewUnitBytes + 8) + columns * (kSomeUnits * kBlockK * 2 + 16);
+  const int64_t fixed = 2 * kSomeUnits * (columns * kStripRows + 2) * kFloat + (kFewBarriers + 2) * kBarrier;
+  const int64_t chunks = args->k / kBlockK / kSomeUnits;
+  const int64_t slots = std::min(chunks, (gpu.device->info().shared_bytes_max - fixed) / slot);
+  args->ring_bytes = static_cast<int32_t>(std::clamp<int64_t>(slots, 1, 8) * slot);
+  device::Grid grid = few_grid(args->outputs[0].weight.strips, args->ring_bytes + fixed, true);
+  grid.threads = kSomeThreads;
+  return grid;
+}
+
 }  // namespace
+
+bool some_rows_takes(const Gpu& gpu, const GpuFewArgs& args) {
+  const GpuPacked& w = args.outputs[0].weight;
+  GpuFewArgs sized = args;
+  return args.rows >= 1 && args.rows <= kLinearSomeRows && args.count == 1 && w.format == kGpuFp8Block &&
+         w.k == args.k && args.k % (kSomeUnits * kBlockK) == 0 && args.norm == nullptr && args.x_rows == nullptr &&
+         args.outputs[0].kind != kPackedSwiglu && w.strips <= gpu.device->info().multiprocessors &&
+         some_grid(gpu, &sized).shared_bytes <= gpu.device->info().shared_bytes_max;
+}
+
+void linear_some(Gpu& gpu, GpuFewArgs args) {
+  WEIR_CHECK(some_rows_takes(gpu, args), "{} rows, {} matrices of K {}", args.rows, args.count, args.k);
+  args.weights = args.outputs[0].weight.data;
+  args.scales = args.outputs[0].weight.scales;
+  const device::Grid grid = some_grid(gpu, &args);
+  gpu.launch("weir_linear_some", grid, args);
+}
 
 bool few_takes(const Gpu& gpu, const GpuFewArgs& args) {
   const int64_t blocks = args.k / kBlockK;

@@ -16,4 +16,9 @@ void linear_few(Gpu& gpu, GpuFewArgs args);
 bool head_few_takes(const Gpu& gpu, const GpuFewArgs& args);
 void head_few(Gpu& gpu, const GpuFewArgs& args);
 
+// One FP8 output of at most as many strips as the device has multiprocessors, times up to kLinearSomeRows rows that lie
+// in x_f16 as they are. Its bits are those of linear_packed().
+bool some_rows_takes(const Gpu& gpu, const GpuFewArgs& args);
+void linear_some(Gpu& gpu, GpuFewArgs args);
+
 }  // namespace weir

@@ -211,5 +211,43 @@ TEST_F(MoeFew, ProductsHaveTheBitsOfTheGeneralKernel) {
   }
 }
 
+TEST_F(MoeFew, ProductsOfSomeRowsHaveTheBitsOfTheGeneralKernel) {
+  constexpr int64_t kK = 4096;
+  constexpr int64_t kN = 2040;  // the last strip is half there
+  const PackedOnDevice matrix = pack_on_device(gpu(), random_matrix(kN, kK, kGpuFp8Block, 4));
+  for (const int32_t rows : {1, 9, 24, 31, 64}) {
+    std::vector<uint16_t> halves;
+    for (const float v : normal_values(static_cast<size_t>(rows * kK), 1, 5)) halves.push_back(float_to_f16(v));
+    OnDevice<uint16_t> x = upload(halves);
+    const std::vector<float> before = normal_values(static_cast<size_t>(rows * kN), 1, 6);
+    for (const int32_t kind : {kPackedStore, kPackedAdd}) {
+      const auto run = [&](bool some) {
+        OnDevice<float> y = upload(before);
+        Gpu g = gpu();
+        if (some) {
+          GpuFewArgs args;
+          args.outputs[args.count++] = {matrix.packed, y.data(), kN, kind, 0};
+          args.x_f16 = x.data();
+          args.x_stride = kK;
+          args.k = kK;
+          args.rows = rows;
+          EXPECT_TRUE(some_rows_takes(g, args));
+          linear_some(g, args);
+        } else {
+          GpuPackedLinearArgs args;
+          args.outputs[args.count++] = {matrix.packed, y.data(), kN, kind, 0};
+          args.x_f16 = x.data();
+          args.x_stride = kK;
+          args.k = kK;
+          args.rows = rows;
+          linear_packed(g, args);
+        }
+        return y.read();
+      };
+      EXPECT_EQ(run(true), run(false)) << rows << " rows, kind " << kind;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace weir
