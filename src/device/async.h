@@ -51,6 +51,21 @@ WEIR_DEVICE void barrier_wait(Barrier* barrier, uint32_t phase) {
       : "memory");
 }
 
+// Whether that phase has ended.
+WEIR_DEVICE bool barrier_passed(Barrier* barrier, uint32_t phase) {
+  uint32_t passed;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(passed)
+      : "r"(shared_address(barrier)), "r"(phase)
+      : "memory");
+  return passed != 0;
+}
+
 // Copies `bytes` (a multiple of 16, both addresses aligned to 16) from device to shared memory by the copy engine;
 // completes on `barrier`.
 WEIR_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, Barrier* barrier) {

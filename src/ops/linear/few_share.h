@@ -26,6 +26,11 @@ inline int32_t few_ring_bytes(int64_t units, int64_t slot_bytes, int64_t room) {
       std::min(all, std::min(kFewRingMax, std::max(room, slot_bytes)) / slot_bytes * slot_bytes));
 }
 
+// Whether so many bytes hide the reads of `units`: three slots, or all of them.
+inline bool few_ring_hides(int64_t ring_bytes, int64_t units, int64_t slot_bytes) {
+  return ring_bytes >= std::min(3 * slot_bytes, (units * kFewUnitBytes + slot_bytes - 1) / slot_bytes * slot_bytes);
+}
+
 // `alone`: asks for more than half of the shared memory. The others are launched while blocks of such a kernel fill
 // every multiprocessor.
 inline device::Grid few_grid(int64_t blocks, int64_t shared_bytes, bool alone) {

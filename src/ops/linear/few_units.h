@@ -36,6 +36,7 @@ struct FewRing {
   device::Barrier* filled;
   device::Barrier* free;
   device::Barrier* rows;
+  device::Barrier* has_rows;
   int slots;       // at most 32
   int slot_bytes;  // of eight units
 
@@ -45,29 +46,34 @@ struct FewRing {
       device::barrier_init(&filled[device::lane()], 1);
       device::barrier_init(&free[device::lane()], kFewWarps);
     }
-    if (device::lane() == 0) device::barrier_init(rows, 1);
+    if (device::lane() == 0) {
+      device::barrier_init(rows, 1);
+      device::barrier_init(has_rows, 1);
+    }
     device::barrier_init_done();
     __syncwarp();
   }
 
   // By the same: brings `chunks` times eight units; `fill(chunk, slot, barrier)` announces and copies them. `under_way`
-  // of them at a time: what the block, or the kernel before, waits for meanwhile would queue behind more.
+  // of them at a time, as what the block, or the kernel before, waits for meanwhile would queue behind more; once the
+  // block has its rows, all that fit.
   template <class Fill>
   WEIR_DEVICE void bring(int chunks, int under_way, const Fill& fill) const {
     if (device::lane() != 0) return;
-    under_way = min(under_way, slots);
     int slot = 0;
     uint32_t phase = 1;  // of `free`: the first round finds every slot free
-    int behind = 0;      // the chunk `under_way` before, its slot and phase
-    uint32_t phase_behind = 0;
+    int there = 0;       // chunks that are known to be there; the next one's slot and phase
+    int there_slot = 0;
+    uint32_t there_phase = 0;
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       device::barrier_wait(&free[slot], phase);
-      if (chunk >= under_way) {
-        device::barrier_wait(&filled[behind], phase_behind);
-        if (++behind == slots) {
-          behind = 0;
-          phase_behind ^= 1U;
+      while (chunk - there >= (device::barrier_passed(has_rows, 0) ? slots : min(under_way, slots))) {
+        device::barrier_wait(&filled[there_slot], there_phase);
+        ++there;
+        if (++there_slot == slots) {
+          there_slot = 0;
+          there_phase ^= 1U;
         }
       }
       fill(chunk, data + slot * slot_bytes, &filled[slot]);
@@ -77,6 +83,8 @@ struct FewRing {
       }
     }
   }
+  // By one thread, once the block has its rows.
+  WEIR_DEVICE void note_rows() const { device::barrier_arrive(has_rows); }
 };
 
 // One unit in shared memory times the columns at `address` (as load_matrices() takes them), from zero.

@@ -125,7 +125,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
   auto* barriers = reinterpret_cast<device::Barrier*>(m.squares + kFewRows * kFewWarps);
   m.scales = reinterpret_cast<float*>(barriers + kFewBarriers);
   const int slot_bytes = kFewWarps * unit_bytes;
-  m.ring = {shared, barriers, barriers + 32, barriers + 64, args.ring_bytes / slot_bytes, slot_bytes};
+  m.ring = {shared, barriers, barriers + 32, barriers + 64, barriers + 65, args.ring_bytes / slot_bytes, slot_bytes};
 
   const int of = m.f16 ? block : block - args.fp8_blocks;
   const int sharing = m.f16 ? args.fp8_blocks : static_cast<int>(gridDim.x) - args.fp8_blocks;
@@ -191,6 +191,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
     __syncwarp();
     device::barrier_wait(m.ring.rows, 0);
   }
+  if (thread == 0) m.ring.note_rows();
   const int row = min(device::lane() % 8, args.rows);
   const uint32_t columns = device::shared_address(m.rows + row * m.row_bytes + device::lane() / 8 * 16);
   run_units(m.ring, count, args.rows, m.sums, [&](int unit, const uint8_t* place, float (&d)[4]) {

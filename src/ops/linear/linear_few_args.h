@@ -15,7 +15,8 @@ inline constexpr int32_t kFewWarps = 8;  // that multiply
 inline constexpr int32_t kFewThreads = (kFewWarps + 1) * 32;
 inline constexpr int32_t kFewUnitBytes = 2 * packed_tile_bytes(kGpuFp8Block);
 
-// Barriers of a block of these kernels: at most 32 slots of the ring, twice, one for rows, one to keep 16 bytes.
+// Barriers of a block of these kernels: at most 32 slots of the ring, twice, one for rows on their way, one for rows
+// that are there.
 inline constexpr int32_t kFewBarriers = 66;
 
 // As GpuPackedLinearArgs; the FP8 outputs come first, and each one's strips and scales lie behind those of the one

@@ -16,6 +16,7 @@ constexpr int64_t kStripsMax =
 
 struct Plan {
   GpuFewArgs args;
+  bool hides = false;  // its ring hides the reads
   device::Grid grid;
 };
 
@@ -46,12 +47,13 @@ Plan plan(const Gpu& gpu, GpuFewArgs args) {
   const int64_t fixed = (args.rows + 1) * (2 * int64_t{args.k} + 16) +
                         args.strips_max * blocks * (args.rows * kStripRows + 2) * kFloat +
                         kFewWarps * kFewRows * kFloat + kFewBarriers * kBarrier;
-  args.ring_bytes = few_ring_bytes(std::max(fp8_share, 2 * bf16_share) * blocks, slot_bytes,
-                                   gpu.device->info().shared_bytes_max - fixed);
+  const int64_t units = std::max(fp8_share, 2 * bf16_share) * blocks;
+  args.ring_bytes = few_ring_bytes(units, slot_bytes, gpu.device->info().shared_bytes_max - fixed);
   // What this kernel's block waits for would queue behind more, of one row; of several, weights are what it waits for.
   args.under_way = args.rows == 1 ? 2 : 3;
   Plan out;
   out.args = args;
+  out.hides = few_ring_hides(args.ring_bytes, units, slot_bytes);
   // The router's and the shared expert's, before the experts' first kernel, is short.
   out.grid = few_grid(args.fp8_blocks + bf16_blocks, args.ring_bytes + fixed, args.strips_max > 1 || bf16_blocks == 0);
   return out;
@@ -109,7 +111,7 @@ bool few_takes(const Gpu& gpu, const GpuFewArgs& args) {
     if (w.scales != before.scales + int64_t{before.strips} * blocks * 2) return false;
   }
   const Plan p = plan(gpu, args);
-  return p.args.strips_max <= kStripsMax && p.grid.shared_bytes <= gpu.device->info().shared_bytes_max;
+  return p.hides && p.args.strips_max <= kStripsMax && p.grid.shared_bytes <= gpu.device->info().shared_bytes_max;
 }
 
 void linear_few(Gpu& gpu, GpuFewArgs args) {

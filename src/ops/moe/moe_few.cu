@@ -81,7 +81,7 @@ struct FewMoeShared {
     auto* barriers = reinterpret_cast<device::Barrier*>(sums + units * kStripRows);
     scales = reinterpret_cast<float*>(barriers + kFewBarriers);
     constexpr int kSlotBytes = kFewWarps * kFewUnitBytes;
-    ring = {shared, barriers, barriers + 32, barriers + 64, args.ring_bytes / kSlotBytes, kSlotBytes};
+    ring = {shared, barriers, barriers + 32, barriers + 64, barriers + 65, args.ring_bytes / kSlotBytes, kSlotBytes};
   }
 };
 
@@ -223,6 +223,7 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
     __syncwarp();
     before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
     device::barrier_wait(m.ring.rows, 0);
+    if (thread == 0) m.ring.note_rows();
     const uint32_t base = device::shared_address(m.rows + device::lane() / 8 * 16);
     const bool own = device::lane() % 8 == 0;
     run_units(m.ring, count, 1, m.sums, [&](int unit, const uint8_t* place, float (&d)[4]) {

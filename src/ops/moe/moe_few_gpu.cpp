@@ -26,7 +26,7 @@ int64_t items(const GpuFewExpertsArgs& args) {
 }
 
 int64_t fixed_bytes(int64_t rows, int64_t width, int64_t units) {
-  return (rows + 1) * 2 * width + units * (kStripRows + 2) * kFloat + kFewBarriers * kBarrier + kStatic;
+  return (rows + 1) * 2 * width + units * (kStripRows + 2) * kFloat + kFewBarriers * kBarrier;
 }
 
 device::Grid gate_up_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
@@ -36,7 +36,7 @@ device::Grid gate_up_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
   const int64_t units = args->items_max * int64_t{args->d / kBlockK};
   args->under_way = 6;
   const int64_t fixed = fixed_bytes(args->rows, args->d, units);
-  args->ring_bytes = few_ring_bytes(units, kFewWarps * kFewUnitBytes, info.shared_bytes_max - fixed);
+  args->ring_bytes = few_ring_bytes(units, kFewWarps * kFewUnitBytes, info.shared_bytes_max - kStatic - fixed);
   return few_grid(grid, args->ring_bytes + fixed, true);
 }
 
@@ -46,7 +46,8 @@ device::Grid down_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
   // Of one row they come while the kernel before reads its own.
   args->under_way = args->rows == 1 ? 1 : 4;
   const int64_t fixed = fixed_bytes(entries, args->f, units);
-  args->ring_bytes = few_ring_bytes(units, kFewWarps * kFewUnitBytes, gpu.device->info().shared_bytes_max - fixed);
+  args->ring_bytes =
+      few_ring_bytes(units, kFewWarps * kFewUnitBytes, gpu.device->info().shared_bytes_max - kStatic - fixed);
   return few_grid((args->d + kStripRows - 1) / kStripRows, args->ring_bytes + fixed, false);
 }
 
@@ -124,7 +125,12 @@ bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args) {
   }
   GpuFewExpertsArgs sized = args;
   const int64_t room = gpu.device->info().shared_bytes_max - kStatic;
-  return gate_up_grid(gpu, &sized).shared_bytes <= room && down_grid(gpu, &sized).shared_bytes <= room;
+  constexpr int64_t kSlot = kFewWarps * kFewUnitBytes;
+  const int64_t up = gate_up_grid(gpu, &sized).shared_bytes;
+  const bool up_hides = few_ring_hides(sized.ring_bytes, sized.items_max * int64_t{args.d / kBlockK}, kSlot);
+  const int64_t down = down_grid(gpu, &sized).shared_bytes;
+  const int64_t units = int64_t{args.rows} * (args.top_k + args.shared) * (args.f / kBlockK);
+  return up <= room && up_hides && down <= room && few_ring_hides(sized.ring_bytes, units, kSlot);
 }
 
 void experts_few(Gpu& gpu, GpuFewExpertsArgs args) {
