@@ -14,23 +14,25 @@ struct FewRoutes {
   float weights[kFewMoeRows * kFewSlots];
 };
 
-// One row by one warp: what choose_experts() chooses. `slots`: of a row in routes; `weigh`: weights too, and the shared
-// expert.
+// The slot's expert and its key, by lane: the best of a row in lane 0, and so on. Of equal keys the lower index is the
+// better one.
+struct Best {
+  int expert = 0x7fffffff;
+  uint32_t key = 0;
+};
+
 template <int kEach>
-WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, int slots, FewRoutes& routes) {
+WEIR_DEVICE Best best_exactly(const float* logits, int experts, int top_k) {
   const int lane = device::lane();
-  const float* logits = args.router + row * (args.experts + args.shared);
+  const float* at = logits + lane;
   uint32_t keys[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    const int e = lane + device::kWarp * i;
-    keys[i] = e < args.experts ? route_key(__ldcg(logits + e)) : 0;
+    keys[i] = device::kWarp * i < experts - lane ? route_key(__ldcg(at + device::kWarp * i)) : 0;
   }
-  const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
-  int chosen = 0x7fffffff;  // of slot `lane`
-  uint32_t key = 0;
+  Best out;
 #pragma unroll 1
-  for (int s = 0; s < args.top_k; ++s) {
+  for (int s = 0; s < top_k; ++s) {
     uint32_t best = keys[0];
 #pragma unroll
     for (int i = 1; i < kEach; ++i) best = max(best, keys[i]);
@@ -45,17 +47,69 @@ WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, int 
     for (int i = 0; i < kEach; ++i) {
       if (expert == static_cast<unsigned>(lane + device::kWarp * i)) keys[i] = 0;
     }
-    if (lane == s) {
-      chosen = static_cast<int>(expert);
-      key = best;
-    }
+    if (lane == s) out = {static_cast<int>(expert), best};
   }
+  return out;
+}
+
+// The same in shorter rounds: the index takes the place of the key's last bits, so no two are equal, and what comes
+// next is the largest one below. Where two neighbours of the order, or the last and the first one left out, have the
+// same other bits, this does not tell them apart: then it goes the long way. What is not there is a NaN behind all
+// others.
+template <int kEach>
+WEIR_DEVICE Best best_of_row(const float* logits, int experts, int top_k, bool with_key) {
+  constexpr uint32_t kIndex = kEach * device::kWarp - 1;
+  const int lane = device::lane();
+  asm volatile("" : "+l"(logits));  // else the compiler works out each address from the arguments
+  float values[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    values[i] = __ldcg(logits + static_cast<unsigned>(min(lane + device::kWarp * i, experts - 1)));
+  }
+  uint32_t keys[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int e = lane + device::kWarp * i;
+    const float value = e < experts ? values[i] : __uint_as_float(0x7fffffffU);
+    keys[i] = (route_key(value) & ~kIndex) | (kIndex - static_cast<uint32_t>(e));
+  }
+  uint32_t best = 0xffffffffU;  // of the round before
+  uint32_t mine = 0;
+#pragma unroll 1
+  for (int s = 0; s <= top_k; ++s) {
+    uint32_t next = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) next = max(next, keys[i] < best ? keys[i] : 0);
+    best = __reduce_max_sync(device::kAllLanes, next);
+    if (lane == s) mine = best;
+  }
+  const uint32_t after = __shfl_down_sync(device::kAllLanes, mine, 1);
+  if (__any_sync(device::kAllLanes, lane < top_k && (mine ^ after) <= kIndex)) {
+    return best_exactly<kEach>(logits, experts, top_k);
+  }
+  Best out;
+  if (lane < top_k) {
+    out.expert = static_cast<int>(kIndex - (mine & kIndex));
+    if (with_key) out.key = route_key(__ldcg(logits + out.expert));
+  }
+  return out;
+}
+
+// One row by one warp: what choose_experts() chooses. `slots`: of a row in routes; `weigh`: weights too, and the shared
+// expert.
+template <int kEach>
+WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, int slots, FewRoutes& routes) {
+  const int lane = device::lane();
+  const float* logits = args.router + row * (args.experts + args.shared);
+  const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
+  const Best best = best_of_row<kEach>(logits, args.experts, args.top_k, weigh);
+  const int chosen = best.expert;
   int rank = 0;
 #pragma unroll 2
   for (int s = 0; s < args.top_k; ++s) rank += __shfl_sync(device::kAllLanes, chosen, s) < chosen ? 1 : 0;
   if (lane < args.top_k) routes.experts[row * slots + rank] = chosen;
   if (!weigh) return;
-  const float value = route_value(key);
+  const float value = route_value(best.key);
   const float largest = __shfl_sync(device::kAllLanes, value, 0);
   const float e = lane < args.top_k ? expf(value - largest) : 0.0F;
   const float weight = e / device::warp_sum(e);

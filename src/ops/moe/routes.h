@@ -37,7 +37,7 @@ struct Routes {
 WEIR_DEVICE uint32_t route_key(float x) {
   if (x != x) return 1;
   const uint32_t bits = __float_as_uint(x);
-  return bits ^ ((bits >> 31) != 0 ? 0xffffffffU : 0x80000000U);
+  return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000U);
 }
 WEIR_DEVICE float route_value(uint32_t key) {
   return __uint_as_float(key ^ ((key >> 31) != 0 ? 0x80000000U : 0xffffffffU));
