@@ -8,7 +8,7 @@
 namespace weir {
 
 inline constexpr int32_t kFewRows = 8;
-inline constexpr int32_t kLinearSomeRows = 64;  // of linear_some()
+inline constexpr int32_t kLinearSomeRows = 32;  // of linear_some()
 
 // Sizes that host and kernels share.
 inline constexpr int32_t kFewWarps = 8;  // that multiply
