@@ -66,6 +66,28 @@ WEIR_DEVICE bool barrier_passed(Barrier* barrier, uint32_t phase) {
   return passed != 0;
 }
 
+// A warp arrives for all its lanes by one of them: where a barrier counts warps it counts kWarpArrivals for each. Built
+// with WEIR_EVERY_LANE_ARRIVES each lane arrives for itself: compute-sanitizer's racecheck orders a lane's accesses by
+// that lane's arrivals alone.
+#ifdef WEIR_EVERY_LANE_ARRIVES
+inline constexpr int kWarpArrivals = kWarp;
+#else
+inline constexpr int kWarpArrivals = 1;
+#endif
+// For a warp whose lanes are all here.
+WEIR_DEVICE void together_arrive(Barrier* barrier) {
+  if constexpr (kWarpArrivals == kWarp) {
+    barrier_arrive(barrier);
+  } else {
+    if (lane() == 0) barrier_arrive(barrier);
+  }
+}
+// By every lane of a warp, once it has filled its part or read for the last time.
+WEIR_DEVICE void warp_arrive(Barrier* barrier) {
+  __syncwarp();
+  together_arrive(barrier);
+}
+
 // Copies `bytes` (a multiple of 16, both addresses aligned to 16) from device to shared memory by the copy engine;
 // completes on `barrier`.
 WEIR_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, Barrier* barrier) {

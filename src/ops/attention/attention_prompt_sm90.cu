@@ -240,7 +240,7 @@ WEIR_DEVICE void mask_first(float (&s)[32]) {
 }
 
 WEIR_DEVICE void release(device::Barrier* barrier) {
-  if (device::lane() == 0) device::barrier_arrive(barrier);
+  device::together_arrive(barrier);
 }
 
 // A factor of 1 changes nothing, so rows do not depend on whether their neighbours' sums shrink.
@@ -339,8 +339,8 @@ WEIR_KERNEL_BOUNDED(weir_paged_prompt, GpuPagedAttentionArgs, kThreads, 1) {
     for (int i = 0; i < kStages; ++i) {
       device::barrier_init(&shared.k_here[i], 1);
       device::barrier_init(&shared.v_here[i], 1);
-      device::barrier_init(&shared.k_free[i], kComputing / device::kWarp);
-      device::barrier_init(&shared.v_free[i], kComputing / device::kWarp);
+      device::barrier_init(&shared.k_free[i], kComputing / device::kWarp * device::kWarpArrivals);
+      device::barrier_init(&shared.v_free[i], kComputing / device::kWarp * device::kWarpArrivals);
     }
     device::barrier_init_done();
     device::fence_async();

@@ -116,7 +116,7 @@ WEIR_DEVICE void load_slot(Shared<kTiles>& m, const Place<kTiles>& p, int rows) 
   device::barrier_init(&m.loaded, 1);
 #pragma unroll 1
   for (int turn = 0; turn < 2; ++turn) {
-    device::barrier_init(&m.dots_here[turn], kTiles + 2);
+    device::barrier_init(&m.dots_here[turn], 1 + (kTiles + 1) * device::kWarpArrivals);
     device::barrier_init(&m.norm_here[turn], 1);
   }
   device::barrier_init_done();
@@ -470,8 +470,7 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
         p.keys()[i * kDim + thread() - kDim] = key;
       }
     } else {
-      __syncwarp();
-      if (device::lane() == 0) device::barrier_arrive(&m.dots_here[turn]);
+      device::warp_arrive(&m.dots_here[turn]);
       __syncwarp();
       __syncthreads();
       if (!role.gates) finish_row(m, p, role, own, value, z, i, turn, phase, int64_t{s.row_begin} + row);

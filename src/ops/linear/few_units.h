@@ -44,7 +44,7 @@ struct FewRing {
   WEIR_DEVICE void prepare() const {
     if (device::lane() < slots) {
       device::barrier_init(&filled[device::lane()], 1);
-      device::barrier_init(&free[device::lane()], kFewWarps);
+      device::barrier_init(&free[device::lane()], kFewWarps * device::kWarpArrivals);
     }
     if (device::lane() == 0) {
       device::barrier_init(rows, 1);
@@ -160,8 +160,7 @@ WEIR_DEVICE void run_units(const FewRing& ring, int count, int columns, float* s
       multiply(unit, ring.data + slot * ring.slot_bytes + device::warp() * (ring.slot_bytes / kFewWarps), d);
       keep_unit(sums + unit * columns * kStripRows, columns, d);
     }
-    __syncwarp();
-    if (device::lane() == 0) device::barrier_arrive(&ring.free[slot]);
+    device::warp_arrive(&ring.free[slot]);
     if (++slot == ring.slots) {
       slot = 0;
       phase ^= 1U;

@@ -322,7 +322,7 @@ WEIR_DEVICE void join(LinearWalk walk, const Pipe& pipe, const Rows& rows) {
         finish(out, walk.strip + strip, row, rows.first + r, total, up, before[i]);
       }
     }
-    warp_arrive(&pipe.joined.free[to.slot]);
+    device::warp_arrive(&pipe.joined.free[to.slot]);
     to.advance(pipe.size.sum_slots);
   }
 }

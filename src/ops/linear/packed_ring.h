@@ -27,12 +27,6 @@ WEIR_DEVICE int joiner() {
   return device::warp() - kPackedWarps - 1;
 }
 
-// By every lane of a warp, once it has filled its part or read for the last time.
-WEIR_DEVICE void warp_arrive(device::Barrier* barrier) {
-  __syncwarp();
-  if (device::lane() == 0) device::barrier_arrive(barrier);
-}
-
 // A barrier each for "filled" and "free" of the slots of a ring.
 struct RingBarriers {
   device::Barrier* filled;
@@ -65,10 +59,10 @@ struct Pipe {
     const int thread = static_cast<int>(threadIdx.x);
     if (thread < size.slots) {
       device::barrier_init(&weights.filled[thread], 1);
-      device::barrier_init(&weights.free[thread], kPackedWarps);
+      device::barrier_init(&weights.free[thread], kPackedWarps * device::kWarpArrivals);
     } else if (thread < size.slots + size.sum_slots) {
-      device::barrier_init(&joined.filled[thread - size.slots], kPackedWarps);
-      device::barrier_init(&joined.free[thread - size.slots], kPackedJoinWarps);
+      device::barrier_init(&joined.filled[thread - size.slots], kPackedWarps * device::kWarpArrivals);
+      device::barrier_init(&joined.free[thread - size.slots], kPackedJoinWarps * device::kWarpArrivals);
     }
     device::barrier_init_done();
     __syncthreads();
@@ -155,7 +149,7 @@ WEIR_DEVICE void multiply_run(const Pipe& pipe, RingPlace& at, RingPlace& to, co
     if (kTiles8 == 1 && kFormat != kGpuBf16 && second < units && !half[0] && !half[1]) {
       float d[2][kTiles8][4];
       block_products<kFormat, 2, kTiles8, 2>(weights, b, d);
-      warp_arrive(&pipe.weights.free[at.slot]);
+      device::warp_arrive(&pipe.weights.free[at.slot]);
       pipe.joined.wait_free(to);
       keep_sums<kTiles8>(pipe.unit(to, first), pipe.size.columns, d[0]);
       keep_sums<kTiles8>(pipe.unit(to, second), pipe.size.columns, d[1]);
@@ -168,9 +162,9 @@ WEIR_DEVICE void multiply_run(const Pipe& pipe, RingPlace& at, RingPlace& to, co
         multiply_unit<kFormat, kTiles8>(weights[1], half[1], b[1], d);
         keep_sums<kTiles8>(pipe.unit(to, second), pipe.size.columns, d[0]);
       }
-      warp_arrive(&pipe.weights.free[at.slot]);
+      device::warp_arrive(&pipe.weights.free[at.slot]);
     }
-    warp_arrive(&pipe.joined.filled[to.slot]);
+    device::warp_arrive(&pipe.joined.filled[to.slot]);
     at.advance(pipe.size.slots);
     to.advance(pipe.size.sum_slots);
   }

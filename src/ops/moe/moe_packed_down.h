@@ -178,7 +178,7 @@ WEIR_DEVICE void join_down(const GpuExpertsArgs& args, DownWalk walk, const Pipe
         __syncwarp();
       }
     }
-    warp_arrive(&pipe.joined.free[to.slot]);
+    device::warp_arrive(&pipe.joined.free[to.slot]);
     if (!walk.last()) continue;
     for (int m = place; m < args.rows; m += kApart) {
       const float total = before[m * kStripRows + row] + totals[m * kStripRows + row];

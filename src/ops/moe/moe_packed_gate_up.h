@@ -176,7 +176,7 @@ WEIR_DEVICE void join_gate_up(const GpuExpertsArgs& args, GateUpWalk walk, const
       const float up = __shfl_down_sync(device::kAllLanes, total, kStripRows / 2);
       if (c < count) keep_hidden(args, entry, walk.strip, row, c, total, up);
     }
-    warp_arrive(&pipe.joined.free[to.slot]);
+    device::warp_arrive(&pipe.joined.free[to.slot]);
     to.advance(pipe.size.sum_slots);
   }
 }

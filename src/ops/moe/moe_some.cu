@@ -88,11 +88,11 @@ WEIR_KERNEL_BOUNDED(weir_some_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
     const int lane = device::lane();
     if (lane < slots) {
       device::barrier_init(&filled[lane], 1);
-      device::barrier_init(&free[lane], kFewWarps);
+      device::barrier_init(&free[lane], kFewWarps * device::kWarpArrivals);
     }
     if (lane < 2) {
       device::barrier_init(&rows_filled[lane], 1);
-      device::barrier_init(&rows_free[lane], kFewWarps);
+      device::barrier_init(&rows_free[lane], kFewWarps * device::kWarpArrivals);
     }
     if (lane == 0) device::barrier_init(routes_here, 1);
     device::barrier_init_done();
@@ -157,8 +157,7 @@ WEIR_KERNEL_BOUNDED(weir_some_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
     const RouteEntry& entry = routes.entries[index];
     if (index != current) {
       if (current >= 0) {
-        __syncwarp();
-        if (device::lane() == 0) device::barrier_arrive(&rows_free[place.slot]);
+        device::warp_arrive(&rows_free[place.slot]);
         place.advance(2);
       }
       current = index;
@@ -179,8 +178,7 @@ WEIR_KERNEL_BOUNDED(weir_some_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
         my_scales[2 * unit + device::lane()] =
             reinterpret_cast<const float*>(slot + kSlotWeights)[2 * device::warp() + device::lane()];
       }
-      __syncwarp();
-      if (device::lane() == 0) device::barrier_arrive(&free[turn.slot]);
+      device::warp_arrive(&free[turn.slot]);
       turn.advance(slots);
     }
     few_barrier();
@@ -234,11 +232,11 @@ WEIR_KERNEL_BOUNDED(weir_some_down, GpuFewExpertsArgs, kDownThreads, 1) {
     const int lane = device::lane();
     if (lane < slots) {
       device::barrier_init(&filled[lane], 1);
-      device::barrier_init(&free[lane], kFewWarps);
+      device::barrier_init(&free[lane], kFewWarps * device::kWarpArrivals);
     }
     if (lane < 2) {
-      device::barrier_init(&sums_filled[lane], kFewWarps);
-      device::barrier_init(&sums_free[lane], kJoinWarps);
+      device::barrier_init(&sums_filled[lane], kFewWarps * device::kWarpArrivals);
+      device::barrier_init(&sums_free[lane], kJoinWarps * device::kWarpArrivals);
     }
     if (lane == 0) device::barrier_init(routes_here, 1);
     device::barrier_init_done();
@@ -319,10 +317,8 @@ WEIR_KERNEL_BOUNDED(weir_some_down, GpuFewExpertsArgs, kDownThreads, 1) {
         }
       }
       __syncwarp();
-      if (device::lane() == 0) {
-        device::barrier_arrive(&free[turn.slot]);
-        device::barrier_arrive(&sums_filled[to.slot]);
-      }
+      device::together_arrive(&free[turn.slot]);
+      device::together_arrive(&sums_filled[to.slot]);
       turn.advance(slots);
       to.advance(2);
     }
@@ -362,8 +358,7 @@ WEIR_KERNEL_BOUNDED(weir_some_down, GpuFewExpertsArgs, kDownThreads, 1) {
         totals[j] = fmaf(routes.weights[m * kRouteSlots + slot_of(entry, c)], dot, totals[j]);
       }
     }
-    __syncwarp();
-    if (device::lane() == 0) device::barrier_arrive(&sums_free[from.slot]);
+    device::warp_arrive(&sums_free[from.slot]);
     from.advance(2);
   }
 #pragma unroll
