@@ -2,6 +2,7 @@
 # program. Without nvcc there are none, and the program says so when it is asked for a GPU.
 
 option(WEIR_GPU "Build GPU kernels when nvcc is found" ON)
+set(WEIR_NVCC_FLAGS "" CACHE STRING "List of further flags for nvcc, e.g. -DWEIR_EVERY_LANE_ARRIVES (device/async.h)")
 if(WEIR_GPU)
   find_program(WEIR_NVCC nvcc HINTS /usr/local/cuda/bin)
 endif()
@@ -33,7 +34,7 @@ function(weir_gpu_images out)
     # sm_90a: the tensor cores' and copy engine's own instructions. -lineinfo costs nothing at run time.
     add_custom_command(
       OUTPUT "${image}"
-      COMMAND "${WEIR_NVCC}" -cubin -std=c++20 --expt-relaxed-constexpr -O3 -lineinfo -gencode=arch=compute_${architecture}a,code=sm_${architecture}a
+      COMMAND "${WEIR_NVCC}" -cubin -std=c++20 --expt-relaxed-constexpr -O3 -lineinfo ${WEIR_NVCC_FLAGS} -gencode=arch=compute_${architecture}a,code=sm_${architecture}a
               -I "${PROJECT_SOURCE_DIR}/src" -MD -MF "${image}.d" -MT "${image}" -Werror all-warnings
               "${CMAKE_CURRENT_SOURCE_DIR}/${source}" -o "${image}"
       DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${source}"
