@@ -67,8 +67,8 @@ WEIR_DEVICE bool barrier_passed(Barrier* barrier, uint32_t phase) {
 }
 
 // A warp arrives for all its lanes by one of them: where a barrier counts warps it counts kWarpArrivals for each. Built
-// with WEIR_EVERY_LANE_ARRIVES each lane arrives for itself: compute-sanitizer's racecheck orders a lane's accesses by
-// that lane's arrivals alone.
+// with WEIR_EVERY_LANE_ARRIVES each lane arrives for itself: for compute-sanitizer's racecheck, which may not follow an
+// arrival of one lane for others.
 #ifdef WEIR_EVERY_LANE_ARRIVES
 inline constexpr int kWarpArrivals = kWarp;
 #else

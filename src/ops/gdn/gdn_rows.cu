@@ -10,8 +10,9 @@
 //
 // Who waits for whom, in row n: the warps that multiply for each other once k and q are there; those for dots_here,
 // where the other warps arrive when they have left row n - 1 behind; all of the block once the parts are there; the
-// warps of the tiles for norm_here. What blocks send stands by turns in two places: a block sends for row n + 2 when it
-// has got row n + 1's norm from every block, and each sends that when its row n is behind it.
+// warps of the tiles for norm_here. What blocks send stands by turns in two places. Dots of row n + 2 leave when the
+// block has row n's norms, each of which its sender sends when its block has read the dots of row n; norms of row n + 2
+// leave when the block has those of row n + 1, each of which its sender sends when it has read those of row n.
 #include "device/async.h"
 #include "device/mma.h"
 #include "ops/gdn/gdn_packed_args.h"
