@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 tools/gpu/bundle.sh build/gpu-check
-bash build/gpu-check/check.sh "${1:-cuda:0}" kernels api soak start
+bash build/gpu-check/check.sh "${1:-cuda:0}" kernels races api soak start

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is claimed of the GPU backend, on the machine it runs on, in parts; each takes less than ten minutes:
 #   kernels  kernels, golden data, row invariance, the stored answer, compute-sanitizer where it is installed, speed
+#   races    compute-sanitizer over a few launches of each family of kernels: shared memory's races, bad addresses
 #   api      the clients' tests against the server; needs Python with the packages of tests/requirements.txt, or wheels/
 #   soak     64 streams for WEIR_SOAK_S seconds (300)
 #   start    start to ready with 37 GB in the page cache, in WEIR_START_FOLDER or where there is room for them
@@ -55,6 +56,42 @@ part_kernels() {
   step 90 90 bin/weir bench "${real[@]}" --ops
 }
 
+sanitize() {  # sanitize LIMIT TOOL PROGRAM FILTER [OPTION...]: those tests run, and the tool finds nothing
+  local before=$failures
+  step 1 "$1" compute-sanitizer --error-exitcode 9 --tool "$2" "${@:5}" "$3" --gtest_filter="$4"
+  [ "$failures" = "$before" ] || return
+  # Warnings of races are no errors; a device that the tool does not take is one that is not there.
+  if ! grep -q -E 'SUMMARY: 0 (errors|hazards)' "$log" || grep -q SKIPPED "$log"; then
+    failures=$((failures + 1))
+    tail -n 60 "$log" | cut -c1-600
+    echo "FAILED: not every test ran, or something was found"
+  fi
+}
+
+part_races() {
+  if ! command -v compute-sanitizer >/dev/null; then
+    echo "FAILED: there is no compute-sanitizer"
+    failures=$((failures + 1))
+    return
+  fi
+  # Few launches and few blocks: they take a hundred times as long. Not searched for races: the kernels of prompts'
+  # products, experts and chunks, where one lane still arrives for its warp by itself (device/async.h).
+  local filter filters=(
+    'LinearPacked.SlotsTakeTurns:LinearPacked.AddsToWhatIsThere:LinearPacked.NormsRows*'
+    'MoePacked.TiesGo*:MoePacked.ARowHas*'
+    'MoeFew.SlotsTakeTurns'
+    'GdnPacked.FewRows*:GdnPacked.RowsAreTakenBack*'
+    'PagedAttention.Prepare*:PagedAttention.SeveralGenerated*:PagedAttention.AGeneratedRows*'
+    'PagedAttention.PromptRows*'
+  )
+  for filter in "${filters[@]}"; do
+    # The tool counts the barriers that it sees made; of those of rings, 69 at most, it sees one.
+    sanitize 75 racecheck bin/ops_gpu_test_races "$filter" --num-cuda-barriers 128
+  done
+  filters+=('LinearPrompt.AddsToWhatIsThere:LinearPrompt.MultipliesAGroup*:MoePrompt.AddsToWhatIsThere:GdnPacked.PromptsAgree*')
+  sanitize 120 memcheck bin/ops_gpu_test "$(IFS=: && echo "${filters[*]}")"
+}
+
 part_api() {
   if [ -d wheels ]; then
     python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$temporary/site" wheels/*.whl 2>"$log" || cat "$log"
@@ -103,8 +140,8 @@ part_start() {
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 for part in "${parts[@]}"; do
   case "$part" in
-    kernels | api | soak | start) "part_$part" ;;
-    *) echo "no part '$part': kernels, api, soak or start" >&2; exit 2 ;;
+    kernels | races | api | soak | start) "part_$part" ;;
+    *) echo "no part '$part': kernels, races, api, soak or start" >&2; exit 2 ;;
   esac
 done
 printf '\n%s failures in %s s\n' "$failures" "$SECONDS"
