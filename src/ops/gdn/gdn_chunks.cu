@@ -311,8 +311,7 @@ WEIR_DEVICE void wait_turn(device::Barrier* barriers, int n, int count) {
 }
 // What the warp did before it counts as done for those who wait at `barrier`.
 WEIR_DEVICE void warp_arrive(device::Barrier* barrier) {
-  __syncwarp();
-  if (device::lane() == 0) device::barrier_arrive(barrier);
+  device::warp_arrive(barrier);
   __syncwarp();
 }
 
@@ -642,17 +641,17 @@ WEIR_DEVICE void run_finish(const GpuGdnPackedArgs& args, Shared& m, const Block
 WEIR_DEVICE void open_barriers(Shared& m) {
   for (int i = 0; i < kStages; ++i) {
     device::barrier_init(&m.full[i], 1);
-    device::barrier_init(&m.empty[i], 2 * kRoleWarps);
+    device::barrier_init(&m.empty[i], 2 * kRoleWarps * device::kWarpArrivals);
   }
   for (int i = 0; i < kRoleWarps; ++i) {
-    device::barrier_init(&m.state_handed[i], 1);
-    device::barrier_init(&m.state_taken[i], 1);
-    device::barrier_init(&m.updates_handed[i], 1);
-    device::barrier_init(&m.updates_taken[i], 1);
+    device::barrier_init(&m.state_handed[i], device::kWarpArrivals);
+    device::barrier_init(&m.state_taken[i], device::kWarpArrivals);
+    device::barrier_init(&m.updates_handed[i], device::kWarpArrivals);
+    device::barrier_init(&m.updates_taken[i], device::kWarpArrivals);
   }
   for (int i = 0; i < 2; ++i) {
-    device::barrier_init(&m.written[i], kRoleWarps);
-    device::barrier_init(&m.taken[i], kRoleWarps);
+    device::barrier_init(&m.written[i], kRoleWarps * device::kWarpArrivals);
+    device::barrier_init(&m.taken[i], kRoleWarps * device::kWarpArrivals);
   }
   for (int i = 0; i < kSums; ++i) device::barrier_init(&m.summed[i], 1);
   device::barrier_init_done();

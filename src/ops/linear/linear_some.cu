@@ -84,11 +84,11 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
     const int lane = device::lane();
     if (lane < slots) {
       device::barrier_init(&filled[lane], 1);
-      device::barrier_init(&free[lane], kFewWarps);
+      device::barrier_init(&free[lane], kFewWarps * device::kWarpArrivals);
     }
     if (lane < 2) {
-      device::barrier_init(&sums_filled[lane], kFewWarps);
-      device::barrier_init(&sums_free[lane], kJoinWarps);
+      device::barrier_init(&sums_filled[lane], kFewWarps * device::kWarpArrivals);
+      device::barrier_init(&sums_free[lane], kJoinWarps * device::kWarpArrivals);
     }
     device::barrier_init_done();
   }
@@ -141,8 +141,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
       float d[kTilesMax][4];
       multiply_tiles(slot + unit * kFewUnitBytes, device::shared_address(slot) + lane_at, count, d);
       const float scale = reinterpret_cast<const float*>(slot + kSlotWeights)[2 * unit + device::lane() % 2];
-      __syncwarp();
-      if (device::lane() == 0) device::barrier_arrive(&free[turn.slot]);
+      device::warp_arrive(&free[turn.slot]);
       device::barrier_wait(&sums_free[to.slot], to.phase ^ 1U);
       float* mine = sums + ((to.slot * kUnits + unit) * columns + 8 * first) * kStripRows;
 #pragma unroll
@@ -150,8 +149,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
         if (c < count) keep_unit(mine + c * 8 * kStripRows, 8, d[c]);
       }
       if (device::warp() < kUnits && device::lane() < 2) scales[(to.slot * kUnits + unit) * 2 + device::lane()] = scale;
-      __syncwarp();
-      if (device::lane() == 0) device::barrier_arrive(&sums_filled[to.slot]);
+      device::warp_arrive(&sums_filled[to.slot]);
       turn.next(slots);
       to.next(2);
     }
@@ -187,8 +185,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
         if (column < args.rows) totals[j] = fmaf(of[column * kStripRows], scale, totals[j]);
       }
     }
-    __syncwarp();
-    if (device::lane() == 0) device::barrier_arrive(&sums_free[from.slot]);
+    device::warp_arrive(&sums_free[from.slot]);
     from.next(2);
   }
 #pragma unroll

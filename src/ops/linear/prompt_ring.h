@@ -76,7 +76,7 @@ struct PromptRing {
     if (threadIdx.x == 0) {
       for (int i = 0; i < slots; ++i) {
         device::barrier_init(&filled[i], kPromptBringing + 1);
-        device::barrier_init(&free[i], kPromptComputing / device::kWarp);
+        device::barrier_init(&free[i], kPromptComputing / device::kWarp * device::kWarpArrivals);
       }
       device::barrier_init_done();
     }
@@ -90,10 +90,7 @@ struct PromptRing {
   WEIR_DEVICE void wait_filled(RingPlace at) const { device::barrier_wait(&filled[at.slot], at.phase); }
   // The first round finds every slot free.
   WEIR_DEVICE void wait_free(RingPlace at) const { device::barrier_wait(&free[at.slot], at.phase ^ 1U); }
-  WEIR_DEVICE void release(RingPlace at) const {
-    __syncwarp();
-    if (device::lane() == 0) device::barrier_arrive(&free[at.slot]);
-  }
+  WEIR_DEVICE void release(RingPlace at) const { device::warp_arrive(&free[at.slot]); }
 };
 
 inline constexpr int kPromptStripsAWarp = kPromptStrips / (kPromptBringing / device::kWarp);
