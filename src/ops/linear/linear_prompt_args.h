@@ -8,7 +8,7 @@
 namespace weir {
 
 inline constexpr int kPromptStrips = 8;    // of a unit: 128 rows of weights
-inline constexpr int kPromptTokens = 160;  // of a unit, at most: what registers hold sums for
+inline constexpr int kPromptTokens = 128;  // of a unit of a matrix, at most
 inline constexpr int kPromptColumns = 16;  // a matrix product's columns are a multiple of
 inline constexpr int kPromptAlign = 1024;  // what the matrix units' order of shared memory repeats by
 inline constexpr int kPromptSlotsMax = 5;
@@ -31,7 +31,7 @@ struct PromptStages {
   int64_t shared_bytes = 0;
 };
 // `tokens`: rows of x that a stage has room for. `beside`: bytes of shared memory for other use.
-constexpr PromptStages prompt_stages(int32_t tile_bytes, int32_t tokens, int32_t beside = 0) {
+constexpr PromptStages prompt_stages(int32_t tile_bytes, int32_t tokens = kPromptTokens, int32_t beside = 0) {
   constexpr int32_t kShared = 227 * 1024;
   constexpr int32_t kRest = 16 + (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;  // next unit; barriers; descriptions
   PromptStages stages;
@@ -61,13 +61,13 @@ struct GpuPromptArgs {
   int32_t rows = 0;
   int32_t count = 0;
   int32_t strips = 0;   // of a unit: 8, or 4, and both warpgroups take the same strips
-  int32_t columns = 0;  // of a unit's products: 16, 32, 64, 128 or 160
+  int32_t columns = 0;  // of a unit's products: 16, 32, 64 or 128
   int32_t unit_rows = 0;
   int32_t row_tiles = 0;
   int32_t token_tiles = 0;
   int32_t slots = 0;
   int32_t weight_bytes = 0;
-  int32_t tokens = 0;  // rows of x that a slot has room for
+  int32_t reserved = 0;
 };
 
 }  // namespace weir

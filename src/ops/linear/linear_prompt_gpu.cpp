@@ -22,8 +22,8 @@ PromptShape prompt_shape(int64_t rows, int64_t strips, int64_t multiprocessors) 
     PromptShape shape;
     int64_t clocks;
   };
-  constexpr Choice kChoices[] = {{{8, 160, 160}, 717}, {{8, 128, 128}, 614}, {{8, 64, 64}, 410}, {{8, 32, 32}, 307},
-                                 {{8, 16, 16}, 256},   {{4, 64, 128}, 512},  {{4, 32, 64}, 307}, {{4, 16, 32}, 205}};
+  constexpr Choice kChoices[] = {{{8, 128, 128}, 614}, {{8, 64, 64}, 410}, {{8, 32, 32}, 307}, {{8, 16, 16}, 256},
+                                 {{4, 64, 128}, 512},  {{4, 32, 64}, 307}, {{4, 16, 32}, 205}};
   PromptShape best;
   int64_t best_clocks = 0;
   for (const Choice& choice : kChoices) {
@@ -75,9 +75,8 @@ void linear_prompt(Gpu& gpu, GpuPromptArgs args) {
     args.outputs[i].tile_end = args.row_tiles;
   }
   args.token_tiles = static_cast<int32_t>(ceil_div(args.rows, args.unit_rows));
-  const PromptStages stages = prompt_stages(tile_bytes, args.unit_rows);
+  const PromptStages stages = prompt_stages(tile_bytes);
   args.slots = stages.slots;
-  args.tokens = args.unit_rows;
   args.weight_bytes = stages.weight_bytes;
   gpu.launch("weir_linear_prompt", prompt_grid(gpu, int64_t{args.row_tiles} * args.token_tiles, stages), args);
 }

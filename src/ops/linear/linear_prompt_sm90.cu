@@ -15,7 +15,7 @@ struct LinearWork {
   static constexpr int kBeside = 0;
   static constexpr int kTokens = kPromptTokens;
   template <int>
-  using Widths = PromptWidths<16, 32, 64, 128, 160>;
+  using Widths = PromptWidths<16, 32, 64, 128>;
   const GpuPromptArgs& args;
 
   WEIR_DEVICE int count() const { return args.row_tiles * args.token_tiles; }
@@ -67,14 +67,13 @@ struct LinearWork {
   WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2],
                           uint8_t*) const {
     const GpuPromptOutput& out = args.outputs[unit.index];
-    const int lane = thread_now() % device::kWarp;
-    const int n = part.strip * kStripRows + lane / 4;
-    const int t = lane % 4;
+    const int n = part.strip * kStripRows + device::lane() / 4;
+    const int t = device::lane() % 4;
     const int rows = unit.rows - part.row;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      if (n + 8 * h >= out.weight.n) return;
-      const float scale = out.weight.row_scales != nullptr ? out.weight.row_scales[n + 8 * h] : 1.0F;
+      if (n + 8 * h >= unit.n) return;
+      const float scale = unit.row_scales != nullptr ? unit.row_scales[n + 8 * h] : 1.0F;
       float* y = out.y + static_cast<int64_t>(unit.first + part.row + 2 * t) * out.y_stride + n + 8 * h;
       const int tokens = rows - 2 * t;
       if (out.add == 0 && rows >= kSize) {
@@ -93,7 +92,7 @@ struct LinearWork {
 }  // namespace
 
 WEIR_KERNEL_BOUNDED(weir_linear_prompt, GpuPromptArgs, kPromptThreads, 1) {
-  prompt_products(LinearWork{args}, args.slots, args.tokens, args.weight_bytes);
+  prompt_products(LinearWork{args}, args.slots, kPromptTokens, args.weight_bytes);
 }
 
 }  // namespace weir

@@ -97,14 +97,6 @@ WEIR_DEVICE void multiply_unit(PromptReader& reader, const PromptUnit& unit, flo
   reader.at.advance(reader.ring.slots);
 }
 
-// This thread of the block, in a form that keeps the compiler from having what follows from it at hand during the
-// products, where registers are few.
-WEIR_DEVICE int thread_now() {
-  int thread = static_cast<int>(threadIdx.x);
-  asm volatile("" : "+r"(thread));
-  return thread;
-}
-
 // Where a warp's totals belong: its strip of the matrix, maybe behind the last; its first row among the unit's.
 struct PromptPart {
   int strip;
@@ -113,14 +105,10 @@ struct PromptPart {
 
 template <int kFormat, int kSize, class Work>
 WEIR_DEVICE void compute_unit(const Work& work, PromptReader& reader, const PromptUnit& unit) {
-  const bool split = Work::kSplits && 2 * kSize <= kPromptTokens && unit.split != 0;
-  const int warpgroup = device::warp() / kPromptWarpgroup;
-  reader.strip = split ? device::warp() % kPromptWarpgroup : device::warp();
-  reader.x_byte = split ? static_cast<uint32_t>(warpgroup * prompt_x_bytes(kSize)) : 0;
   float total[kSize / 2];
   multiply_unit<kFormat, kSize>(reader, unit, total);
-  PromptPart part{unit.strip + reader.strip, 0};
-  if (split) part.row = thread_now() / (kPromptWarpgroup * device::kWarp) * kSize;
+  const int warpgroup = device::warp() / kPromptWarpgroup;
+  const PromptPart part{unit.strip + reader.strip, Work::kSplits && unit.split != 0 ? warpgroup * kSize : 0};
   if (part.row < unit.rows) work.template finish<kFormat, kSize>(unit, part, total, reader.ring.beside);
 }
 
@@ -134,6 +122,14 @@ struct PromptWidths {
   }
 };
 
+// This thread of the block, in a form that keeps the compiler from having what follows from it at hand during the
+// products, where registers are few.
+WEIR_DEVICE int thread_now() {
+  int thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+
 template <class Work>
 WEIR_DEVICE void compute(const Work& work, const PromptRing& ring) {
   device::wait_for_previous();
@@ -143,6 +139,10 @@ WEIR_DEVICE void compute(const Work& work, const PromptRing& ring) {
     reader.wait_filled();
     const PromptUnit unit = ring.unit(reader.at);
     if (unit.columns == 0) break;
+    const int warpgroup = device::warp() / kPromptWarpgroup;
+    const bool split = Work::kSplits && unit.split != 0;
+    reader.strip = split ? device::warp() % kPromptWarpgroup : device::warp();
+    reader.x_byte = split ? static_cast<uint32_t>(warpgroup * unit.columns * kTileK * 2) : 0;
     with_packed_format(unit.format, [&]<int kFormat>() {
       Work::template Widths<kFormat>::with(
           unit.columns, [&]<int kColumns>() { compute_unit<kFormat, kColumns>(work, reader, unit); });

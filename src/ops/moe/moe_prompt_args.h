@@ -10,7 +10,7 @@ namespace weir {
 inline constexpr int32_t kMoePromptSlotsMax = 33;  // experts of a row, the shared one among them
 inline constexpr int32_t kMoePromptChunk = 64;     // rows whose assignments a block places: the bits of a mask
 inline constexpr int32_t kMoePromptTableMax = 1024;
-inline constexpr int32_t kMoePromptTileRowsFew = 128;  // of a tile, at most, where experts have few rows
+inline constexpr int32_t kMoePromptTileRows = 160;  // of a tile, at most: more sums than registers hold beside weights
 
 // Products of the second matrices stand in tiles of so many columns, [tiles][rows * slots][64], each column of a tile
 // where moe_prompt_place() says; they go there from shared memory, so many positions of the list at a time, a half of a

@@ -18,7 +18,7 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 int32_t tile_rows(const GpuMoePromptArgs& args) {
   constexpr int64_t kFew = 64;  // rows of an expert in the mean
   const bool many = int64_t{args.rows} * args.slots >= kFew * args.experts_total;
-  return many && args.tile_bytes <= packed_tile_bytes(kGpuFp8Block) ? kPromptTokens : kMoePromptTileRowsFew;
+  return many && args.tile_bytes <= packed_tile_bytes(kGpuFp8Block) ? kMoePromptTileRows : kPromptTokens;
 }
 
 // Lays out work memory from `work` on, which may be null to measure; returns its end.
@@ -32,7 +32,7 @@ int64_t lay_out(GpuMoePromptArgs* args, std::byte* work) {
   take(&args->counts, ceil_div(args->rows, kMoePromptChunk) * args->experts_total);
   take(&args->list, assignments);
   take(&args->positions, assignments);
-  take(&args->tiles, assignments / kMoePromptTileRowsFew + args->experts_total);
+  take(&args->tiles, assignments / kPromptTokens + args->experts_total);
   take(&args->tile_count, 1);
   take(&args->counters, 2);
   take(&args->hidden, assignments * args->width);

@@ -60,7 +60,7 @@ WEIR_DEVICE void write_tiles(const GpuMoePromptArgs& args, int expert, int first
   int tile = count > 0 ? atomicAdd(&widths[width], count) : 0;
   __syncthreads();
   int all = 0;
-  for (int i = kPromptTokens / kPromptColumns; i > 0; --i) {
+  for (int i = kMoePromptTileRows / kPromptColumns; i > 0; --i) {
     tile += i > width ? widths[i] : 0;
     all += widths[i];
   }
@@ -85,7 +85,7 @@ struct ExpertWork {
   static constexpr bool kCounted = true;
   static constexpr bool kSplits = false;
   static constexpr int kBeside = kDown ? kMoePromptStaging : 0;
-  static constexpr int kTokens = kPromptTokens;
+  static constexpr int kTokens = kMoePromptTileRows;
   // Every width for the format of the large models; what the others lose is not worth its instructions.
   template <int kFormat>
   using Widths =
@@ -219,8 +219,8 @@ WEIR_KERNEL(weir_moe_prompt_place, GpuMoePromptArgs) {
   __shared__ uint32_t masks[kMoePromptTableMax][2];
   __shared__ int32_t starts[kMoePromptTableMax];  // of each expert's rows of this chunk in the list
   __shared__ int scratch[kMoePromptTableMax / device::kWarp];
-  __shared__ int widths[kPromptTokens / kPromptColumns + 1];
-  if (threadIdx.x < kPromptTokens / kPromptColumns + 1) widths[threadIdx.x] = 0;
+  __shared__ int widths[kMoePromptTileRows / kPromptColumns + 1];
+  if (threadIdx.x < kMoePromptTileRows / kPromptColumns + 1) widths[threadIdx.x] = 0;
   device::wait_for_previous();
   device::start_next();
   const Chunk chunk(args, masks);
