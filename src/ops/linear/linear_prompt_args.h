@@ -7,21 +7,16 @@
 
 namespace weir {
 
-inline constexpr int kPromptStrips = 8;    // of a unit: 128 rows of weights
-inline constexpr int kPromptTokens = 128;  // of a unit of a matrix, at most
-inline constexpr int kPromptColumns = 16;  // a matrix product's columns are a multiple of
+inline constexpr int kPromptStrips = 8;                           // of a unit: 128 rows of weights
+inline constexpr int kPromptTokens = 128;                         // of a unit, at most
+inline constexpr int kPromptXBytes = kPromptTokens * kTileK * 2;  // of one of the two tiles of k of a stage
 inline constexpr int kPromptAlign = 1024;  // what the matrix units' order of shared memory repeats by
 inline constexpr int kPromptSlotsMax = 5;
 inline constexpr int kPromptUnitBytes = 96;  // of a unit's description, at most
 
 // The fewest columns of a matrix product that hold so many rows of x.
-constexpr int32_t prompt_columns(int32_t rows) {
-  return (rows + kPromptColumns - 1) / kPromptColumns * kPromptColumns;
-}
-
-// Bytes of one of the two tiles of k of a stage, of so many rows of x.
-constexpr int32_t prompt_x_bytes(int32_t rows) {
-  return rows * kTileK * 2;
+constexpr int32_t prompt_columns(int64_t rows) {
+  return rows <= 16 ? 16 : rows <= 32 ? 32 : rows <= 64 ? 64 : kPromptTokens;
 }
 
 // Stages of shared memory: as many as fit, and what they take.
@@ -30,16 +25,15 @@ struct PromptStages {
   int32_t slots = 0;
   int64_t shared_bytes = 0;
 };
-// `tokens`: rows of x that a stage has room for. `beside`: bytes of shared memory for other use.
-constexpr PromptStages prompt_stages(int32_t tile_bytes, int32_t tokens = kPromptTokens, int32_t beside = 0) {
+// `beside`: bytes of shared memory for other use.
+constexpr PromptStages prompt_stages(int32_t tile_bytes, int32_t beside = 0) {
   constexpr int32_t kShared = 227 * 1024;
   constexpr int32_t kRest = 16 + (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;  // next unit; barriers; descriptions
   PromptStages stages;
   stages.weight_bytes = 2 * kPromptStrips * tile_bytes;
-  const int32_t stage = 2 * prompt_x_bytes(tokens) + stages.weight_bytes;
-  const int32_t fit = (kShared - kRest - beside) / stage;
+  const int32_t fit = (kShared - kRest - beside) / (2 * kPromptXBytes + stages.weight_bytes);
   stages.slots = fit < kPromptSlotsMax ? fit : kPromptSlotsMax;
-  stages.shared_bytes = kRest + beside + int64_t{stages.slots} * stage;
+  stages.shared_bytes = kRest + beside + int64_t{stages.slots} * (2 * kPromptXBytes + stages.weight_bytes);
   return stages;
 }
 

@@ -11,11 +11,7 @@ inline constexpr int kTokenTilesTogether = 12;
 struct LinearWork {
   static constexpr bool kKnownBefore = true;
   static constexpr bool kCounted = false;
-  static constexpr bool kSplits = true;
   static constexpr int kBeside = 0;
-  static constexpr int kTokens = kPromptTokens;
-  template <int>
-  using Widths = PromptWidths<16, 32, 64, 128>;
   const GpuPromptArgs& args;
 
   WEIR_DEVICE int count() const { return args.row_tiles * args.token_tiles; }
@@ -63,7 +59,7 @@ struct LinearWork {
       }
     }
   }
-  template <int kFormat, int kSize>
+  template <int kSize>
   WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2],
                           uint8_t*) const {
     const GpuPromptOutput& out = args.outputs[unit.index];
@@ -92,7 +88,7 @@ struct LinearWork {
 }  // namespace
 
 WEIR_KERNEL_BOUNDED(weir_linear_prompt, GpuPromptArgs, kPromptThreads, 1) {
-  prompt_products(LinearWork{args}, args.slots, kPromptTokens, args.weight_bytes);
+  prompt_products(LinearWork{args}, args.slots, args.weight_bytes);
 }
 
 }  // namespace weir

@@ -31,7 +31,7 @@ struct PromptUnit {
   int32_t strips;   // that are there
   int32_t first;    // row of the list of rows
   int32_t rows;     // that are there
-  int32_t columns;  // that a warpgroup multiplies; 0: there are no more units
+  int32_t columns;  // that a warpgroup multiplies: 16, 32, 64 or 128; 0: there are no more units
   int32_t split;    // 1: four strips, which both warpgroups multiply with columns of their own
   int32_t index;    // of the output or the expert
 
@@ -51,7 +51,7 @@ struct PromptUnit {
 static_assert(sizeof(PromptUnit) <= kPromptUnitBytes, "the ring has less room for a unit's description");
 
 struct PromptRing {
-  uint8_t* x;        // [slots][2 tiles][rows][64 k], parts of rows exchanged as device/wgmma.h says
+  uint8_t* x;        // [slots][2 tiles][128 rows][64 k], parts of rows exchanged as device/wgmma.h says
   uint8_t* weights;  // [slots][8 strips][2 tiles]
   device::Barrier* filled;
   device::Barrier* free;
@@ -59,15 +59,14 @@ struct PromptRing {
   int* next;          // [2]: a unit's number on its way to the threads that bring, in turn
   uint8_t* beside;
   int slots;
-  int x_bytes;  // of a tile of k
   int weight_bytes;
 
-  // `shared`: aligned to kPromptAlign; `rows`: of x that a slot has room for; `beside_bytes`: for other use.
-  WEIR_DEVICE PromptRing(uint8_t* shared, int ring_slots, int rows, int ring_weight_bytes, int beside_bytes)
-      : slots(ring_slots), x_bytes(prompt_x_bytes(rows)), weight_bytes(ring_weight_bytes) {
+  // `shared`: aligned to kPromptAlign; `beside_bytes`: for other use.
+  WEIR_DEVICE PromptRing(uint8_t* shared, int ring_slots, int ring_weight_bytes, int beside_bytes)
+      : slots(ring_slots), weight_bytes(ring_weight_bytes) {
     if (device::shared_address(shared) % kPromptAlign != 0) __trap();
     x = shared;
-    weights = x + slots * 2 * x_bytes;
+    weights = x + slots * 2 * kPromptXBytes;
     beside = weights + slots * weight_bytes;
     next = reinterpret_cast<int*>(beside + beside_bytes);
     units = reinterpret_cast<PromptUnit*>(next + 4);
@@ -82,7 +81,7 @@ struct PromptRing {
     }
     __syncthreads();
   }
-  WEIR_DEVICE uint8_t* x_slot(RingPlace at) const { return x + at.slot * 2 * x_bytes; }
+  WEIR_DEVICE uint8_t* x_slot(RingPlace at) const { return x + at.slot * 2 * kPromptXBytes; }
   WEIR_DEVICE uint8_t* weight_slot(RingPlace at) const { return weights + at.slot * weight_bytes; }
   WEIR_DEVICE PromptUnit& unit(RingPlace at) const {
     return *reinterpret_cast<PromptUnit*>(reinterpret_cast<uint8_t*>(units) + at.slot * kPromptUnitBytes);
@@ -114,16 +113,14 @@ WEIR_DEVICE void bring_weights(const PromptRing& ring, RingPlace at, const Promp
   }
 }
 
-// The rows of x that a thread brings, of up to kTokens: 16 bytes of each 16th row. What stands in the slot in place of
-// rows that are not there becomes sums that nobody reads.
-template <int kTokens>
+// The rows of x that a thread brings: 16 bytes of each 16th row.
 struct PromptRows {
   static constexpr int kApart = kPromptBringing / 8;
-  static constexpr int kRows = kTokens / kApart;
-  uint32_t from[kRows];  // 16 bytes each, behind the unit's x: this thread's of the first tile of k
-  int count;             // rows that are there
-  int part;              // of the eight of a row
-  int to;                // byte of the slot
+  static constexpr int kRows = kPromptTokens / kApart;
+  const uint16_t* from[kRows];
+  uint32_t there;  // bit i: there is a row i
+  int part;        // of the eight of a row
+  int to;          // byte of the slot
 
   WEIR_DEVICE PromptRows() {
     const int thread = static_cast<int>(threadIdx.x) - kPromptComputing;
@@ -133,21 +130,36 @@ struct PromptRows {
   template <class Work>
   WEIR_DEVICE void choose(const Work& work, const PromptUnit& unit) {
     const int first = (static_cast<int>(threadIdx.x) - kPromptComputing) / 8;
-    count = (max(unit.rows - first, 0) + kApart - 1) / kApart;
+    there = 0;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      from[i] = static_cast<uint32_t>(part);
-      if (i < count) from[i] += static_cast<uint32_t>(work.row(unit, first + i * kApart) * work.x_stride() / 8);
+      const int row = first + i * kApart;
+      from[i] = unit.x + 8 * part;
+      if (row >= unit.rows) continue;
+      from[i] += work.row(unit, row) * work.x_stride();
+      there |= 1U << i;
     }
   }
-  // One tile of k of all rows.
-  WEIR_DEVICE void copy(uint8_t* slot, const PromptUnit& unit, int tile) const {
-    const bool within = tile * kTileK + 8 * part < unit.k;
-    const auto* x = reinterpret_cast<const uint4*>(unit.x) + (within ? tile * (kTileK / 8) : 0);
+  // One tile of k of all rows, the tiles in turn.
+  WEIR_DEVICE void copy(uint8_t* slot, const PromptUnit& unit, int tile) {
+    const int k = tile * kTileK;
+    const int rows = unit.columns << unit.split;
     slot += to;
+    if (unit.rows == kPromptTokens && k + kTileK <= unit.k) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        device::copy16(slot + i * kApart * 128, from[i]);
+        from[i] += kTileK;
+      }
+      return;
+    }
+    const bool within = k + 8 * part < unit.k;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      if (i < count) device::copy16(slot + i * kApart * 128, x + from[i], within);
+      if (i * kApart >= rows) break;
+      const bool valid = within && (there >> i & 1U) != 0;
+      device::copy16(slot + i * kApart * 128, from[i], valid);
+      from[i] += valid ? kTileK : 0;
     }
   }
 };
@@ -197,7 +209,7 @@ WEIR_DEVICE void bring(const Work& work, const PromptRing& ring) {
   }
   device::wait_for_previous();
   device::start_next();
-  PromptRows<Work::kTokens> rows;
+  PromptRows rows;
   RingPlace at;
   const int count = work.count();
   PromptTurns<Work> turns{work, ring.next};
@@ -216,7 +228,7 @@ WEIR_DEVICE void bring(const Work& work, const PromptRing& ring) {
         bring_weights(ring, at, unit, tile / 2, tiles);
       }
       rows.copy(ring.x_slot(at), unit, tile);
-      if (tiles == 2) rows.copy(ring.x_slot(at) + ring.x_bytes, unit, tile + 1);
+      if (tiles == 2) rows.copy(ring.x_slot(at) + kPromptXBytes, unit, tile + 1);
       device::copies_arrive(&ring.filled[at.slot]);
       at.advance(ring.slots);
     }

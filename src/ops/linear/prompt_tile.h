@@ -1,6 +1,6 @@
 // For kernel files of Hopper: tiles of packed weights times rows, float32 sums as ops/linear/packed.h states them.
 //
-// A block of threads works through units, one after the other: 128 rows of a weight matrix (8 strips) times up to 160
+// A block of threads works through units, one after the other: 128 rows of a weight matrix (8 strips) times up to 128
 // rows of x, all of K; or 64 rows (4 strips), and the rows of x are shared out between the warpgroups. Two warpgroups
 // compute, a warp a strip: weights become registers, rows of x are read by the matrix units from shared memory. A third
 // warpgroup brings both operands: ops/linear/prompt_ring.h.
@@ -13,9 +13,9 @@
 namespace weir {
 
 inline constexpr int kPromptWarpgroup = 4;  // warps
-// A thread that brings keeps the places of ten rows; what is left of the registers goes to the sums.
-inline constexpr int kPromptFewRegisters = 56;
-inline constexpr int kPromptManyRegisters = 224;
+// A thread that brings keeps the places of eight rows; what is left of the registers goes to the sums.
+inline constexpr int kPromptFewRegisters = 72;
+inline constexpr int kPromptManyRegisters = 216;
 
 // A computing warp's view of the ring.
 struct PromptReader {
@@ -41,7 +41,7 @@ template <int kFormat, int kSize>
 WEIR_DEVICE void multiply_tile(const PromptReader& reader, int tile, const uint32_t (&a)[4][4],
                                float (&sum)[kSize / 2]) {
   constexpr bool kF16 = operand_type(kFormat) == kOperandF16;
-  const uint8_t* x = reader.ring.x_slot(reader.at) + tile * reader.ring.x_bytes;
+  const uint8_t* x = reader.ring.x_slot(reader.at) + tile * kPromptXBytes;
   const uint64_t columns = device::wgmma_columns(device::shared_address(x) + reader.x_byte);
   device::wgmma_fence();
 #pragma unroll
@@ -108,26 +108,8 @@ WEIR_DEVICE void compute_unit(const Work& work, PromptReader& reader, const Prom
   float total[kSize / 2];
   multiply_unit<kFormat, kSize>(reader, unit, total);
   const int warpgroup = device::warp() / kPromptWarpgroup;
-  const PromptPart part{unit.strip + reader.strip, Work::kSplits && unit.split != 0 ? warpgroup * kSize : 0};
-  if (part.row < unit.rows) work.template finish<kFormat, kSize>(unit, part, total, reader.ring.beside);
-}
-
-// Widths of products, in columns, ascending: with() calls f.template operator()<width>() for the first that holds as
-// many columns.
-template <int... kColumns>
-struct PromptWidths {
-  template <class Function>
-  WEIR_DEVICE static void with(int columns, const Function& f) {
-    static_cast<void>(((columns <= kColumns && (f.template operator()<kColumns>(), true)) || ...));
-  }
-};
-
-// This thread of the block, in a form that keeps the compiler from having what follows from it at hand during the
-// products, where registers are few.
-WEIR_DEVICE int thread_now() {
-  int thread = static_cast<int>(threadIdx.x);
-  asm volatile("" : "+r"(thread));
-  return thread;
+  const PromptPart part{unit.strip + reader.strip, unit.split != 0 ? warpgroup * kSize : 0};
+  if (part.row < unit.rows) work.template finish<kSize>(unit, part, total, reader.ring.beside);
 }
 
 template <class Work>
@@ -140,26 +122,32 @@ WEIR_DEVICE void compute(const Work& work, const PromptRing& ring) {
     const PromptUnit unit = ring.unit(reader.at);
     if (unit.columns == 0) break;
     const int warpgroup = device::warp() / kPromptWarpgroup;
-    const bool split = Work::kSplits && unit.split != 0;
-    reader.strip = split ? device::warp() % kPromptWarpgroup : device::warp();
-    reader.x_byte = split ? static_cast<uint32_t>(warpgroup * unit.columns * kTileK * 2) : 0;
+    reader.strip = unit.split != 0 ? device::warp() % kPromptWarpgroup : device::warp();
+    reader.x_byte = unit.split != 0 ? static_cast<uint32_t>(warpgroup * unit.columns * kTileK * 2) : 0;
     with_packed_format(unit.format, [&]<int kFormat>() {
-      Work::template Widths<kFormat>::with(
-          unit.columns, [&]<int kColumns>() { compute_unit<kFormat, kColumns>(work, reader, unit); });
+      switch (unit.columns) {
+        case 128:
+          return compute_unit<kFormat, 128>(work, reader, unit);
+        case 64:
+          return compute_unit<kFormat, 64>(work, reader, unit);
+        case 32:
+          return compute_unit<kFormat, 32>(work, reader, unit);
+        default:
+          return compute_unit<kFormat, 16>(work, reader, unit);
+      }
     });
   }
   device::bulk_stores_wait();
 }
 
-// What a kernel of this kind does. Work: kKnownBefore; kCounted, counter(); kSplits: units may be split; count(),
-// unit(i): the units, the same for every thread, passed over where they have no strips; kTokens: rows of x of a unit at
-// most; Widths<format>: PromptWidths of the units; row(unit, r), x_stride(): which row of x is row r of the unit;
-// finish<format, size>(unit, part, total, beside): by the warps of each warpgroup that has rows; kBeside: bytes of
-// shared memory at `beside`. `tokens`: that a slot has room for.
+// What a kernel of this kind does. Work: kKnownBefore; kCounted, counter(); count(), unit(i): the units, the same for
+// every thread, passed over where they have no strips; row(unit, r), x_stride(): which row of x is row r of the unit;
+// finish<size>(unit, part, total, beside): by the warps of each warpgroup that has rows; kBeside: bytes of shared
+// memory at `beside`.
 template <class Work>
-WEIR_DEVICE void prompt_products(const Work& work, int slots, int tokens, int weight_bytes) {
+WEIR_DEVICE void prompt_products(const Work& work, int slots, int weight_bytes) {
   extern __shared__ __align__(1024) uint8_t shared[];
-  const PromptRing ring(shared, slots, tokens, weight_bytes, Work::kBeside);
+  const PromptRing ring(shared, slots, weight_bytes, Work::kBeside);
   if (static_cast<int>(threadIdx.x) >= kPromptComputing) {
     device::fewer_registers<kPromptFewRegisters>();
     bring(work, ring);

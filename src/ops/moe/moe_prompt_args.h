@@ -10,7 +10,6 @@ namespace weir {
 inline constexpr int32_t kMoePromptSlotsMax = 33;  // experts of a row, the shared one among them
 inline constexpr int32_t kMoePromptChunk = 64;     // rows whose assignments a block places: the bits of a mask
 inline constexpr int32_t kMoePromptTableMax = 1024;
-inline constexpr int32_t kMoePromptTileRows = 160;  // of a tile, at most: more sums than registers hold beside weights
 
 // Products of the second matrices stand in tiles of so many columns, [tiles][rows * slots][64], each column of a tile
 // where moe_prompt_place() says; they go there from shared memory, so many positions of the list at a time, a half of a
@@ -19,7 +18,7 @@ inline constexpr int32_t kMoePromptColumns = 64;
 inline constexpr int32_t kMoePromptTogether = 32;
 inline constexpr int32_t kMoePromptStaging = 2 * 2 * kMoePromptTogether * kMoePromptColumns * 4;
 
-// Up to `tile_rows` rows of one expert: list positions [first, first + rows).
+// Up to kPromptTokens rows of one expert: list positions [first, first + rows).
 struct GpuMoeTile {
   int32_t expert;
   int32_t first;
@@ -47,7 +46,6 @@ struct GpuMoePromptArgs {
   int32_t tile_bytes = 0;     // the largest packed_tile_bytes() of the table
   int32_t add = 1;
   // The rest is filled in: work memory, and what the products take.
-  int32_t tile_rows = 0;
   int32_t slots_of_ring = 0;
   int32_t weight_bytes = 0;
   int32_t row_tiles = 0;          // of 128 rows of weights, of the largest expert

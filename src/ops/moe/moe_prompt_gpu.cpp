@@ -13,14 +13,6 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Rows of a tile at most. Wider ones bring the weights less often; they leave room for fewer stages, which experts of
-// few rows and large formats would miss.
-int32_t tile_rows(const GpuMoePromptArgs& args) {
-  constexpr int64_t kFew = 64;  // rows of an expert in the mean
-  const bool many = int64_t{args.rows} * args.slots >= kFew * args.experts_total;
-  return many && args.tile_bytes <= packed_tile_bytes(kGpuFp8Block) ? kMoePromptTileRows : kPromptTokens;
-}
-
 // Lays out work memory from `work` on, which may be null to measure; returns its end.
 int64_t lay_out(GpuMoePromptArgs* args, std::byte* work) {
   int64_t bytes = 0;
@@ -52,12 +44,12 @@ void place(Gpu& gpu, const GpuMoePromptArgs& args) {
 
 // Launches a kernel over units of experts' matrices with up to `n` rows.
 void products(Gpu& gpu, std::string_view kernel, GpuMoePromptArgs args, int64_t n, int32_t beside) {
-  const PromptStages stages = prompt_stages(args.tile_bytes, args.tile_rows, beside);
+  const PromptStages stages = prompt_stages(args.tile_bytes, beside);
   args.slots_of_ring = stages.slots;
   args.weight_bytes = stages.weight_bytes;
   args.row_tiles = static_cast<int32_t>(ceil_div(n, int64_t{kPromptStrips} * kStripRows));
-  // The most units there can be: as many tiles as all rows would fill, and one more of each expert.
-  const int64_t row_tiles = int64_t{args.rows} * args.slots / args.tile_rows + args.experts_total;
+  // The most units there can be: every whole tile of rows, and one that is not whole of each expert.
+  const int64_t row_tiles = int64_t{args.rows} * args.slots / kPromptTokens + args.experts_total;
   gpu.launch(kernel, prompt_grid(gpu, row_tiles * args.row_tiles, stages), args);
 }
 
@@ -80,7 +72,6 @@ void moe_prompt(Gpu& gpu, GpuMoePromptArgs args, std::byte* work) {
              "D {}, F {}, rows {} and {} apart", args.columns, args.width, args.x_stride, args.y_stride);
   for (int64_t left = args.rows; left > 0; left -= kMoePromptRows) {
     args.rows = static_cast<int32_t>(std::min(left, kMoePromptRows));
-    args.tile_rows = tile_rows(args);
     lay_out(&args, work);
     place(gpu, args);
     products(gpu, "weir_moe_prompt_hidden", args, 2 * int64_t{args.width}, 0);

@@ -203,55 +203,6 @@ TEST_F(MoePrompt, ARowHasTheSameBitsAmongOthers) {
   }
 }
 
-// An expert a row, so many rows of each, in random order.
-Routes routes_of(const std::vector<int64_t>& counts, uint64_t seed) {
-  Routes routes;
-  for (size_t e = 0; e < counts.size(); ++e) {
-    routes.experts.insert(routes.experts.end(), static_cast<size_t>(counts[e]), static_cast<int32_t>(e));
-  }
-  std::mt19937_64 random(seed);
-  std::shuffle(routes.experts.begin(), routes.experts.end(), random);
-  std::uniform_real_distribution<float> uniform(0.05F, 1.0F);
-  for (size_t r = 0; r < routes.experts.size(); ++r) routes.weights.push_back(uniform(random));
-  return routes;
-}
-
-// As many rows of an expert as fill a tile, and one more or less: all are right, and each has the bits that it has
-// where no expert has more than three rows.
-TEST_F(MoePrompt, TilesAreAsWideAsTheirRowsNeed) {
-  const std::vector<int64_t> kNarrow = {1, 15, 16, 17, 31, 32, 33, 47, 49, 63, 64, 65, 0, 81, 97, 113, 127, 128, 129};
-  std::vector<int64_t> wide = kNarrow;  // enough for the widest tiles
-  for (const int64_t rows : {143, 145, 159, 160, 161, 288, 289, 320, 321, 700}) wide.push_back(rows);
-  for (const int32_t format : {kGpuFp8Block, kGpuMxfp4, kGpuBf16}) {
-    for (const std::vector<int64_t>& counts : {kNarrow, wide}) {
-      const Shape shape = {192, 160, 0, static_cast<int32_t>(counts.size()), 1, format, format};
-      const Experts m = make(shape);
-      const int64_t rows = std::accumulate(counts.begin(), counts.end(), int64_t{0});
-      const std::vector<float> x = operand_rounded(normal_values(static_cast<size_t>(rows * shape.d), 1, 5));
-      const Routes routes = routes_of(counts, 6);
-      const std::vector<float> all = run(m, x, routes, rows);
-      const std::string what = "format " + std::to_string(format) + ", " + std::to_string(rows) + " rows";
-      expect_close(all, reference(m, x, routes, rows), shape.d, what);
-      for (int64_t first = 0; first < rows; first += 40) {
-        Routes part;
-        std::vector<float> some;
-        std::vector<float> expected;
-        std::vector<int64_t> taken(counts.size());
-        for (int64_t r = first; r < std::min(rows, first + 40); ++r) {
-          const int32_t expert = routes.experts[static_cast<size_t>(r)];
-          if (++taken[static_cast<size_t>(expert)] > 3) continue;
-          part.experts.push_back(expert);
-          part.weights.push_back(routes.weights[static_cast<size_t>(r)]);
-          some.insert(some.end(), x.begin() + r * shape.d, x.begin() + (r + 1) * shape.d);
-          expected.insert(expected.end(), all.begin() + r * shape.d, all.begin() + (r + 1) * shape.d);
-        }
-        EXPECT_EQ(run(m, some, part, static_cast<int64_t>(part.experts.size())), expected) << what << " from " << first;
-        if (HasFailure()) return;
-      }
-    }
-  }
-}
-
 TEST_F(MoePrompt, AddsToWhatIsThere) {
   const Shape shape = {128, 64, 64, 4, 2, kGpuFp8Block, kGpuFp8Block};
   const Experts m = make(shape);

@@ -1,11 +1,8 @@
 // Mixture of experts over the rows of a prompt: bound by the matrix units, for few rows by reading the chosen experts.
 // Assignments are counted by chunks of 64 rows and placed by expert in the order of rows (an expert's rows of a chunk
-// are the bits of a mask); both products work through units of one expert's rows (tiles, threads and synchronisation:
-// ops/linear/prompt_tile.h), the widest first, the first product on rows gathered by the list; a last kernel joins each
-// row's products. A unit brings 128 rows of weights whatever its width, and the second-level cache gives less than the
-// matrix units could take, so an expert's rows are cut into as few units as hold them, all about as wide.
-#include <type_traits>
-
+// are the bits of a mask); both products work through units of up to 128 rows of one expert (tiles, threads and
+// synchronisation: ops/linear/prompt_tile.h), the first on rows gathered by the list; a last kernel joins each row's
+// products.
 #include "ops/linear/prompt_tile.h"
 #include "ops/moe/moe_prompt_args.h"
 
@@ -51,23 +48,12 @@ WEIR_DEVICE int sum_before(int value, int* scratch) {
   return sum - value;
 }
 
-// By every thread of a block, an expert each: its rows as tiles, of one number of whole columns but for the last. The
-// widest stand first, so that blocks end together; which of equals does is left to chance. `widths`: zeros.
-WEIR_DEVICE void write_tiles(const GpuMoePromptArgs& args, int expert, int first, int rows, int* widths) {
-  const int count = (rows + args.tile_rows - 1) / args.tile_rows;
-  const int tile_rows = count > 0 ? prompt_columns((rows + count - 1) / count) : 0;
-  const int width = tile_rows / kPromptColumns;
-  int tile = count > 0 ? atomicAdd(&widths[width], count) : 0;
-  __syncthreads();
-  int all = 0;
-  for (int i = kMoePromptTileRows / kPromptColumns; i > 0; --i) {
-    tile += i > width ? widths[i] : 0;
-    all += widths[i];
+// The rows of an expert as units: whole ones, then one for the rest.
+WEIR_DEVICE void write_tiles(const GpuMoePromptArgs& args, int expert, int first, int rows, int tile) {
+  for (int row = 0; row < rows; row += kPromptTokens) {
+    args.tiles[tile++] = {expert, first + row, min(kPromptTokens, rows - row), 0};
   }
-  for (int row = 0; row < rows; row += tile_rows) {
-    args.tiles[tile++] = {expert, first + row, min(tile_rows, rows - row), 0};
-  }
-  if (expert == 0) *args.tile_count = all;
+  if (expert == args.experts_total - 1) *args.tile_count = tile;
 }
 
 inline constexpr int kStagingBarrier = 1;  // and 2: of a warpgroup
@@ -83,14 +69,7 @@ template <bool kDown>
 struct ExpertWork {
   static constexpr bool kKnownBefore = false;
   static constexpr bool kCounted = true;
-  static constexpr bool kSplits = false;
   static constexpr int kBeside = kDown ? kMoePromptStaging : 0;
-  static constexpr int kTokens = kMoePromptTileRows;
-  // Every width for the format of the large models; what the others lose is not worth its instructions.
-  template <int kFormat>
-  using Widths =
-      std::conditional_t<operand_type(kFormat) == kOperandF16, PromptWidths<16, 32, 48, 64, 80, 96, 112, 128, 144, 160>,
-                         PromptWidths<16, 32, 64, 128, 160>>;
   const GpuMoePromptArgs& args;
 
   WEIR_DEVICE int* counter() const { return args.counters + (kDown ? 1 : 0); }
@@ -116,20 +95,19 @@ struct HiddenWork : ExpertWork<false> {
   WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
 
   // A lane has a hidden value of two tokens; lanes of rows g and g ^ 1 exchange, and each writes two values of one.
-  template <int kFormat, int kSize>
+  template <int kSize>
   WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2],
                           uint8_t*) const {
     const int strip = part.strip;
     if (strip * kStripRows >= unit.n) return;
-    constexpr bool kF16 = operand_type(kFormat) == kOperandF16;
-    const int lane = thread_now() % device::kWarp;
-    const int g = lane / 4;
+    const bool f16 = operand_type(unit.format) == kOperandF16;
+    const int g = device::lane() / 4;
     const int odd = g % 2;
     const float* scales = unit.row_scales;
     const float gate_scale = scales != nullptr ? scales[strip * kStripRows + g] : 1.0F;
     const float up_scale = scales != nullptr ? scales[strip * kStripRows + g + 8] : 1.0F;
     const int column = strip * (kStripRows / 2) + g - odd;
-    const int token = 2 * (lane % 4) + odd;
+    const int token = 2 * (device::lane() % 4) + odd;
     uint16_t* hidden = args.hidden + static_cast<int64_t>(unit.first + token) * args.width + column;
 #pragma unroll
     for (int j = 0; j < kSize / 8; ++j) {
@@ -141,7 +119,7 @@ struct HiddenWork : ExpertWork<false> {
       const float other = __shfl_xor_sync(device::kAllLanes, odd != 0 ? value[0] : value[1], 4);
       const float low = odd != 0 ? other : value[0];
       const float high = odd != 0 ? value[1] : other;
-      const uint32_t pair = kF16 ? device::f16x2(low, high) : device::bf16x2(low, high);
+      const uint32_t pair = f16 ? device::f16x2(low, high) : device::bf16x2(low, high);
       if (8 * j + token < unit.rows && column < unit.n / 2) {
         *reinterpret_cast<uint32_t*>(hidden + static_cast<int64_t>(8 * j) * args.width) = pair;
       }
@@ -155,16 +133,15 @@ struct ProductWork : ExpertWork<true> {
 
   // 64 rows of D of 32 tokens at a time go by way of shared memory, from where the copy engine takes them: a half of
   // the warpgroup's part is written while the other is read.
-  template <int kFormat, int kSize>
+  template <int kSize>
   WEIR_DEVICE void finish(const PromptUnit& unit, const PromptPart& part, const float (&total)[kSize / 2],
                           uint8_t* beside) const {
     constexpr int kTokens = kSize < kMoePromptTogether ? kSize : kMoePromptTogether;
-    const int thread = thread_now();
-    const int warpgroup = thread / (kPromptWarpgroup * device::kWarp);
-    const bool issues = thread % (kPromptWarpgroup * device::kWarp) == 0;
-    const int g = thread % device::kWarp / 4;
-    const int t = thread % 4;
-    const int column = thread / device::kWarp % kPromptWarpgroup * kStripRows + g;  // of 64
+    const int warpgroup = device::warp() / kPromptWarpgroup;
+    const bool issues = threadIdx.x % (kPromptWarpgroup * device::kWarp) == 0;
+    const int g = device::lane() / 4;
+    const int t = device::lane() % 4;
+    const int column = device::warp() % kPromptWarpgroup * kStripRows + g;  // of 64
     const int n = part.strip * kStripRows + g;
     const int tile = part.strip / kPromptWarpgroup;
     float scale[2] = {1.0F, 1.0F};
@@ -183,7 +160,6 @@ struct ProductWork : ExpertWork<true> {
 #pragma unroll
       for (int i = 0; i < kTokens / 4; ++i) {
         const int token = 8 * (i / 2) + 2 * t + i % 2;
-        if (first + 8 * (i / 2) >= kSize) break;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           half[token * kMoePromptColumns + moe_prompt_place(column + 8 * h, unit.first + token)] =
@@ -219,8 +195,6 @@ WEIR_KERNEL(weir_moe_prompt_place, GpuMoePromptArgs) {
   __shared__ uint32_t masks[kMoePromptTableMax][2];
   __shared__ int32_t starts[kMoePromptTableMax];  // of each expert's rows of this chunk in the list
   __shared__ int scratch[kMoePromptTableMax / device::kWarp];
-  __shared__ int widths[kMoePromptTileRows / kPromptColumns + 1];
-  if (threadIdx.x < kMoePromptTileRows / kPromptColumns + 1) widths[threadIdx.x] = 0;
   device::wait_for_previous();
   device::start_next();
   const Chunk chunk(args, masks);
@@ -240,7 +214,8 @@ WEIR_KERNEL(weir_moe_prompt_place, GpuMoePromptArgs) {
   }
   const int first = sum_before(all, scratch);
   if (own == 0) {
-    write_tiles(args, expert, first, all, widths);
+    const int tile = sum_before((all + kPromptTokens - 1) / kPromptTokens, scratch);
+    if (there) write_tiles(args, expert, first, all, tile);
     if (expert < 2) args.counters[expert] = 0;
   }
   starts[expert] = first + before;
@@ -254,11 +229,11 @@ WEIR_KERNEL(weir_moe_prompt_place, GpuMoePromptArgs) {
 }
 
 WEIR_KERNEL_BOUNDED(weir_moe_prompt_hidden, GpuMoePromptArgs, kPromptThreads, 1) {
-  prompt_products(HiddenWork{{args}}, args.slots_of_ring, args.tile_rows, args.weight_bytes);
+  prompt_products(HiddenWork{{args}}, args.slots_of_ring, args.weight_bytes);
 }
 
 WEIR_KERNEL_BOUNDED(weir_moe_prompt_products, GpuMoePromptArgs, kPromptThreads, 1) {
-  prompt_products(ProductWork{{args}}, args.slots_of_ring, args.tile_rows, args.weight_bytes);
+  prompt_products(ProductWork{{args}}, args.slots_of_ring, args.weight_bytes);
 }
 
 // A block a row, four columns a thread and turn.
