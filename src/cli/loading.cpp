@@ -200,6 +200,12 @@ Status plan_reuse(const Options& options, MemoryPlan* plan) {
   if (plan->checkpoint_interval > 0 || token_bytes == 0) return Ok{};
   const int64_t tokens = plan->layout.state_slot_bytes / token_bytes;
   plan->checkpoint_interval = std::max(kIntervalMin, (tokens + kGridTokens - 1) / kGridTokens * kGridTokens);
+  // A GPU's steps are long: a prompt that is cut for a state takes a tenth longer. Where a step ends anyhow it costs
+  // nothing.
+  if (options.device != "cpu") {
+    plan->checkpoint_interval =
+        std::max(plan->checkpoint_interval, options.max_num_batched_tokens / kGridTokens * kGridTokens);
+  }
   return Ok{};
 }
 
