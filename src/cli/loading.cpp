@@ -284,8 +284,8 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   int64_t pages = pages_full * rows;
   int64_t checkpoints = 0;
   if (page_bytes > 0) {
-    // A quarter of what is free: the machine has other work, and a CPU server is often not alone. A GPU is there for its
-    // server: what stays free is for graphs that are recorded late.
+    // A quarter of what is free: the machine has other work, and a CPU server is often not alone. A GPU is there for
+    // its server: what stays free is for graphs that are recorded late.
     const int64_t share = on_gpu ? rest / 10 * 9 : rest / 4;
     const int64_t budget = options.kv_cache_memory_bytes > 0 ? options.kv_cache_memory_bytes : share;
     if (budget > rest) {

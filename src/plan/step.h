@@ -26,9 +26,9 @@ enum class EditKind : uint8_t {
 // the step that brings it there; so a save may be ordered with that step or long before. A row has one save open at
 // most; it is dropped when the row leaves or has stopped before it gets there. The end of a prompt's chunk, or accepted
 // drafts, may have brought the row past `position` when it is saved: the slot still allows going on at `position`
-// exactly, which is at most kRollbackTokens back and not before the last grid point that a token has been computed at or
-// behind. Of drafts that is always so for a save ordered before the step that reaches `position`: only a step's token
-// and first draft go over the grid.
+// exactly, which is at most kRollbackTokens back and not before the last grid point that a token has been computed at
+// or behind. Of drafts that is always so for a save ordered before the step that reaches `position`: only a step's
+// token and first draft go over the grid.
 struct Edit {
   EditKind kind = EditKind::kLeave;
   RowId row;

@@ -24,6 +24,8 @@ cp -r tests/program tests/server "$out/tests/"
 cp -r share/weir-xs "$out/share/"
 cp docs/api.md "$out/docs/"
 cp tools/gpu/*.py "$out/tools/gpu/"
+mkdir -p "$out/tools/xs"
+cp tools/xs/eval_documents.jsonl "$out/tools/xs/"
 find "$out" -name __pycache__ -prune -exec rm -r {} +
 if [ $# -gt 1 ]; then
   mkdir -p "$out/wheels"

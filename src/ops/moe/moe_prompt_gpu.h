@@ -6,8 +6,8 @@
 
 namespace weir {
 
-// Rows that are worked on at once; more take turns, with the same bits. 10,000, a long prompt's step, fit: a turn of the
-// rest would bring every expert's weights again, for tiles that are not half full.
+// Rows that are worked on at once; more take turns, with the same bits. 10,000, a long prompt's step, fit: a turn of
+// the rest would bring every expert's weights again, for tiles that are not half full.
 inline constexpr int64_t kMoePromptRows = 10'240;
 
 // Bytes of work memory for calls of at most `rows` rows.
