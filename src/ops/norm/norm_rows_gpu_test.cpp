@@ -60,7 +60,7 @@ TEST_F(NormRows, ARowHasTheSameBitsAmongMany) {
         EXPECT_TRUE(std::equal(some.f16.begin(), some.f16.end(), all.f16.begin() + begin)) << size;
       }
       std::vector<int32_t> chosen;
-      for (int32_t r = 0; r < kRows; ++r) chosen.push_back((r * 7 + 3) % kRows);
+      for (int32_t r = 0; r < kRows; ++r) chosen.push_back(static_cast<int32_t>((r * 7 + 3) % kRows));
       const Normed other = run(x, scales, size, &chosen);
       for (int64_t r = 0; r < kRows; ++r) {
         const auto from = all.y.begin() + chosen[static_cast<size_t>(r)] * size;
