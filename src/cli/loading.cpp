@@ -200,11 +200,12 @@ Status plan_reuse(const Options& options, MemoryPlan* plan) {
   if (plan->checkpoint_interval > 0 || token_bytes == 0) return Ok{};
   const int64_t tokens = plan->layout.state_slot_bytes / token_bytes;
   plan->checkpoint_interval = std::max(kIntervalMin, (tokens + kGridTokens - 1) / kGridTokens * kGridTokens);
-  // A GPU's steps are long: a prompt that is cut for a state takes a tenth longer. Where a step ends anyhow it costs
-  // nothing.
+  // A GPU's steps are long: a prompt that is cut for a state takes a tenth longer. Where a step ends anyhow, sequences
+  // that decode beside it reckoned with, it costs nothing.
   if (options.device != "cpu") {
+    const int64_t decoding = std::max<int64_t>(1, options.max_num_seqs) * (1 + plan->limits.drafts_max);
     plan->checkpoint_interval =
-        std::max(plan->checkpoint_interval, options.max_num_batched_tokens / kGridTokens * kGridTokens);
+        std::max(plan->checkpoint_interval, (options.max_num_batched_tokens - decoding) / kGridTokens * kGridTokens);
   }
   return Ok{};
 }

@@ -107,6 +107,8 @@ struct Program {
   BufferId logits;              // kSampled, V wide
 
   const BufferSpec& buffer(BufferId id) const { return buffers[id.index()]; }
+  // Whether its layers have a recurrent state.
+  bool recurrent() const;
 };
 
 // Bytes of one layer's part of a page and of a slot: the device's choice of layout, asked for by the model page.

@@ -2,6 +2,8 @@
 // brought their tensors into one form.
 #include "models/program.h"
 
+#include <algorithm>
+
 namespace weir {
 namespace {
 
@@ -85,6 +87,10 @@ class Builder {
 std::string_view operation_name(const Operation& operation) {
   constexpr std::string_view kNames[] = {"embed", "norm", "linear", "attention", "gdn", "feed-forward"};
   return kNames[operation.index()];
+}
+
+bool Program::recurrent() const {
+  return std::any_of(body.begin(), body.end(), [](const Operation& op) { return std::holds_alternative<GdnOp>(op); });
 }
 
 Program make_main_program(const ModelConfig& config, const CacheSizes& sizes) {

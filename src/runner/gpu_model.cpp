@@ -65,7 +65,7 @@ int64_t gpu_work_bytes(const ModelConfig& config, const Program& program, int64_
   const int64_t slots = config.moe() ? config.experts_per_token + (config.shared_width > 0 ? 1 : 0) : 1;
   const int64_t width = config.moe() ? config.expert_width : config.dense_width;
   bytes += moe_prompt_work_bytes(rows, slots, std::max<int64_t>(1, config.experts + 1), config.hidden, width);
-  if (config.count_layers(LayerKind::kLinear) > 0) {
+  if (program.recurrent()) {
     bytes += gdn_chunks_scratch_bytes(gdn_shape(config), rows, sequences);
   }
   constexpr int64_t kStates = 256 << 20;   // of generated rows' segments

@@ -176,8 +176,8 @@ void ModelRunner::sample(const Flight& flight, const WantedRow& wanted, std::spa
     sequence.first_token = static_cast<int32_t>(result->tokens.size());
     sequence.first_row = static_cast<int32_t>(result->rows.size());
   }
+  const BatchRow& row = table_.row(work.row);
   if (!wanted.on_device) {
-    const BatchRow& row = table_.row(work.row);
     SampleArgs args;
     args.params = &row.sampling;
     args.history = &row.history;
@@ -185,8 +185,10 @@ void ModelRunner::sample(const Flight& flight, const WantedRow& wanted, std::spa
     args.output_count = wanted.position - row.prompt_length;
     args.vocabulary = limits_.vocabulary;
     token = sampler_.sample(logits, args);
-    if (wanted.instead >= 0) token = wanted.instead;
-    if (row.sampling.logprobs >= 0) logprobs_.append(logits, token, row.sampling.logprobs, result);
+  }
+  if (wanted.instead >= 0) token = wanted.instead;
+  if (!wanted.on_device && row.sampling.logprobs >= 0) {
+    logprobs_.append(logits, token, row.sampling.logprobs, result);
   }
   result->tokens.push_back(token);
   sequence.stop = table_.accept(work.row, wanted, token);

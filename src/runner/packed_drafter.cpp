@@ -244,7 +244,8 @@ void PackedDrafter::fill_sequences(BatchTable* table) {
     own.banned_end = static_cast<int32_t>(row.prompt_length + row.sampling.min_tokens);
   }
   auto* sample = reinterpret_cast<GpuSampleRow*>(staging_.data() + table_bytes(limits_.rows_max));
-  lay_out_samples(requests_, sample, draft_->flights_.front().lists.data());
+  const device::PinnedBytes& lists = draft_->flights_.front().lists;
+  lay_out_samples(requests_, sample, {lists.data(), static_cast<size_t>(lists.size())});
 }
 
 // Behind the step: the passes of the draft head, and their drafts to the host.
@@ -254,11 +255,12 @@ void PackedDrafter::launch(const StepRows& rows, BatchTable* table) {
   kv_.clear();
   sequences_.clear();
   requests_.clear();
-  bool generated = true;
+  bool decodes = true;
   int64_t longest = 1;
   for (const Item& item : items_) {
     add_rows(item, rows, table->row(item.work->row));
-    generated = generated && item.work->role == RowRole::kGenerated;
+    // Tokens that are computed again come in chunks of any size.
+    decodes = decodes && item.work->first_token < 0;
     longest = std::max(longest, item.end + passes_);
   }
   fill_sequences(table);
@@ -277,7 +279,8 @@ void PackedDrafter::launch(const StepRows& rows, BatchTable* table) {
   const Shape shape{
       static_cast<int64_t>(rows.tokens.size()), sampled_, count, step.token_count, passes_, step.fresh, step.segments};
   device::Graph* graph = nullptr;
-  if (generated && shape.rows > 0 && (graphs_.size() < kGraphsMax || graphs_.count(shape) != 0)) {
+  if (decodes && shape.rows > 0 && shape.rows <= kHeadBlockRows &&
+      (graphs_.size() < kGraphsMax || graphs_.count(shape) != 0)) {
     graph = &graphs_[shape];
     if (!*graph) {
       gpu_.stream->begin_graph();
@@ -307,6 +310,7 @@ GpuDraftArgs PackedDrafter::args_of(const Shape& shape) const {
   args.chosen = chosen_;
   args.chain_rows = chain_rows_;
   args.pass_sample = pass_sample_;
+  args.drafts = drafts_;
   args.hidden = draft_->data({program_.hidden_in, 0});
   args.count = static_cast<int32_t>(shape.sequences);
   args.sampled = static_cast<int32_t>(shape.sampled);

@@ -63,7 +63,7 @@ Result<std::unique_ptr<PackedExecutor>> PackedExecutor::create(const Program& pr
                                                                const ExecutorLimits& limits) {
   std::unique_ptr<PackedExecutor> executor(new PackedExecutor(program, config, weights, rope, gpu, caches, limits));
   WEIR_RETURN_IF_ERROR(executor->allocate());
-  if (program.hidden_in.valid()) return executor;  // drafts are not recorded
+  if (program.hidden_in.valid()) return executor;  // the drafter records its passes itself
   executor->record_graphs(1);
   return executor;
 }
@@ -119,7 +119,7 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
   moe_work_ = parts.take<std::byte>(work);
   some_routes_ = parts.take<uint8_t>(kSomeRoutesBytes);
   partial_ = parts.take<float>(kPartialBytes / kFloat);
-  if (config_.count_layers(LayerKind::kLinear) > 0) {
+  if (program_.recurrent()) {
     gdn_scratch_ = parts.take<uint8_t>(gdn_chunks_scratch_bytes(gdn_shape(config_), limits_.rows, limits_.sequences));
   }
   fault_ = parts.take<int32_t>(1);
@@ -238,7 +238,7 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
   if (batch.requests.empty()) {
     std::fill_n(host.sample, sampled, GpuSampleRow{});
   } else {
-    lay_out_samples(batch.requests, host.sample, flight->lists.data());
+    lay_out_samples(batch.requests, host.sample, {flight->lists.data(), static_cast<size_t>(flight->lists.size())});
   }
   Parts rest(host.end);
   const auto on_device = [&](auto* place) {

@@ -75,8 +75,7 @@ part_races() {
     failures=$((failures + 1))
     return
   fi
-  # Few launches and few blocks: they take a hundred times as long. Not searched for races: the kernels of prompts'
-  # products, experts and chunks, where one lane still arrives for its warp by itself (device/async.h).
+  # Few launches and few blocks: they take a hundred times as long.
   local filter filters=(
     'LinearPacked.SlotsTakeTurns:LinearPacked.AddsToWhatIsThere:LinearPacked.NormsRows*'
     'MoePacked.TiesGo*:MoePacked.ARowHas*'
@@ -84,11 +83,12 @@ part_races() {
     'GdnPacked.FewRows*:GdnPacked.RowsAreTakenBack*'
     'PagedAttention.Prepare*:PagedAttention.SeveralGenerated*:PagedAttention.AGeneratedRows*'
     'PagedAttention.PromptRows*'
+    'LinearPrompt.AddsToWhatIsThere:MoePrompt.AddsToWhatIsThere'
+    'GdnPacked.PromptsAgree*'
   )
   for filter in "${filters[@]}"; do
-    sanitize 75 racecheck bin/ops_gpu_test_races "$filter"
+    sanitize 55 racecheck bin/ops_gpu_test_races "$filter"
   done
-  filters+=('LinearPrompt.AddsToWhatIsThere:LinearPrompt.MultipliesAGroup*:MoePrompt.AddsToWhatIsThere:GdnPacked.PromptsAgree*')
   sanitize 120 memcheck bin/ops_gpu_test "$(IFS=: && echo "${filters[*]}")"
 }
 

@@ -62,7 +62,10 @@ class Server:
 
     def rss_mib(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE).group(1)) / 1024
+        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+        if found is None:
+            raise ProcessLookupError("the server has ended")
+        return int(found.group(1)) / 1024
 
     def gpu_mib(self):
         """Memory in use on the whole GPU, by whomever; -1 where there is none."""

@@ -20,7 +20,7 @@ WEIR_KERNEL(weir_draft_accept, GpuDraftArgs) {
       const int32_t* token = args.tokens + own.sampled;
       const int32_t* draft = args.ids + own.row_begin - own.position;
       const int end = own.position + own.rows;
-      while (last < end) {
+      while (last < end && *token >= 0) {
         if (args.pinned < 0 ? *token != draft[last]
                             : !pinned_accepts(args.sample[s].seed, last, static_cast<uint64_t>(args.pinned))) {
           break;
@@ -40,6 +40,7 @@ WEIR_KERNEL(weir_draft_accept, GpuDraftArgs) {
       row.row = goes_on ? s : -1;
       if (row.position >= own.banned_end) row.banned_count = 0;
       args.pass_sample[index] = row;
+      if (!goes_on) args.drafts[index] = -1;
     }
   }
 }

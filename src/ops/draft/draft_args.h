@@ -37,6 +37,7 @@ struct GpuDraftArgs {
   int32_t* chosen = nullptr;            // [S]: the pass's row of the token sampled last
   GpuRow* chain_rows = nullptr;         // [passes][S]; negative positions: no row
   GpuSampleRow* pass_sample = nullptr;  // [passes][S]
+  int32_t* drafts = nullptr;            // [passes][S]: -1 where none will be drawn
   float* hidden = nullptr;              // [P, D]: the hidden row before each of the pass's tokens
   int64_t pinned = -1;                  // threshold of ops/sample/pinned_acceptance.h; -1: acceptance is real
   int32_t count = 0;                    // S
