@@ -281,7 +281,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
   // Every class has as many pages.
   int64_t page_bytes = 0;
   for (const PageClass& pages : plan.layout.classes) page_bytes += pages.bytes_per_page;
-  const int64_t pages_full = (longest + kGridTokens - 1) / kGridTokens;
+  const int64_t pages_full = pages_of(longest);
   int64_t pages = pages_full * rows;
   int64_t checkpoints = 0;
   if (page_bytes > 0) {

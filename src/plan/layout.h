@@ -12,6 +12,11 @@ namespace weir {
 // a grid point, so a checkpoint on the grid never splits a page.
 inline constexpr int32_t kGridTokens = 64;
 
+// Pages of so many tokens.
+inline constexpr int64_t pages_of(int64_t tokens) {
+  return (tokens + kGridTokens - 1) / kGridTokens;
+}
+
 // Tokens that a row can be taken back at most, to a place that is not before the last grid point that a token has been
 // computed at or behind.
 inline constexpr int32_t kRollbackTokens = 13;

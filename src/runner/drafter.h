@@ -24,6 +24,14 @@ namespace weir {
 Error no_draft_head();
 Error drafts_elsewhere(const std::string& device);
 
+// The first token of the draft KV: token 0 has no hidden row before it.
+inline constexpr int64_t kDraftFirst = 1;
+
+// Rows of the draft head's executor: a sequence's are those of its step's tokens, and one more where it samples.
+inline int64_t draft_rows(const RunnerLimits& limits) {
+  return int64_t{limits.step_tokens_max} + limits.rows_max;
+}
+
 class Drafter {
  public:
   virtual ~Drafter() = default;

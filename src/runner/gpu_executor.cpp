@@ -10,43 +10,22 @@
 #include "ops/linear/linear_gpu.h"
 #include "ops/moe/moe_gpu.h"
 #include "ops/norm/rms_norm_gpu.h"
+#include "runner/gpu_parts.h"
 
 namespace weir {
 namespace {
 
 constexpr int64_t kFloat = sizeof(float);
-constexpr int64_t kAlign = 256;
 // For the segments of a decode step's attention: 35B shapes at 262,144 tokens take 8.5 MB a row. Steps that need more
 // take a block's segments one after the other.
 constexpr int64_t kPartialBytes = 64 << 20;
 // Shapes of decode steps that are recorded; a graph of 500 launches takes about a megabyte. Others run call by call.
 constexpr size_t kGraphsMax = 256;
 
-int64_t pages_of(int64_t positions) {
-  return (positions + kGridTokens - 1) / kGridTokens;
-}
-
 void add_output(const GpuMatrix& weight, float* y, int64_t y_stride, bool add, GpuLinearArgs* args) {
   WEIR_CHECK(args->count < kGpuLinearGroupMax, "more than {} matrices in a group", kGpuLinearGroupMax);
   args->outputs[args->count++] = {weight, y, y_stride, add ? 1 : 0, 0};
 }
-
-// Hands out aligned parts of a range; the first pass, without a range, only counts.
-class Parts {
- public:
-  explicit Parts(std::byte* base) : base_(base) {}
-  template <class T>
-  T* take(int64_t count) {
-    T* part = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ = round_up(used_ + count * static_cast<int64_t>(sizeof(T)), kAlign);
-    return part;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  int64_t used_ = 0;
-};
 
 }  // namespace
 
@@ -65,7 +44,7 @@ GpuExecutor::GpuExecutor(const Program& program, const ModelConfig& config, cons
 Status GpuExecutor::allocate() {
   const int64_t head_rows = std::min(limits_.rows, kHeadBlockRows);
   {
-    Parts tables(nullptr);
+    GpuParts tables(nullptr);
     tables.take<int32_t>(limits_.rows);
     tables.take<GpuRow>(limits_.rows);
     tables.take<uint8_t*>(limits_.sequences);
@@ -76,7 +55,7 @@ Status GpuExecutor::allocate() {
   }
   buffers_.resize(program_.buffers.size());
   const auto lay_out = [&](std::byte* base) {
-    Parts parts(base);
+    GpuParts parts(base);
     for (size_t i = 0; i < program_.buffers.size(); ++i) {
       const BufferSpec& spec = program_.buffers[i];
       buffers_[i] = parts.take<float>((spec.space == RowSpace::kStep ? limits_.rows : head_rows) * spec.width);
@@ -96,7 +75,8 @@ Status GpuExecutor::allocate() {
                         gpu_.device->allocate(lay_out(nullptr), "work buffers", "lower --max-num-batched-tokens"));
   lay_out(memory_.data());
   const int64_t block_bytes = head_rows * (config_.vocabulary + config_.hidden) * kFloat;
-  WEIR_ASSIGN_OR_RETURN(staging_, gpu_.device->allocate_pinned(tables_bytes_ + block_bytes + kAlign, "step tables"));
+  WEIR_ASSIGN_OR_RETURN(staging_,
+                        gpu_.device->allocate_pinned(tables_bytes_ + block_bytes + kGpuPartAlign, "step tables"));
   gpu_.stream->zero(memory_.data(), memory_.size());
   return gpu_.stream->wait();
 }
@@ -118,7 +98,7 @@ void GpuExecutor::lay_out_tables(const StepBatch& batch) {
   WEIR_CHECK(static_cast<int64_t>(batch.kv.size()) <= limits_.sequences, "{} sequences in a step of {}",
              batch.kv.size(), limits_.sequences);
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
-  Parts host(staging_.data());
+  GpuParts host(staging_.data());
   const auto on_device = [&](const void* place) {
     return tables_ + (static_cast<const std::byte*>(place) - staging_.data());
   };

@@ -75,8 +75,7 @@ int64_t gpu_work_bytes(const ModelConfig& config, const Program& program, int64_
 }
 
 int64_t gpu_draft_bytes(const ModelConfig& config, const RunnerLimits& limits, int64_t head_rows) {
-  return gpu_work_bytes(config, make_draft_program(config, head_rows), PackedDrafter::pass_rows(limits),
-                        limits.rows_max) +
+  return gpu_work_bytes(config, make_draft_program(config, head_rows), draft_rows(limits), limits.rows_max) +
          PackedDrafter::work_bytes(config, limits);
 }
 

@@ -11,16 +11,9 @@
 namespace weir {
 namespace {
 
-constexpr int64_t kFirst = 1;  // of the draft KV: token 0 has no hidden row before it
-
-// Rows of the draft head: a sequence's are those of its step's tokens, and one more where it samples.
-int64_t rows_of(const RunnerLimits& limits) {
-  return int64_t{limits.step_tokens_max} + limits.rows_max;
-}
-
 int64_t own_bytes(const ModelConfig& config, const RunnerLimits& limits, bool some_ids) {
   const int64_t all_ids = some_ids ? config.vocabulary : 0;
-  return (rows_of(limits) * config.hidden + all_ids) * static_cast<int64_t>(sizeof(float));
+  return (draft_rows(limits) * config.hidden + all_ids) * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace
@@ -28,7 +21,7 @@ int64_t own_bytes(const ModelConfig& config, const RunnerLimits& limits, bool so
 Result<std::unique_ptr<Drafter>> HostDrafter::create(Model* model, Caches* caches, Executor* main,
                                                      const RunnerLimits& limits) {
   std::unique_ptr<HostDrafter> drafter(new HostDrafter(model, caches, main, limits));
-  const ExecutorLimits sizes{rows_of(limits), limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
+  const ExecutorLimits sizes{draft_rows(limits), limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
   WEIR_ASSIGN_OR_RETURN(drafter->draft_, model->make_executor(drafter->program_, caches, sizes));
   return std::unique_ptr<Drafter>(std::move(drafter));
 }
@@ -61,7 +54,7 @@ int64_t HostDrafter::buffer_bytes() const {
 }
 
 int64_t HostDrafter::work_bytes(const ModelConfig& config, const RunnerLimits& limits, int64_t head_rows) {
-  return weir::work_bytes(config, make_draft_program(config, head_rows), rows_of(limits)) +
+  return weir::work_bytes(config, make_draft_program(config, head_rows), draft_rows(limits)) +
          own_bytes(config, limits, head_rows > 0);
 }
 
@@ -132,7 +125,7 @@ void HostDrafter::catch_up(const StepRows& rows, Sampler* sampler) {
 void HostDrafter::add_rows(const Item& item, const StepRows& rows) {
   const auto row_begin = static_cast<int64_t>(tokens_.size());
   const int64_t count = item.end - item.first;
-  kv_.push_back({row_begin, count, item.first, item.row->pages.at(kDraftKvClass.index()).data(), kFirst});
+  kv_.push_back({row_begin, count, item.first, item.row->pages.at(kDraftKvClass.index()).data(), kDraftFirst});
   sequences_.push_back({item.work->role, item.work->row.value()});
   for (int64_t i = item.first; i < item.end; ++i) {
     tokens_.push_back(i == item.row->position ? item.row->last_token
@@ -166,7 +159,8 @@ void HostDrafter::chain(Sampler* sampler) {
       const BatchRow& row = *item->row;
       const auto index = static_cast<int32_t>(tokens_.size());
       tokens_.push_back(row.drafts[static_cast<size_t>(row.draft_count - 1)]);
-      kv_.push_back({index, 1, row.position + row.draft_count, row.pages.at(kDraftKvClass.index()).data(), kFirst});
+      kv_.push_back(
+          {index, 1, row.position + row.draft_count, row.pages.at(kDraftKvClass.index()).data(), kDraftFirst});
       sequences_.push_back({RowRole::kGenerated, item->work->row.value()});
       sampled_.push_back(index);
       proposing_.push_back(item);

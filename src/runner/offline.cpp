@@ -11,7 +11,7 @@ namespace weir {
 
 Result<std::unique_ptr<OfflineModel>> OfflineModel::create(Model* model, int64_t tokens_max, int64_t chunk) {
   const CacheLayout layout = cache_layout(model->config, model->cache_sizes(), model->has_draft_head());
-  const auto page_count = static_cast<int32_t>((tokens_max + kGridTokens - 1) / kGridTokens);
+  const auto page_count = static_cast<int32_t>(pages_of(tokens_max));
   const std::vector<int32_t> pages(layout.classes.size(), page_count);
   WEIR_ASSIGN_OR_RETURN(auto caches, model->make_caches(layout, pages, 1));
   auto offline = std::unique_ptr<OfflineModel>(new OfflineModel(model, std::move(caches), tokens_max, chunk));

@@ -9,23 +9,18 @@
 #include "ops/cpu/aligned.h"
 #include "ops/draft/draft_gpu.h"
 #include "ops/norm/norm_rows_gpu.h"
+#include "runner/gpu_parts.h"
 #include "runner/sample_rows.h"
 
 namespace weir {
 namespace {
 
-constexpr int64_t kFirst = 1;  // of the draft KV: token 0 has no hidden row before it
 constexpr int64_t kFloat = sizeof(float);
-constexpr int64_t kAlign = 256;
 constexpr size_t kGraphsMax = 256;
 constexpr int64_t kRecordedRows = 8;
 
-int64_t pages_of(int64_t tokens) {
-  return (tokens + kGridTokens - 1) / kGridTokens;
-}
-
 int64_t table_bytes(int64_t sequences) {
-  return round_up(sequences * static_cast<int64_t>(sizeof(GpuDraftSequence)), kAlign);
+  return round_up(sequences * static_cast<int64_t>(sizeof(GpuDraftSequence)), kGpuPartAlign);
 }
 
 int64_t staging_bytes(int64_t sequences) {
@@ -39,7 +34,7 @@ Result<std::unique_ptr<Drafter>> PackedDrafter::create(const ModelConfig& config
                                                        GpuCaches* caches, PackedExecutor* main,
                                                        const RunnerLimits& limits) {
   std::unique_ptr<PackedDrafter> drafter(new PackedDrafter(config, ids, gpu, caches, main, limits));
-  const ExecutorLimits sizes{pass_rows(limits), limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
+  const ExecutorLimits sizes{draft_rows(limits), limits.rows_max, limits.sequence_tokens_max, limits.vocabulary};
   WEIR_ASSIGN_OR_RETURN(drafter->draft_,
                         PackedExecutor::create(drafter->program_, config, weights, rope, gpu, caches, sizes));
   WEIR_RETURN_IF_ERROR(drafter->allocate());
@@ -61,17 +56,13 @@ PackedDrafter::PackedDrafter(const ModelConfig& config, std::span<const TokenId>
   kv_.reserve(sequences);
   sequences_.reserve(sequences);
   requests_.reserve(sequences);
-  tokens_.reserve(static_cast<size_t>(pass_rows(limits)));
+  tokens_.reserve(static_cast<size_t>(draft_rows(limits)));
 }
 
 // Bytes of everything behind `base`; with a base, where it is.
 int64_t PackedDrafter::lay_out(std::byte* base) {
-  int64_t used = 0;
-  const auto take = [&](auto*& place, int64_t count) {
-    using T = std::remove_reference_t<decltype(*place)>;
-    place = base == nullptr ? nullptr : reinterpret_cast<T*>(base + used);
-    used = round_up(used + count * static_cast<int64_t>(sizeof(T)), kAlign);
-  };
+  GpuParts parts(base);
+  const auto take = [&]<class T>(T*& place, int64_t count) { place = parts.take<T>(count); };
   const int64_t sequences = limits_.rows_max;
   const int64_t passes = limits_.drafts_max;
   take(normed_, limits_.step_tokens_max * config_.hidden);
@@ -86,7 +77,7 @@ int64_t PackedDrafter::lay_out(std::byte* base) {
   take(staged, staging_bytes(sequences));
   table_ = reinterpret_cast<GpuDraftSequence*>(staged);
   sample_ = reinterpret_cast<GpuSampleRow*>(staged + table_bytes(sequences));
-  return used;
+  return parts.used();
 }
 
 int64_t PackedDrafter::work_bytes(const ModelConfig& config, const RunnerLimits& limits) {
@@ -124,15 +115,15 @@ Status PackedDrafter::record() {
     const int64_t most = std::min<int64_t>(limits_.rows_max, kRecordedRows / rows);
     for (int64_t sequences = 1; sequences <= most; ++sequences) {
       for (int64_t segments = 1;; segments = PackedExecutor::segments_of(segments * kPagedSegment + 1)) {
-        Shape shape{sequences * rows,   sequences * rows, sequences, sequences * rows,
-                    limits_.drafts_max, rows + kFirst,    segments};
+        Shape shape{sequences * rows,   sequences * rows,   sequences, sequences * rows,
+                    limits_.drafts_max, rows + kDraftFirst, segments};
         PackedExecutor::Step& step = draft_->step_;
         step = {};
         step.token_count = shape.rows;
         step.generated_count = shape.rows;
         step.segments = segments;
         step.fresh = shape.fresh;
-        step.first = kFirst;
+        step.first = kDraftFirst;
         draft_->point_step_at_tables(sequences, 0);
         step.sampled_before = clean_;
         gpu_.stream->begin_graph();
@@ -206,7 +197,7 @@ void PackedDrafter::add_rows(const Item& item, const StepRows& rows, const Batch
   const auto& pages = row.pages.at(kDraftKvClass.index());
   const int64_t page_count = std::min(static_cast<int64_t>(pages.size()), pages_of(item.end + passes_));
   kv_.push_back(
-      {static_cast<int64_t>(tokens_.size()), item.end - item.first, item.first, pages.data(), kFirst, page_count});
+      {static_cast<int64_t>(tokens_.size()), item.end - item.first, item.first, pages.data(), kDraftFirst, page_count});
   sequences_.push_back({item.work->role, item.work->row.value()});
   for (int64_t i = item.first; i < item.end; ++i) {
     if (i < item.known) {
@@ -365,7 +356,7 @@ void PackedDrafter::chain(const Shape& shape) {
     step.token_count = shape.sequences;
     step.generated_count = shape.sequences;
     step.segments = shape.segments;
-    step.first = kFirst;
+    step.first = kDraftFirst;
     // What the head made of the row before is its next hidden row; many rows were copied block by block.
     if (shape.sequences <= kHeadBlockRows) hidden = draft_->data({program_.normed, 0});
     draft_->run_body();

@@ -30,8 +30,6 @@ class PackedDrafter final : public Drafter {
   int64_t buffer_bytes() const override { return draft_->buffer_bytes() + memory_.size(); }
   // Bytes of what the drafter needs beside the backbone's buffers, but for its executor's own.
   static int64_t work_bytes(const ModelConfig& config, const RunnerLimits& limits);
-  // Rows of its executor: a sequence's are those of its step's tokens and one more where it samples.
-  static int64_t pass_rows(const RunnerLimits& limits) { return int64_t{limits.step_tokens_max} + limits.rows_max; }
 
  private:
   // One sequence of the step.

@@ -3,20 +3,19 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "ops/cpu/aligned.h"
 #include "ops/gdn/gdn_chunks_gpu.h"
 #include "ops/moe/moe_few_gpu.h"
 #include "ops/moe/moe_packed_args.h"
 #include "ops/moe/moe_prompt_gpu.h"
 #include "ops/sample/sample_gpu.h"
 #include "runner/cpu_weights.h"
+#include "runner/gpu_parts.h"
 #include "runner/sample_rows.h"
 
 namespace weir {
 namespace {
 
 constexpr int64_t kFloat = sizeof(float);
-constexpr int64_t kAlign = 256;
 // For the states of generated rows' segments; more rows or longer contexts are worked off in parts.
 constexpr int64_t kPartialBytes = 256 << 20;
 // Shapes of decode steps that are recorded; others run call by call.
@@ -24,30 +23,9 @@ constexpr size_t kGraphsMax = 256;
 constexpr int64_t kRecordedRows = 8;
 constexpr int64_t kSegmentSteps = 4;
 
-int64_t pages_of(int64_t positions) {
-  return (positions + kGridTokens - 1) / kGridTokens;
-}
-
 bool is_generated(const StepBatch& batch, size_t sequence) {
   return !batch.sequences.empty() && batch.sequences[sequence].role == RowRole::kGenerated;
 }
-
-// Hands out aligned parts of a range; the first pass, without a range, only counts.
-class Parts {
- public:
-  explicit Parts(std::byte* base) : base_(base) {}
-  template <class T>
-  T* take(int64_t count) {
-    T* part = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ = round_up(used_ + count * static_cast<int64_t>(sizeof(T)), kAlign);
-    return part;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  int64_t used_ = 0;
-};
 
 }  // namespace
 
@@ -80,7 +58,7 @@ PackedExecutor::PackedExecutor(const Program& program, const ModelConfig& config
 // Bytes of everything behind `base`; with a base, where it is.
 int64_t PackedExecutor::lay_out(std::byte* base) {
   const int64_t head_rows = std::min(limits_.rows, kHeadBlockRows);
-  Parts parts(base);
+  GpuParts parts(base);
   int64_t widest = config_.hidden;
   for (size_t i = 0; i < program_.buffers.size(); ++i) {
     const BufferSpec& spec = program_.buffers[i];
@@ -132,7 +110,7 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
 
 Status PackedExecutor::allocate() {
   {
-    Parts tables(nullptr);
+    GpuParts tables(nullptr);
     tables.take<std::byte>(places(nullptr, limits_.rows, limits_.sequences, limits_.rows, limits_.rows).end -
                            static_cast<std::byte*>(nullptr));
     for (int64_t i = 0; i < limits_.sequences; ++i) tables.take<uint8_t*>(pages_of(limits_.positions));
@@ -178,7 +156,7 @@ void PackedExecutor::set_hidden(int64_t first, int64_t count, const float* rows)
 
 PackedExecutor::Places PackedExecutor::places(std::byte* base, int64_t tokens, int64_t sequences, int64_t sampled,
                                               int64_t generated) {
-  Parts parts(base);
+  GpuParts parts(base);
   Places out;
   out.tokens = parts.take<int32_t>(tokens);
   out.rows = parts.take<GpuRow>(tokens);
@@ -240,7 +218,7 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
   } else {
     lay_out_samples(batch.requests, host.sample, {flight->lists.data(), static_cast<size_t>(flight->lists.size())});
   }
-  Parts rest(host.end);
+  GpuParts rest(host.end);
   const auto on_device = [&](auto* place) {
     return reinterpret_cast<decltype(place)>(tables_ + (reinterpret_cast<std::byte*>(place) - flight->tables.data()));
   };

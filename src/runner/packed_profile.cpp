@@ -16,10 +16,6 @@ constexpr int kRuns = 5;
 // A graph's start takes microseconds: so many calls at least stand in one.
 constexpr int64_t kCallsMin = 10;
 
-int64_t pages_of(int64_t positions) {
-  return (positions + kGridTokens - 1) / kGridTokens;
-}
-
 // The last tokens before a recurrent state's next multiple of 64 are read beside it: half of them for the first
 // sequence, as many as it comes for the others.
 int64_t position_of(int64_t sequence, int64_t context) {

@@ -1,9 +1,10 @@
-// Up to 64 rows times one packed FP8 matrix of few strips: bound by reading the weights, and for many rows by reading
-// the rows from the second-level cache in every block. A block takes a strip, all of K. One warp has the copy engine
-// bring four units and the rows' part of their K into a ring; each of eight warps multiplies a unit with half of the
-// rows; eight others join the units' sums in order. As moe_some.cu does it.
+// Up to kLinearSomeRows rows times one packed FP8 matrix of few strips: bound by reading the weights, and for many rows
+// by reading the rows from the second-level cache in every block. A block takes a strip, all of K. One warp has the
+// copy engine bring four units and the rows' part of their K into a ring; each of eight warps multiplies a unit with
+// half of the rows; eight others join the units' sums in order. As moe_some.cu does it.
 #include "ops/linear/few_units.h"
 #include "ops/linear/linear_few_args.h"
+#include "ops/linear/ring_place.h"
 
 namespace weir {
 namespace {
@@ -17,18 +18,6 @@ inline constexpr int kSlotScales = kUnits * 8;
 inline constexpr int kJoinWarps = 8;
 inline constexpr int kThreads = (kFewWarps + 1 + kJoinWarps) * device::kWarp;
 inline constexpr int kTotals = kLinearSomeRows * kStripRows / (kJoinWarps * device::kWarp);  // values of a thread
-
-// Counts through the slots of a ring.
-struct Turn {
-  int slot = 0;
-  uint32_t phase = 0;
-  WEIR_DEVICE void next(int slots) {
-    if (++slot == slots) {
-      slot = 0;
-      phase ^= 1U;
-    }
-  }
-};
 
 // A unit times `tiles` times eight rows, `address` being load_matrices()'s of the first; tiles a fixed distance apart.
 WEIR_DEVICE void multiply_tiles(const uint8_t* unit, uint32_t address, int tiles, float (&d)[kTilesMax][4]) {
@@ -108,7 +97,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
     if (lane < min(slots, chunks)) start(lane, lane * kUnits);
     __syncwarp();
     device::wait_for_previous();
-    Turn turn;
+    RingPlace turn;
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       device::barrier_wait(&free[turn.slot], turn.phase ^ 1U);
@@ -121,7 +110,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
                           &filled[turn.slot]);
       }
       __syncwarp();
-      turn.next(slots);
+      turn.advance(slots);
     }
     return;
   }
@@ -132,8 +121,8 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
     const uint32_t lane_at =
         static_cast<uint32_t>(kSlotWeights + kSlotScales + (8 * first + device::lane() % 8) * kRowBytes +
                               device::lane() / 8 * 16 + unit * kBlockK * 2);
-    Turn turn;
-    Turn to;
+    RingPlace turn;
+    RingPlace to;
 #pragma unroll 1
     for (int block = 0; block < blocks; block += kUnits) {
       const uint8_t* slot = few_shared + turn.slot * slot_bytes;
@@ -150,8 +139,8 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
       }
       if (device::warp() < kUnits && device::lane() < 2) scales[(to.slot * kUnits + unit) * 2 + device::lane()] = scale;
       device::warp_arrive(&sums_filled[to.slot]);
-      turn.next(slots);
-      to.next(2);
+      turn.advance(slots);
+      to.advance(2);
     }
     return;
   }
@@ -171,7 +160,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
     const bool adds = out.kind == kPackedAdd && column < args.rows && n < out.weight.n;
     before[j] = adds ? __ldcg(y + column * out.y_stride) : 0.0F;
   }
-  Turn from;
+  RingPlace from;
 #pragma unroll 1
   for (int block = 0; block < blocks; block += kUnits) {
     device::barrier_wait(&sums_filled[from.slot], from.phase);
@@ -186,7 +175,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_some, GpuFewArgs, kThreads, 1) {
       }
     }
     device::warp_arrive(&sums_free[from.slot]);
-    from.next(2);
+    from.advance(2);
   }
 #pragma unroll
   for (int j = 0; j < kTotals; ++j) {
