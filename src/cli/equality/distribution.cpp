@@ -16,15 +16,16 @@ constexpr std::array<TokenId, 4> kIds = {3, 17, 40, 61};  // what can be sampled
 constexpr float kBias = 30.0F;
 constexpr size_t kCells = kIds.size() * kIds.size() * kIds.size();
 constexpr double kExpectedMin = 10;
-constexpr int32_t kOutput = 6;  // tokens of a sequence: the first three count, drafts reach on behind them
-constexpr int32_t kCrowd = 64;  // sequences at once
+constexpr int32_t kCounted = 3;  // tokens of a sequence that count
+constexpr int32_t kCrowd = 256;  // sequences at once: a step of many costs a GPU hardly more than one of few
 const std::vector<TokenId> kPrompt = {5, 9, 2, 30, 11, 8, 21};
 
-SamplingParams sampling_of(uint64_t seed) {
+SamplingParams sampling_of(uint64_t seed, int32_t drafts) {
   SamplingParams sampling;
   sampling.temperature = 1.0F;
   sampling.seed = seed;
-  sampling.max_tokens = kOutput;
+  // The first comes with the prompt, a step behind it verifies all drafts and yields one more.
+  sampling.max_tokens = std::max(kCounted, drafts + 2);
   sampling.logit_bias_count = static_cast<int32_t>(kIds.size());
   for (size_t i = 0; i < kIds.size(); ++i) sampling.logit_bias[i] = {kIds[i], kBias};
   return sampling;
@@ -72,7 +73,7 @@ std::array<double, kCells> expected_cells(Model* model) {
 
 size_t cell_of(const std::vector<TokenId>& tokens) {
   size_t cell = 0;
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < static_cast<size_t>(kCounted); ++i) {
     const auto found = std::find(kIds.begin(), kIds.end(), tokens.at(i));
     WEIR_CHECK(found != kIds.end(), "token {} was sampled", tokens[i]);
     cell = cell * kIds.size() + static_cast<size_t>(found - kIds.begin());
@@ -88,10 +89,10 @@ double Fit::p_value() const {
   return 0.5 * std::erfc(z / std::sqrt(2.0));
 }
 
-Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples) {
+Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples, uint64_t first, const Deadline& deadline) {
   World world;
   world.limits.rows_max = kCrowd;
-  world.limits.step_tokens_max = kCrowd * (1 + kDraftsMax);
+  world.limits.step_tokens_max = kCrowd * (1 + drafts);
   world.limits.state_slots = 2 * kCrowd;
   world.limits.pages = {4 * kCrowd};
   world.limits.sequence_tokens_max = 64;
@@ -108,8 +109,9 @@ Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples) {
   Event event;
   int64_t sent = 0;
   for (int64_t done = 0; done < samples;) {
+    if (deadline.passed()) samples = sent;
     while (sent < samples && static_cast<int32_t>(open.size()) < 2 * kCrowd) {
-      const SamplingParams sampling = sampling_of(static_cast<uint64_t>(++sent));
+      const SamplingParams sampling = sampling_of(first + static_cast<uint64_t>(sent++), drafts);
       open[served.submit(kPrompt, sampling, {}, 0)];
     }
     served.turn();
@@ -146,6 +148,7 @@ Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples) {
   add(rare_expected, rare_count);
   fit.drafted = client.stats().draft_tokens;
   fit.accepted = client.stats().accepted_tokens;
+  fit.steps = served.passed().steps;
   return fit;
 }
 

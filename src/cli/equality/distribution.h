@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cli/equality/deadline.h"
 #include "runner/model.h"
 
 namespace weir::equality {
@@ -14,11 +15,13 @@ struct Fit {
   int64_t samples = 0;
   int64_t drafted = 0;  // drafts verified
   int64_t accepted = 0;
+  int64_t steps = 0;
   double p_value() const;  // of a chi-square at least as large, by Wilson and Hilferty's approximation
 };
 
-// `samples` sequences, each with a seed of its own, of a prompt whose next tokens are biased to few ids. 0 to
-// kDraftsMax drafts.
-Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples);
+// `samples` sequences, fewer if time runs out, with the seeds from `first` on, of a prompt whose next tokens are biased
+// to few ids. 0 to kDraftsMax drafts.
+Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples, uint64_t first = 1,
+                        const Deadline& deadline = Deadline());
 
 }  // namespace weir::equality

@@ -1,6 +1,7 @@
 #include "cli/equality/endurance.h"
 
 #include <algorithm>
+#include <map>
 #include <vector>
 
 #include "cli/equality/served.h"
@@ -8,6 +9,7 @@
 namespace weir::equality {
 namespace {
 
+constexpr int32_t kAtOnce = 16;      // conversations: a step of some costs a GPU hardly more than one of one
 constexpr int64_t kTokens = 2000;    // of a sequence
 constexpr int32_t kTurnTokens = 97;  // of an answer; the next turn goes on behind it
 const std::vector<TokenId> kTurn = {7, 23, 11};
@@ -23,14 +25,12 @@ SamplingParams sampling_of(uint64_t seed) {
   return sampling;
 }
 
-}  // namespace
-
-Endurance run_endurance(Model* model, int64_t steps) {
+World world_of(Model* model) {
   World world;
-  world.limits.rows_max = 1;
+  world.limits.rows_max = kAtOnce;
   world.limits.step_tokens_max = 256;
-  world.limits.state_slots = 16;
-  world.limits.pages = {static_cast<int32_t>(3 * kTokens / kGridTokens)};
+  world.limits.state_slots = 4 * kAtOnce;
+  world.limits.pages = {static_cast<int32_t>(kAtOnce * 3 * kTokens / kGridTokens / 2)};
   world.limits.sequence_tokens_max = kTokens + 2 * kTurnTokens;
   world.limits.vocabulary = static_cast<int32_t>(model->config.vocabulary);
   world.limits.drafts_max = 3;
@@ -38,35 +38,51 @@ Endurance run_endurance(Model* model, int64_t steps) {
   world.config.prefix_caching = true;
   world.config.reuse_generated = true;
   world.config.checkpoint_interval = 256;
-  Served served(model, world);
-  EngineClient client = served.client();
+  return world;
+}
 
-  // One conversation at a time: the counters are its own.
+}  // namespace
+
+Endurance run_endurance(Model* model, int64_t rounds, const Deadline& deadline) {
   Endurance out;
+  Served served(model, world_of(model));
+  served.watch([&](const SequenceWork& work, const SequenceResult& yielded) {
+    if (yielded.drafted_count == 0) return;
+    const auto add = [&](Tenth* tenth) {
+      tenth->drafted += yielded.drafted_count;
+      tenth->accepted += yielded.token_count - 1;
+    };
+    add(&out.by_age[static_cast<size_t>(std::min<int64_t>(9, out.rounds * 10 / rounds))]);
+    add(&out.by_position[static_cast<size_t>(std::min<int64_t>(9, work.position * 10 / kTokens))]);
+    ++out.rounds;
+  });
+  EngineClient client = served.client();
   uint64_t seed = 0;
-  std::vector<TokenId> tokens;
-  Event event;
-  while (client.stats().draft_rounds < steps) {
+  std::vector<std::vector<TokenId>> conversations(kAtOnce);
+  std::map<SequenceId, size_t> open;
+  const auto go_on = [&](size_t which) {
+    auto& tokens = conversations[which];
     if (static_cast<int64_t>(tokens.size()) + kTurnTokens > kTokens) tokens.clear();
     tokens.insert(tokens.end(), kTurn.begin(), kTurn.end());
-    const EngineStats before = client.stats();
-    const auto begin = static_cast<int64_t>(tokens.size());
-    served.submit(tokens, sampling_of(++seed), {}, 0);
-    for (bool ended = false; !ended;) {
-      served.turn();
-      while (client.poll(&event)) {
-        tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
-        ended |= event.header.finish != FinishReason::kNone;
-      }
-    }
-    const EngineStats after = client.stats();
-    const auto add = [&](Tenth* tenth) {
-      tenth->drafted += after.draft_tokens - before.draft_tokens;
-      tenth->accepted += after.accepted_tokens - before.accepted_tokens;
-    };
-    add(&out.by_age[static_cast<size_t>(std::min<int64_t>(9, before.draft_rounds * 10 / steps))]);
-    add(&out.by_position[static_cast<size_t>(std::min<int64_t>(9, begin * 10 / kTokens))]);
+    open[served.submit(tokens, sampling_of(++seed), {}, 0)] = which;
+  };
+  // They begin at different lengths, so that the tenths of the steps are of sequences of all lengths.
+  for (size_t i = 0; i < conversations.size(); ++i) {
+    conversations[i].assign(i * kTokens / kAtOnce, kTurn[i % kTurn.size()]);
+    go_on(i);
   }
+  Event event;
+  while (!open.empty()) {
+    served.turn();
+    while (client.poll(&event)) {
+      const size_t which = open.at(event.header.id);
+      conversations[which].insert(conversations[which].end(), event.tokens.begin(), event.tokens.end());
+      if (event.header.finish == FinishReason::kNone) continue;
+      open.erase(event.header.id);
+      if (out.rounds < rounds && !deadline.passed()) go_on(which);
+    }
+  }
+  out.steps = served.passed().steps;
   return out;
 }
 

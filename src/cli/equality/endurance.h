@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 
+#include "cli/equality/deadline.h"
 #include "runner/model.h"
 
 namespace weir::equality {
@@ -18,9 +19,12 @@ struct Tenth {
 struct Endurance {
   std::array<Tenth, 10> by_age;       // of the server, in order
   std::array<Tenth, 10> by_position;  // of the sequences: the first tenth of their lengths, the second, ...
+  int64_t rounds = 0;                 // steps of a sequence with drafts
+  int64_t steps = 0;                  // of all sequences together
 };
 
-// So many steps with three drafts each, of conversations that go on behind what came before.
-Endurance run_endurance(Model* model, int64_t steps);
+// So many steps of a sequence with three drafts each, fewer if time runs out, of conversations that go on behind what
+// came before, some at once.
+Endurance run_endurance(Model* model, int64_t rounds, const Deadline& deadline = Deadline());
 
 }  // namespace weir::equality

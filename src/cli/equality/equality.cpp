@@ -3,251 +3,234 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <map>
-#include <random>
+#include <optional>
+#include <set>
 
+#include "cli/equality/catalogue.h"
 #include "cli/equality/served.h"
 
 namespace weir::equality {
 namespace {
 
-constexpr int64_t kContext = 512;
 // A schedule ends within seconds; one that does not hangs.
 constexpr int64_t kTurnsMax = 2'000'000;
+constexpr int32_t kCrowd = 64;
+constexpr int32_t kStarved = 3;  // long answers, one long prompt behind them
+constexpr int32_t kCrowdAnswer = 20;
+constexpr int32_t kCrowdPages = 400;  // for all of a crowd, each with 400 tokens
+constexpr int32_t kCrowdTokens = 1500;
+constexpr int32_t kSlotsBeside = 20;  // for states that are kept
+constexpr int64_t kPagesAlone = kContext / kGridTokens;
 
 enum class Leaves : uint8_t { kNever, kQueued, kInPrefill, kInDecode };
 
-struct Request {
-  std::vector<TokenId> prompt;
-  SamplingParams sampling;
+// A request of the catalogue as one schedule has it.
+struct Use {
+  const Request* request = nullptr;
+  const Outcome* alone = nullptr;  // its longest answer
+  int32_t max_tokens = 0;
   CacheSalt salt{};
-  int32_t suffix_count = 0;
-  int64_t generated_from = -1;  // prompt tokens from here on are an earlier request's answer
-  int32_t after_events = 0;     // it comes when so many events have been read
+  int64_t after = -1;        // it comes when this use has ended,
+  int32_t after_events = 0;  // and so many events have been read
   Leaves leaves = Leaves::kNever;
   int32_t leaves_after = 0;  // tokens, for kInDecode
+  int64_t tokens_max() const { return static_cast<int64_t>(request->prompt.size()) + max_tokens; }
 };
 
-// Everything that a client sees of one sequence, bit for bit.
-struct Outcome {
-  std::vector<TokenId> tokens;
-  std::vector<uint32_t> logprobs;
-  std::vector<uint32_t> prompt_logprobs;
-  FinishReason finish = FinishReason::kNone;
-  int32_t cached = 0;
-};
-
-void take(const Event& event, Outcome* outcome) {
-  outcome->tokens.insert(outcome->tokens.end(), event.tokens.begin(), event.tokens.end());
-  for (size_t row = 0; row < event.rows.size(); ++row) {
-    const bool prompt = static_cast<int32_t>(row) < event.header.prompt_row_count;
-    auto& target = prompt ? outcome->prompt_logprobs : outcome->logprobs;
-    for (int32_t i = 0; i <= event.rows[row].top_count; ++i) {
-      const TokenLogprob& entry = event.logprobs[static_cast<size_t>(event.rows[row].first + i)];
-      target.push_back(std::bit_cast<uint32_t>(entry.logprob));
-      target.push_back(static_cast<uint32_t>(entry.token));
-    }
-  }
-  outcome->finish = event.header.finish;
-  outcome->cached = event.header.cached_count;
-}
-
-using Random = std::mt19937_64;
-
-constexpr int32_t kCrowd = 64;
-
-int64_t between(Random* random, int64_t low, int64_t high) {
-  return low + static_cast<int64_t>((*random)() % static_cast<uint64_t>(high - low + 1));
-}
-bool one_in(Random* random, int64_t count) {
-  return between(random, 1, count) == 1;
-}
-template <class T>
-T pick(Random* random, std::initializer_list<T> values) {
-  return *(values.begin() + between(random, 0, static_cast<int64_t>(values.size()) - 1));
+EngineConfig engine_config() {
+  EngineConfig config;
+  // A crowd's, twice: what a server reserves for its queue costs more than a schedule.
+  config.queue_requests_max = 2 * kCrowd;
+  config.queue_tokens_max = config.queue_requests_max * kContext;
+  config.event_ring_bytes = 1 << 20;
+  return config;
 }
 
 World cold_world(int32_t vocabulary) {
   World world;
+  world.config = engine_config();
   world.limits.rows_max = 1;
   world.limits.step_tokens_max = 256;
   world.limits.state_slots = 1;
-  world.limits.pages = {static_cast<int32_t>(kContext / kGridTokens)};
+  world.limits.pages = {static_cast<int32_t>(kPagesAlone)};
   world.limits.sequence_tokens_max = kContext;
   world.limits.vocabulary = vocabulary;
   return world;
 }
 
+// What holds every world.
+RunnerLimits widest(int32_t vocabulary, int32_t drafts) {
+  RunnerLimits limits = cold_world(vocabulary).limits;
+  limits.rows_max = kCrowd;
+  limits.step_tokens_max = kCrowdTokens;
+  limits.steps_in_flight = 3;
+  limits.pages = {kCrowdPages};
+  limits.state_slots = kCrowd + kSlotsBeside;
+  limits.drafts_max = drafts;
+  return limits;
+}
+
 World draw_world(Random* random, int32_t vocabulary, bool drafts) {
   World world = cold_world(vocabulary);
   RunnerLimits& limits = world.limits;
-  limits.rows_max = static_cast<int32_t>(pick(random, {1, 2, 4, 8, 16}));
-  limits.step_tokens_max = limits.rows_max + static_cast<int32_t>(pick(random, {7, 40, 64, 130, 512}));
-  limits.steps_in_flight = static_cast<int32_t>(pick(random, {1, 2, 2, 2, 3}));
-  // From one longest sequence to enough that nothing is ever evicted.
-  const int64_t alone = kContext / kGridTokens;
-  limits.pages = {
-      static_cast<int32_t>(one_in(random, 3) ? between(random, alone, alone + 4) : between(random, alone, alone * 8))};
-  if (drafts) limits.drafts_max = static_cast<int32_t>(pick(random, {0, 1, 2, 3, 7}));
-  world.config.adaptive_drafts = one_in(random, 3);
-  world.tight = one_in(random, 3);
-  if (world.tight) {
-    limits.rows_max = 8;
-    limits.step_tokens_max = static_cast<int32_t>(pick(random, {72, 138, 520}));
-    limits.pages = {static_cast<int32_t>(alone + between(random, 0, 3))};
-  }
-  world.crowd = !world.tight && one_in(random, 25);
+  const int64_t kind = between(random, 0, 49);
+  world.crowd = kind == 0;
+  world.starved = kind == 1;
+  world.tight = kind >= 2 && kind < 10;
+  // Many rows, few small chunks: steps are what a schedule costs on a GPU.
+  limits.rows_max = static_cast<int32_t>(pick(random, {1, 2, 4, 8, 8, 16, 16, 16}));
+  if (world.tight) limits.rows_max = 8;
+  if (world.starved) limits.rows_max = kStarved + 1;
+  limits.step_tokens_max = limits.rows_max + static_cast<int32_t>(pick(random, {7, 40, 64, 130, 130, 512, 512, 512}));
   if (world.crowd) {
     limits.rows_max = kCrowd;
-    limits.step_tokens_max = static_cast<int32_t>(pick(random, {1000, 3000}));
-    limits.pages = {static_cast<int32_t>(alone * kCrowd)};
+    limits.step_tokens_max = static_cast<int32_t>(pick(random, {600, kCrowdTokens}));
   }
-  limits.state_slots = limits.rows_max + static_cast<int32_t>(between(random, 0, pick(random, {2, 6, 20})));
+  limits.steps_in_flight = static_cast<int32_t>(pick(random, {1, 2, 2, 2, 3}));
+  if (drafts) limits.drafts_max = static_cast<int32_t>(pick(random, {0, 1, 2, 3, 7, 7}));
+  world.config.adaptive_drafts = one_in(random, 3);
+  limits.state_slots = limits.rows_max + static_cast<int32_t>(between(random, 0, pick(random, {2, 6, kSlotsBeside})));
   world.config.prefix_caching = true;
   world.config.checkpoint_interval = pick(random, {0, 64, 64, 128, 256});
   world.config.cache_seed = (*random)();
-  world.config.prefill_chunk_max = static_cast<int32_t>(pick(random, {0, 0, 29, 64, 100}));
+  world.config.prefill_chunk_max = static_cast<int32_t>(pick(random, {0, 0, 0, 29, 64, 100}));
+  if (world.starved) {
+    limits.step_tokens_max = 64;
+    world.config.prefill_chunk_max = static_cast<int32_t>(between(random, 3, 4));
+  }
   return world;
 }
 
-std::vector<TokenId> draw_tokens(Random* random, int64_t count, int32_t vocabulary) {
-  std::vector<TokenId> tokens(static_cast<size_t>(count));
-  for (TokenId& token : tokens) token = static_cast<TokenId>(between(random, 0, vocabulary - 1));
-  return tokens;
+// From what the longest needs to enough that nothing is ever evicted.
+int32_t draw_pages(Random* random, const World& world, const std::vector<Use>& uses) {
+  if (world.crowd) return kCrowdPages;
+  int64_t longest = 0;
+  int64_t all = 0;
+  for (const Use& use : uses) {
+    longest = std::max(longest, pages_of(use.tokens_max()));
+    all += pages_of(static_cast<int64_t>(use.request->prompt.size()) + 1);
+  }
+  // The long prompt is let in, with a page for each of the others to come; one of them needs its second before it ends.
+  if (world.starved) return static_cast<int32_t>(std::max(longest, all + kStarved));
+  if (world.tight) return static_cast<int32_t>(longest + between(random, 0, 1));
+  if (one_in(random, 3)) return static_cast<int32_t>(longest + between(random, 0, 4));
+  return static_cast<int32_t>(longest + between(random, 0, kPagesAlone * 4));
 }
 
-void draw_sampling(Random* random, int32_t vocabulary, SamplingParams* sampling) {
-  sampling->temperature = one_in(random, 2) ? 0.0F : pick(random, {0.3F, 0.9F, 1.5F});
-  sampling->top_p = pick(random, {1.0F, 1.0F, 0.9F});
-  sampling->top_k = static_cast<int32_t>(pick(random, {0, 0, 3}));
-  sampling->seed = (*random)();
-  sampling->max_tokens = static_cast<int32_t>(one_in(random, 20) ? 0 : between(random, 1, pick(random, {4, 20, 120})));
-  sampling->logprobs = static_cast<int32_t>(between(random, -1, 1));
-  if (one_in(random, 8)) sampling->prompt_logprobs = 0;
-  // Random weights agree with their draft head about nothing: of a few likely ids it guesses some right.
-  if (one_in(random, 2)) {
-    sampling->logit_bias_count = static_cast<int32_t>(between(random, 1, 3));
-    for (int32_t i = 0; i < sampling->logit_bias_count; ++i) {
-      sampling->logit_bias[static_cast<size_t>(i)] = {static_cast<TokenId>(between(random, 0, vocabulary - 1)), 20.0F};
-    }
-  }
-  if (one_in(random, 6)) sampling->frequency_penalty = 0.4F;
-  if (one_in(random, 8)) sampling->repetition_penalty = 1.2F;
-  if (one_in(random, 4)) {
-    sampling->stop_id_count = 1;
-    sampling->stop_ids[0] = static_cast<TokenId>(between(random, 0, vocabulary - 1));
-  }
+Use whole(const Catalogue::Entry& entry) {
+  Use use;
+  use.request = &entry.request;
+  use.alone = &entry.alone;
+  use.max_tokens = entry.request.sampling.max_tokens;
+  return use;
 }
 
-// Most prompts share something with an earlier one: a beginning, the whole, or a conversation that goes on.
-Request draw_request(Random* random, const std::vector<Request>& earlier, const std::vector<Outcome>& answers,
-                     const std::vector<TokenId>& beginning, int32_t vocabulary, bool tight) {
-  Request request;
-  draw_sampling(random, vocabulary, &request.sampling);
-  if (tight) request.sampling.max_tokens = static_cast<int32_t>(between(random, 60, 200));
-  request.suffix_count = static_cast<int32_t>(between(random, 0, 6));
-  const int64_t way = earlier.empty() ? 0 : between(random, 0, 5);
-  const auto which =
-      static_cast<size_t>(earlier.empty() ? 0 : between(random, 0, static_cast<int64_t>(earlier.size()) - 1));
-  auto& prompt = request.prompt;
-  if (way <= 1) {
-    prompt.assign(beginning.begin(), beginning.begin() + between(random, 0, static_cast<int64_t>(beginning.size())));
-  } else if (way <= 4) {
-    prompt = earlier[which].prompt;
-    request.salt = earlier[which].salt;
-    if (way >= 3) {
-      request.generated_from = static_cast<int64_t>(prompt.size());
-      // What a template shows of an answer, or all of it.
-      const auto& answer = answers[which].tokens;
-      const auto shown =
-          one_in(random, 3) ? static_cast<int64_t>(answer.size()) / 2 : static_cast<int64_t>(answer.size());
-      prompt.insert(prompt.end(), answer.begin(), answer.begin() + shown);
-    } else {
-      prompt.resize(prompt.size() -
-                    static_cast<size_t>(between(
-                        random, 0, std::min<int64_t>(request.suffix_count, static_cast<int64_t>(prompt.size())))));
-    }
+// A member as a schedule has it.
+Use draw_use(Random* random, const World& world, const Catalogue::Entry& entry) {
+  Use use = whole(entry);
+  if (world.crowd) {
+    use.max_tokens = std::min(use.max_tokens, kCrowdAnswer);
+  } else if (world.tight) {
+    use.max_tokens = std::min(use.max_tokens, 64);
+    use.after_events = static_cast<int32_t>(between(random, 0, 3));
+  } else {
+    if (one_in(random, 2)) use.max_tokens = static_cast<int32_t>(between(random, 0, std::min(use.max_tokens, 20)));
+    use.after_events = static_cast<int32_t>(between(random, 0, pick(random, {1, 8, 40})));
   }
-  const auto more = draw_tokens(random, between(random, 0, pick(random, {3, 70, 200})), vocabulary);
-  prompt.insert(prompt.end(), more.begin(), more.end());
-  if (prompt.empty()) prompt.push_back(1);
-  prompt.resize(std::min<size_t>(prompt.size(), static_cast<size_t>(kContext - 1 - between(random, 0, 60))));
-  if (one_in(random, 12)) request.salt = {7, 0, 0, 0};
-  request.after_events = static_cast<int32_t>(between(random, 0, tight ? 3 : pick(random, {1, 40, 200})));
+  if (one_in(random, 12)) use.salt = {7, 0, 0, 0};
   if (one_in(random, 6)) {
-    request.leaves = pick(random, {Leaves::kQueued, Leaves::kInPrefill, Leaves::kInDecode, Leaves::kInDecode});
-    request.leaves_after = static_cast<int32_t>(between(random, 1, 20));
+    use.leaves = pick(random, {Leaves::kQueued, Leaves::kInPrefill, Leaves::kInPrefill, Leaves::kInDecode});
+    use.leaves_after = static_cast<int32_t>(between(random, 1, 12));
   }
-  return request;
+  return use;
 }
 
-}  // namespace
-
-struct Judge::Impl {
-  explicit Impl(Model* model_given)
-      : model(model_given),
-        vocabulary(static_cast<int32_t>(model->config.vocabulary)),
-        cold(model, cold_world(vocabulary)) {}
-
-  Outcome alone(const Request& request) {
-    Outcome outcome;
-    const SequenceId id = cold.submit(request.prompt, request.sampling, request.salt, request.suffix_count);
-    EngineClient client = cold.client();
-    while (outcome.finish == FinishReason::kNone) {
-      cold.turn();
-      while (client.poll(&event)) {
-        WEIR_CHECK(event.header.id == id, "an event of sequence {}", event.header.id);
-        take(event, &outcome);
+// Long answers of tenants of their own, and the longest prompt behind them.
+std::vector<Use> draw_starved(Random* random, Catalogue* catalogue) {
+  std::vector<Use> uses;
+  const Catalogue::Entry* answer = nullptr;
+  const Catalogue::Entry* prompt = nullptr;
+  for (int64_t family = 0; family < Catalogue::kFamilies; ++family) {
+    for (int64_t member = 0; member < Catalogue::kMembers; ++member) {
+      const Catalogue::Entry& entry = catalogue->at(family, member);
+      const auto better = [&](const Catalogue::Entry* best, const auto& length) {
+        return best == nullptr || length(entry) > length(*best);
+      };
+      if (better(answer, [](const auto& e) { return 4 * std::ssize(e.alone.tokens) - std::ssize(e.request.prompt); })) {
+        answer = &entry;
       }
+      if (better(prompt, [](const auto& e) { return std::ssize(e.request.prompt); })) prompt = &entry;
     }
-    return outcome;
   }
+  for (uint64_t i = 0; i < kStarved; ++i) {
+    uses.push_back(whole(*answer));
+    uses.back().salt = {100 + i, 0, 0, 0};
+  }
+  uses.push_back(whole(*prompt));
+  uses.back().max_tokens = std::min(uses.back().max_tokens, 8);
+  uses.back().after_events = static_cast<int32_t>(between(random, 0, 4 * kStarved));
+  return uses;
+}
 
-  Model* model;
-  bool on_cpu = model->device_text().starts_with("CPU");
-  int32_t vocabulary;
-  Served cold;
-  Event event;
-};
-
-namespace {
+// Members of a family or two, most of them in the order in which they go on from each other.
+std::vector<Use> draw_uses(Random* random, const World& world, Catalogue* catalogue) {
+  if (world.starved) return draw_starved(random, catalogue);
+  std::array<int64_t, 2> families{};
+  std::vector<std::pair<int64_t, int64_t>> places;  // member and family
+  for (int64_t left = world.crowd ? kCrowd : between(random, 4, 12); left > 0; --left) {
+    if (world.crowd || places.empty()) {
+      for (int64_t& family : families) family = between(random, 0, Catalogue::kFamilies - 1);
+    }
+    places.emplace_back(between(random, 0, Catalogue::kMembers - 1),
+                        families[static_cast<size_t>(between(random, 0, 1))]);
+    // A crowd is one while all are there.
+    const bool brief = std::ssize(catalogue->at(places.back().second, places.back().first).alone.tokens) < kCrowdAnswer;
+    if (world.crowd && brief && !one_in(random, 8)) {
+      places.pop_back();
+      ++left;
+    }
+  }
+  if (!one_in(random, 4)) std::sort(places.begin(), places.end());
+  std::vector<Use> uses;
+  for (const auto& [member, family] : places) {
+    const Catalogue::Entry& entry = catalogue->at(family, member);
+    Use use = draw_use(random, world, entry);
+    // A conversation that goes on: the turn before it, whole.
+    if (entry.request.generated_from >= 0 && !world.crowd && !world.tight && one_in(random, 2)) {
+      Use turn = whole(catalogue->at(family, entry.request.parent));
+      turn.salt = use.salt;
+      use.after = static_cast<int64_t>(uses.size());
+      use.after_events = 0;
+      uses.push_back(turn);
+    }
+    uses.push_back(use);
+  }
+  return uses;
+}
 
 // One schedule in its world.
 class Schedule {
  public:
-  Schedule(Model* model, const World& world, const std::vector<Request>& requests, const std::vector<Outcome>& alone,
-           Reach* reach)
-      : served_(model, world),
-        client_(served_.client()),
-        requests_(requests),
-        alone_(alone),
+  Schedule(Served* served, const std::vector<Use>& uses, Reach* reach)
+      : served_(served),
+        client_(served_->client()),
+        uses_(uses),
         reach_(reach),
-        outcomes_(requests.size()),
-        ids_(requests.size()),
-        cancelled_(requests.size()) {}
+        outcomes_(uses.size()),
+        ids_(uses.size()),
+        cancelled_(uses.size()) {}
 
   std::vector<std::string> run() {
-    for (int64_t turn = 0; finished_ < requests_.size() && problems_.empty(); ++turn) {
+    for (int64_t turn = 0; finished_ < uses_.size() && problems_.empty(); ++turn) {
       if (turn > kTurnsMax) problems_.push_back("no end");
       submit_what_is_due();
       leave();
-      served_.turn();
-      Event event;
-      while (client_.poll(&event)) on_event(event);
+      served_->turn();
+      while (client_.poll(&event_)) on_event();
       count_turn();
     }
-    const EngineStats stats = client_.stats();
-    add(Reached::kPreempted, stats.preemptions);
-    add(Reached::kEvicted, stats.evicted_blocks);
-    add(Reached::kStateEvicted, stats.evicted_checkpoints);
-    add(Reached::kWithDrafts, stats.draft_rounds > 0 ? 1 : 0);
-    add(Reached::kDraftTokens, stats.draft_tokens);
-    add(Reached::kAcceptedTokens, stats.accepted_tokens);
-    if (problems_.empty() && stats.pages_free + stats.pages_kept != stats.pages_total) {
-      problems_.push_back(
-          fmt::format("of {} pages {} are free and {} kept", stats.pages_total, stats.pages_free, stats.pages_kept));
-    }
+    count_end();
     return problems_;
   }
 
@@ -256,62 +239,82 @@ class Schedule {
 
   void submit_what_is_due() {
     // Nothing more will come of the engine alone.
-    const bool idle = next_ == finished_;
-    while (next_ < requests_.size() && (requests_[next_].after_events <= events_ || idle)) {
-      const Request& request = requests_[next_];
-      ids_[next_] = served_.submit(request.prompt, request.sampling, request.salt, request.suffix_count);
-      index_[ids_[next_]] = next_;
-      add(Reached::kRequests);
-      if (request.sampling.temperature > 0) add(Reached::kSampled);
-      if (has_penalties(request.sampling)) add(Reached::kWithPenalties);
-      if (request.salt != CacheSalt{}) add(Reached::kSalted);
-      if (request.leaves == Leaves::kQueued) cancel(next_, Reached::kGoneQueued);
-      ++next_;
-      if (idle) break;
+    bool idle = submitted_ == finished_;
+    for (size_t i = 0; i < uses_.size(); ++i) {
+      const Use& use = uses_[i];
+      if (ids_[i] != 0) continue;
+      if (use.after >= 0 && outcomes_[static_cast<size_t>(use.after)].finish == FinishReason::kNone) continue;
+      if (use.after_events > events_ && !idle) continue;
+      submit(i);
+      idle = false;
     }
+  }
+
+  void submit(size_t i) {
+    const Use& use = uses_[i];
+    SamplingParams sampling = use.request->sampling;
+    sampling.max_tokens = use.max_tokens;
+    ids_[i] = served_->submit(use.request->prompt, sampling, use.salt, use.request->suffix_count);
+    index_[ids_[i]] = i;
+    ++submitted_;
+    add(Reached::kRequests);
+    if (sampling.temperature > 0) add(Reached::kSampled);
+    if (has_penalties(sampling)) add(Reached::kWithPenalties);
+    if (use.salt != CacheSalt{}) add(Reached::kSalted);
+    if (use.leaves == Leaves::kQueued) cancel(i);
   }
 
   void leave() {
     const EngineStats stats = client_.stats();
-    for (size_t i = 0; i < next_; ++i) {
+    for (size_t i = 0; i < uses_.size(); ++i) {
       const Outcome& seen = outcomes_[i];
-      if (cancelled_[i] != 0 || seen.finish != FinishReason::kNone) continue;
-      if (requests_[i].leaves == Leaves::kInPrefill && seen.tokens.empty() && stats.running > 0 && events_ % 3 == 0) {
-        cancel(i, Reached::kGoneInPrefill);
-      } else if (requests_[i].leaves == Leaves::kInDecode &&
-                 static_cast<int32_t>(seen.tokens.size()) >= requests_[i].leaves_after) {
-        cancel(i, Reached::kGoneInDecode);
-      }
+      if (ids_[i] == 0 || cancelled_[i] != 0 || seen.finish != FinishReason::kNone) continue;
+      const bool in_prefill =
+          uses_[i].leaves == Leaves::kInPrefill && seen.tokens.empty() && stats.running > 0 && events_ % 3 == 0;
+      const bool in_decode =
+          uses_[i].leaves == Leaves::kInDecode && static_cast<int32_t>(seen.tokens.size()) >= uses_[i].leaves_after;
+      if (in_prefill || in_decode) cancel(i);
     }
   }
 
-  void cancel(size_t index, Reached what) {
+  void cancel(size_t index) {
     client_.cancel(ids_[index]);
     cancelled_[index] = 1;
-    add(what);
   }
 
-  void on_event(const Event& event) {
+  void on_event() {
     ++events_;
-    const size_t i = index_.at(event.header.id);
+    const size_t i = index_.at(event_.header.id);
     Outcome& seen = outcomes_[i];
-    take(event, &seen);
-    if (seen.cached > 0) readers_[event.header.id] = true;
+    take(event_, &seen);
+    if (seen.cached > 0) readers_.insert(event_.header.id);
     if (seen.finish == FinishReason::kNone) return;
     ++finished_;
-    readers_.erase(event.header.id);
-    count_hit(i, event.header);
+    readers_.erase(event_.header.id);
+    if (seen.finish == FinishReason::kAbort) {
+      const bool prefill = event_.header.admitted_us != 0 && seen.tokens.empty();
+      add(prefill ? Reached::kGoneInPrefill : seen.tokens.empty() ? Reached::kGoneQueued : Reached::kGoneInDecode);
+    }
+    if (seen.cached > 0) count_hit(i);
     compare(i);
   }
 
-  void count_hit(size_t i, const EventHeader& header) {
-    if (seen_hits(header)) {
-      add(header.cached_count % kGridTokens == 0 ? Reached::kHitOnGrid : Reached::kHitInsidePage);
-      const int64_t generated = requests_[i].generated_from;
-      if (generated >= 0 && header.cached_count > generated) add(Reached::kHitInGenerated);
+  void count_hit(size_t i) {
+    const int64_t cached = outcomes_[i].cached;
+    add(cached % kGridTokens == 0 ? Reached::kHitOnGrid : Reached::kHitInsidePage);
+    const Request& request = *uses_[i].request;
+    if (request.generated_from < 0 || cached <= request.generated_from) return;
+    // Unless it was another's prompt.
+    const auto shared_end = request.prompt.begin() + cached;
+    for (size_t other = 0; other < uses_.size(); ++other) {
+      const auto& prompt = uses_[other].request->prompt;
+      if (other != i && ids_[other] != 0 && static_cast<int64_t>(prompt.size()) >= cached &&
+          std::equal(request.prompt.begin(), shared_end, prompt.begin())) {
+        return;
+      }
     }
+    add(Reached::kHitInGenerated);
   }
-  static bool seen_hits(const EventHeader& header) { return header.cached_count > 0; }
 
   void count_turn() {
     const EngineStats stats = client_.stats();
@@ -321,10 +324,32 @@ class Schedule {
     evicted_ = evicted;
   }
 
+  void count_end() {
+    const EngineStats stats = client_.stats();
+    const Passed& passed = served_->passed();
+    add(Reached::kPreempted, stats.preemptions);
+    // Who left so was preempted, or its client went away.
+    const auto gone = std::count(cancelled_.begin(), cancelled_.end(), 1);
+    add(Reached::kPreemptedInPrompt,
+        std::clamp<int64_t>(passed.left_in_prompt - static_cast<int64_t>(gone), 0, stats.preemptions));
+    add(Reached::kEvicted, stats.evicted_blocks);
+    add(Reached::kStateEvicted, stats.evicted_checkpoints);
+    add(Reached::kWithDrafts, stats.draft_rounds > 0 ? 1 : 0);
+    add(Reached::kDraftTokens, stats.draft_tokens);
+    add(Reached::kAcceptedTokens, stats.accepted_tokens);
+    for (size_t i = 0; i < passed.rejected.size(); ++i) {
+      (*reach_)[static_cast<size_t>(Reached::kRejected1) + i] += passed.rejected[i];
+    }
+    if (problems_.empty() && stats.pages_free + stats.pages_kept != stats.pages_total) {
+      problems_.push_back(
+          fmt::format("of {} pages {} are free and {} kept", stats.pages_total, stats.pages_free, stats.pages_kept));
+    }
+  }
+
   // The whole, or what came before the client went away.
   void compare(size_t i) {
     const Outcome& seen = outcomes_[i];
-    const Outcome& right = alone_[i];
+    const Outcome right = beginning_of(*uses_[i].alone, uses_[i].max_tokens);
     const bool cut = seen.finish == FinishReason::kAbort && cancelled_[i] != 0;
     const auto same = [&](const auto& a, const auto& b) {
       return cut ? a.size() <= b.size() && std::equal(a.begin(), a.end(), b.begin()) : a == b;
@@ -338,7 +363,7 @@ class Schedule {
       const auto at =
           std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(std::min(a.size(), b.size())), b.begin());
       problems_.push_back(fmt::format("request {} (prompt of {}, {} reused): {} of {} and {} alone differ from {} on",
-                                      i, requests_[i].prompt.size(), seen.cached, what, a.size(), b.size(),
+                                      i, uses_[i].request->prompt.size(), seen.cached, what, a.size(), b.size(),
                                       at.first - a.begin()));
     };
     differs("tokens", seen.tokens, right.tokens);
@@ -346,17 +371,17 @@ class Schedule {
     differs("log-probabilities of the prompt", seen.prompt_logprobs, right.prompt_logprobs);
   }
 
-  Served served_;
+  Served* served_;
   EngineClient client_;
-  const std::vector<Request>& requests_;
-  const std::vector<Outcome>& alone_;
+  const std::vector<Use>& uses_;
   Reach* reach_;
   std::vector<Outcome> outcomes_;
   std::vector<SequenceId> ids_;
   std::vector<uint8_t> cancelled_;
   std::map<SequenceId, size_t> index_;
-  std::map<SequenceId, bool> readers_;  // live sequences that took pages over
-  size_t next_ = 0;
+  std::set<SequenceId> readers_;  // live sequences that took pages over
+  Event event_;
+  size_t submitted_ = 0;
   size_t finished_ = 0;
   int32_t events_ = 0;
   int64_t evicted_ = 0;
@@ -365,26 +390,74 @@ class Schedule {
 
 }  // namespace
 
+struct Judge::Impl {
+  explicit Impl(Model* model_given)
+      : model(model_given),
+        vocabulary(static_cast<int32_t>(model->config.vocabulary)),
+        cold(model, cold_world(vocabulary)) {}
+
+  Catalogue* catalogue_of(uint64_t seed) {
+    if (!catalogue || block != seed / kBlockSchedules) {
+      block = seed / kBlockSchedules;
+      catalogue.emplace(block, &cold, vocabulary);
+    }
+    return &*catalogue;
+  }
+
+  // Those of worlds with and without drafts: a draft head changes how steps follow each other.
+  Machine* machine_of(const World& world) {
+    const int32_t drafts = world.limits.drafts_max > 0 ? kDraftsMax : 0;
+    auto& machine = machines[drafts > 0 ? 1 : 0];
+    if (!machine) machine = std::make_unique<Machine>(model, widest(vocabulary, drafts));
+    return machine.get();
+  }
+
+  Model* model;
+  bool on_cpu = model->device_text().starts_with("CPU");
+  int32_t vocabulary;
+  Served cold;
+  std::array<std::unique_ptr<Machine>, 2> machines;
+  std::optional<Catalogue> catalogue;
+  uint64_t block = 0;
+  Work work;
+};
+
 Judge::Judge(Model* model) : impl_(std::make_unique<Impl>(model)) {}
 Judge::~Judge() = default;
+
+bool Judge::reaches(Reached what) const {
+  if (what == Reached::kHitInGenerated) return impl_->on_cpu;
+  if (what >= Reached::kWithDrafts && what <= Reached::kRejected7) return impl_->model->can_draft();
+  return true;
+}
+
+Work Judge::work() const {
+  Work work = impl_->work;
+  work.alone = impl_->cold.client().stats().admitted;
+  work.alone_steps = impl_->cold.passed().steps;
+  work.alone_rows = impl_->cold.passed().rows;
+  return work;
+}
 
 std::vector<std::string> Judge::run(uint64_t seed, Reach* reach) {
   Random random(seed);
   World world = draw_world(&random, impl_->vocabulary, impl_->model->can_draft());
   // Prompts and generated tokens have the same bits on the CPU alone.
   world.config.reuse_generated = impl_->on_cpu;
-  const auto beginning = draw_tokens(&random, between(&random, 1, 400), impl_->vocabulary);
-  std::vector<Request> requests;
-  std::vector<Outcome> alone;
-  for (int64_t left = world.crowd ? kCrowd : between(&random, 3, 12); left > 0; --left) {
-    requests.push_back(draw_request(&random, requests, alone, beginning, impl_->vocabulary, world.tight));
-    if (world.crowd) {
-      requests.back().after_events = 0;
-      requests.back().sampling.max_tokens = static_cast<int32_t>(between(&random, 40, 80));
-    }
-    alone.push_back(impl_->alone(requests.back()));
+  const std::vector<Use> uses = draw_uses(&random, world, impl_->catalogue_of(seed));
+  world.limits.pages = {draw_pages(&random, world, uses)};
+  // Some have a runner of their own, with no more memory than they may use.
+  const bool own = one_in(&random, 100);
+  std::optional<Served> served;
+  if (own) {
+    served.emplace(impl_->model, world);
+  } else {
+    served.emplace(impl_->machine_of(world), world);
   }
-  return Schedule(impl_->model, world, requests, alone, reach).run();
+  auto problems = Schedule(&*served, uses, reach).run();
+  impl_->work.steps += served->passed().steps;
+  impl_->work.rows += served->passed().rows;
+  return problems;
 }
 
 }  // namespace weir::equality

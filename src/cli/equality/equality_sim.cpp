@@ -1,13 +1,23 @@
-// equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N]: schedules S .. S + N - 1, the models in
-// turn. Run at the repository's root. Ends with 1 at the first difference, or if something was reached too rarely.
-// equality_sim --endurance N [--models NAME]: N steps with drafts, and how often these are accepted over time.
-// equality_sim --distribution N [--models NAME]: N samples of three tokens with 0, 1, 2 and 3 drafts each against
-// the model's probabilities. Ends with 1 where chance would give such a chi-square once in a thousand times.
+// equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] [--seconds T]: schedules S .. S + N - 1,
+// the models in turn, a block of schedules each; a name given twice has two turns. Run at the repository's root. Ends
+// with 1 at the first difference, or if something was reached too rarely. Totals of several runs add up.
+// equality_sim --endurance N [--models NAME]: N steps of sequences with drafts, and how often these are accepted over
+// time.
+// equality_sim --distribution N [--models NAME] [--drafts K] [--seed S]: N samples of three tokens, of the seeds from S
+// on, with 0, 1, 2 and 3 drafts each, or with K, against the model's probabilities. Ends with 1 where chance would give
+// such a chi-square once in a thousand times.
+// --seconds T: all of them end within about T seconds, and say how far they got.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <map>
+#include <memory>
+#include <string>
 #include <string_view>
+#include <vector>
 
+#include "cli/equality/deadline.h"
 #include "cli/equality/distribution.h"
 #include "cli/equality/endurance.h"
 #include "cli/equality/equality.h"
@@ -16,27 +26,47 @@
 namespace weir::equality {
 namespace {
 
+// moe-fit's shapes are those that packed weights and drafts on a GPU take: every second turn.
+constexpr const char* kModels =
+    "moe-fit,moe-odd,moe-fit,next,moe-fit,moe-fp8,moe-fit,moe-real,moe-fit,moe-mxfp4,moe-fit,dense-tied";
+
+struct Options {
+  int64_t schedules = 100;
+  uint64_t seed = 1;
+  int64_t reach_min = 0;
+  int64_t samples = 0;
+  int64_t steps = 0;
+  int64_t drafts = -1;
+  int64_t seconds = 0;
+  std::string models;
+};
+
 int usage() {
   fmt::print(stderr,
-             "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N | "
-             "--endurance N\n");
+             "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N "
+             "[--drafts K] | --endurance N; [--seconds T]\n");
   return 2;
 }
 
-int distribution(Model* model, int64_t samples) {
+int distribution(Model* model, const Options& options) {
   bool fits = true;
   for (const int32_t drafts : {0, 1, 2, 3}) {
-    const Fit fit = fit_of_three_tokens(model, drafts, samples);
+    if (options.drafts >= 0 && options.drafts != drafts) continue;
+    // Each has its part of the time.
+    const Deadline deadline(options.drafts >= 0 ? options.seconds : options.seconds / 4);
+    const Fit fit = fit_of_three_tokens(model, drafts, options.samples, options.seed, deadline);
     fmt::print(
-        "{} drafts: {} samples, chi-square {:.1f} with {} degrees of freedom, p = {:.3f}; {} of {} drafts accepted\n",
-        drafts, fit.samples, fit.chi_square, fit.degrees, fit.p_value(), fit.accepted, fit.drafted);
+        "{} drafts: {} samples, chi-square {:.1f} with {} degrees of freedom, p = {:.3f}; {} of {} drafts accepted; {} "
+        "steps, {:.1f} s\n",
+        drafts, fit.samples, fit.chi_square, fit.degrees, fit.p_value(), fit.accepted, fit.drafted, fit.steps,
+        deadline.elapsed_s());
     fits &= fit.p_value() > 1e-3;
   }
   return fits ? 0 : 1;
 }
 
-int endurance(Model* model, int64_t steps) {
-  const Endurance out = run_endurance(model, steps);
+int endurance(Model* model, const Options& options, const Deadline& deadline) {
+  const Endurance out = run_endurance(model, options.steps, deadline);
   const auto print = [](const char* what, const auto& tenths) {
     fmt::print("accepted, tenths of {}:", what);
     for (const Tenth& tenth : tenths) fmt::print(" {:.4f}", tenth.rate());
@@ -44,75 +74,122 @@ int endurance(Model* model, int64_t steps) {
   };
   print("the steps", out.by_age);
   print("a sequence", out.by_position);
+  fmt::print("{} of {} steps of sequences with drafts, in {} steps, {:.1f} s\n", out.rounds, options.steps, out.steps,
+             deadline.elapsed_s());
   // The standard error of a tenth of a million is under a thousandth.
   return out.by_age.back().rate() > out.by_age.front().rate() - 0.01 ? 0 : 1;
 }
 
-int run(int argc, char** argv) {
-  int64_t schedules = 100;
-  uint64_t seed = 1;
-  int64_t reach_min = 0;
-  int64_t samples = 0;
-  int64_t steps = 0;
-  std::string models = "moe-odd,next,moe-fp8,moe-real,moe-mxfp4,dense-tied";
-  if (argc % 2 == 0) return usage();
+// What --models names: each model once, and whose turn it is.
+struct Models {
+  std::map<std::string, std::unique_ptr<Model>> loaded;
+  std::map<std::string, std::unique_ptr<Judge>> judges;
+  std::vector<std::string> turns;
+
+  bool load(const std::string& names) {
+    for (size_t begin = 0; begin < names.size();) {
+      const size_t end = std::min(names.find(',', begin), names.size());
+      turns.push_back(names.substr(begin, end - begin));
+      begin = end + 1;
+      auto& place = loaded[turns.back()];
+      if (place != nullptr) continue;
+      auto model = load_golden_model(turns.back(), 4096);
+      if (!model.ok()) {
+        fmt::print(stderr, "{}: {}\n", turns.back(), model.error().text());
+        return false;
+      }
+      place = std::move(*model);
+      judges[turns.back()] = std::make_unique<Judge>(place.get());
+    }
+    return !turns.empty();
+  }
+  const std::string& turn(uint64_t seed) const { return turns[seed / kBlockSchedules % turns.size()]; }
+  bool reach(Reached what) const {
+    return std::any_of(judges.begin(), judges.end(), [what](const auto& entry) { return entry.second->reaches(what); });
+  }
+};
+
+int report(const Models& models, const Options& options, int64_t done, const Reach& reach, const Deadline& deadline) {
+  int64_t least = INT64_MAX;
+  for (size_t i = 0; i < reach.size(); ++i) {
+    const bool possible = models.reach(static_cast<Reached>(i));
+    fmt::print("{:>10}  {}{}\n", reach[i], kReachedNames[i], possible ? "" : " (not here)");
+    if (possible) least = std::min(least, reach[i]);
+  }
+  Work work;
+  for (const auto& [name, judge] : models.judges) {
+    const Work more = judge->work();
+    work.alone += more.alone;
+    work.alone_steps += more.alone_steps;
+    work.alone_rows += more.alone_rows;
+    work.steps += more.steps;
+    work.rows += more.rows;
+  }
+  fmt::print("{} requests alone in {} steps of {} rows; schedules in {} steps of {} rows; {:.1f} s\n", work.alone,
+             work.alone_steps, work.alone_rows, work.steps, work.rows, deadline.elapsed_s());
+  fmt::print("{} of {} schedules from seed {}: every request has the bits that it has alone\n", done, options.schedules,
+             options.seed);
+  if (least >= options.reach_min) return 0;
+  fmt::print("something was reached only {} times, less than {}\n", least, options.reach_min);
+  return 1;
+}
+
+int schedules(Models* models, const Options& options, const Deadline& deadline) {
+  Reach reach{};
+  int64_t done = 0;
+  for (; done < options.schedules && !deadline.passed(); ++done) {
+    const uint64_t one = options.seed + static_cast<uint64_t>(done);
+    const std::string& name = models->turn(one);
+    const auto problems = models->judges[name]->run(one, &reach);
+    if (problems.empty()) continue;
+    for (const auto& problem : problems) fmt::print("{}\n", problem);
+    fmt::print("seed {} fails: equality_sim --schedules 1 --seed {} --models {} (after {} schedules from seed {})\n",
+               one, one, name, done, options.seed);
+    return 1;
+  }
+  return report(*models, options, done, reach, deadline);
+}
+
+bool parse(int argc, char** argv, Options* options) {
+  if (argc % 2 == 0) return false;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string_view flag = argv[i];
     if (flag == "--models") {
-      models = argv[i + 1];
+      options->models = argv[i + 1];
       continue;
     }
     char* end = nullptr;
     const unsigned long long value = std::strtoull(argv[i + 1], &end, 10);
-    if (*end != '\0') return usage();
-    if (flag == "--schedules") {
-      schedules = static_cast<int64_t>(value);
-    } else if (flag == "--seed") {
-      seed = value;
-    } else if (flag == "--reach-min") {
-      reach_min = static_cast<int64_t>(value);
-    } else if (flag == "--endurance") {
-      steps = static_cast<int64_t>(value);
-    } else if (flag == "--distribution") {
-      samples = static_cast<int64_t>(value);
+    if (*end != '\0') return false;
+    const std::map<std::string_view, int64_t*> numbers = {
+        {"--schedules", &options->schedules},  {"--reach-min", &options->reach_min}, {"--endurance", &options->steps},
+        {"--distribution", &options->samples}, {"--drafts", &options->drafts},       {"--seconds", &options->seconds}};
+    if (flag == "--seed") {
+      options->seed = value;
+    } else if (const auto number = numbers.find(flag); number != numbers.end()) {
+      *number->second = static_cast<int64_t>(value);
     } else {
-      return usage();
+      return false;
     }
   }
-  std::vector<std::unique_ptr<Model>> loaded;
-  std::vector<std::unique_ptr<Judge>> judges;
-  for (size_t begin = 0; begin < models.size();) {
-    const size_t end = std::min(models.find(',', begin), models.size());
-    const std::string name = models.substr(begin, end - begin);
-    auto model = load_golden_model(name, 4096);
+  return true;
+}
+
+int run(int argc, char** argv) {
+  Options options;
+  if (!parse(argc, argv, &options)) return usage();
+  const Deadline deadline(options.seconds);
+  if (options.steps > 0 || options.samples > 0) {
+    auto model = load_golden_model(options.models.empty() ? golden_with_drafts() : options.models, 4096);
     if (!model.ok()) {
-      fmt::print(stderr, "{}: {}\n", name, model.error().text());
+      fmt::print(stderr, "{}\n", model.error().text());
       return 2;
     }
-    loaded.push_back(std::move(*model));
-    judges.push_back(std::make_unique<Judge>(loaded.back().get()));
-    begin = end + 1;
+    return options.steps > 0 ? endurance(model->get(), options, deadline) : distribution(model->get(), options);
   }
-  if (steps > 0) return endurance(loaded.front().get(), steps);
-  if (samples > 0) return distribution(loaded.front().get(), samples);
-  Reach reach{};
-  for (int64_t i = 0; i < schedules; ++i) {
-    const uint64_t one = seed + static_cast<uint64_t>(i);
-    const auto problems = judges[one % judges.size()]->run(one, &reach);
-    if (problems.empty()) continue;
-    for (const auto& problem : problems) fmt::print("{}\n", problem);
-    fmt::print("seed {} fails: equality_sim --schedules 1 --seed {} --models {}\n", one, one, models);
-    return 1;
-  }
-  int64_t least = INT64_MAX;
-  for (size_t i = 0; i < reach.size(); ++i) {
-    fmt::print("{:>10}  {}\n", reach[i], kReachedNames[i]);
-    least = std::min(least, reach[i]);
-  }
-  fmt::print("{} schedules from seed {}: every request has the bits that it has alone\n", schedules, seed);
-  if (least >= reach_min) return 0;
-  fmt::print("something was reached only {} times, less than {}\n", least, reach_min);
-  return 1;
+  Models models;
+  if (!models.load(options.models.empty() ? kModels : options.models)) return 2;
+  return schedules(&models, options, deadline);
 }
 
 }  // namespace

@@ -1,8 +1,15 @@
 // An engine over a model, turned by the test that owns it.
 #pragma once
 
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <span>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -14,23 +21,139 @@
 namespace weir::equality {
 
 struct World {
-  bool tight = false;  // few pages, many long answers at once
-  bool crowd = false;  // 64 requests at once, with room for all
+  bool tight = false;    // few pages, many long answers at once
+  bool starved = false;  // a few tokens of a prompt a step, a long one behind long answers, which need its pages
+  bool crowd = false;    // 64 requests at once, with room for all
   EngineConfig config;
   RunnerLimits limits;  // pages: of each class
 };
 
-class Served {
+// A runner with its caches. Worlds use it one after the other, and each finds in pages and slots what those before it
+// left there: to reserve memory and to record graphs takes a GPU longer than to run a schedule.
+class Machine {
  public:
   // Borrows the model.
-  Served(Model* model, World world)
-      : layout_(cache_layout(model->config, model->cache_sizes(), world.limits.drafts_max > 0)) {
-    world.limits.pages.resize(layout_.classes.size(), world.limits.pages.front());
-    if (layout_.state_slot_bytes == 0) world.limits.state_slots = 0;
-    auto runner = ModelRunner::create(model, layout_, world.limits, [this] { wake_.notify(); });
+  Machine(Model* model, RunnerLimits limits)
+      : layout_(cache_layout(model->config, model->cache_sizes(), limits.drafts_max > 0)) {
+    fit(&limits);
+    auto runner = ModelRunner::create(model, layout_, limits, [this] { wake_.notify(); });
     WEIR_CHECK(runner.ok(), "{}", runner.error().text());
     runner_ = std::move(*runner);
-    auto engine = Engine::create(world.config, layout_, runner_.get(), &clock_, &wake_);
+  }
+  // What the layout says about limits: page counts of every class, no slots where there are no states.
+  void fit(RunnerLimits* limits) const {
+    limits->pages.resize(layout_.classes.size(), limits->pages.front());
+    if (layout_.state_slot_bytes == 0) limits->state_slots = 0;
+  }
+  const CacheLayout& layout() const { return layout_; }
+  StepRunner* runner() { return runner_.get(); }
+  Wake* wake() { return &wake_; }
+
+ private:
+  CacheLayout layout_;
+  Wake wake_;
+  std::unique_ptr<ModelRunner> runner_;
+};
+
+// What passed between an engine and its runner.
+struct Passed {
+  int64_t steps = 0;
+  int64_t rows = 0;                            // of these steps, as planned
+  std::array<int64_t, kDraftsMax> rejected{};  // the n-th draft did not hold, those before it did
+  int64_t left_in_prompt = 0;                  // rows that left with a part of their prompt computed
+};
+
+// Narrower limits of a runner that is there already, and an eye on what passes.
+class Lane final : public StepRunner {
+ public:
+  // Limits within those of the runner, which no other lane uses meanwhile.
+  Lane(StepRunner* runner, RunnerLimits limits)
+      : runner_(runner), limits_(std::move(limits)), rows_(static_cast<size_t>(limits_.rows_max)) {}
+  ~Lane() override { vacate(); }
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  const RunnerLimits& limits() const override { return limits_; }
+  const Passed& passed() const { return passed_; }
+  // Is told of every item that yielded tokens.
+  using Watch = std::function<void(const SequenceWork&, const SequenceResult&)>;
+  void watch(Watch watch) { watch_ = std::move(watch); }
+
+  void submit(const StepPlan* plan, StepResult* result) override {
+    ++passed_.steps;
+    passed_.rows += plan->token_total();
+    for (const Edit& edit : plan->edits) {
+      if (edit.kind == EditKind::kLeave) leave(edit.row);
+      if (edit.kind == EditKind::kJoin) rows_[edit.row.index()] = {true, false, edit.prompt_length};
+    }
+    for (const SequenceWork& work : plan->work) {
+      Row& row = rows_[work.row.index()];
+      row.in_prompt = work.position + work.token_count < row.prompt_length;
+    }
+    flights_.push_back({plan, result});
+    runner_->submit(plan, result);
+  }
+
+  StepId poll() override {
+    const StepId id = runner_->poll();
+    if (id == 0) return 0;
+    const auto [plan, result] = flights_.front();
+    flights_.pop_front();
+    for (size_t i = 0; i < plan->work.size(); ++i) {
+      const SequenceResult& yielded = result->sequences[i];
+      if (watch_ && yielded.token_count > 0) watch_(plan->work[i], yielded);
+      // Behind the end of a sequence nothing is verified.
+      const bool rejects =
+          yielded.stop == StopReason::kNone && yielded.token_count > 0 && yielded.token_count <= yielded.drafted_count;
+      if (rejects) ++passed_.rejected[static_cast<size_t>(yielded.token_count - 1)];
+    }
+    return id;
+  }
+
+ private:
+  struct Row {
+    bool live = false;
+    bool in_prompt = false;
+    int64_t prompt_length = 0;
+  };
+
+  void leave(RowId id) {
+    Row& row = rows_[id.index()];
+    if (row.in_prompt) ++passed_.left_in_prompt;
+    row = {};
+  }
+
+  // The rows that are still live leave: the next lane begins with none.
+  void vacate() {
+    WEIR_CHECK(flights_.empty(), "{} steps in flight", flights_.size());
+    StepPlan plan;
+    plan.id = 1;
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      if (rows_[i].live) plan.edits.push_back(Edit{.row = RowId::from(i), .state = {}, .page_class = {}});
+    }
+    if (plan.edits.empty()) return;
+    StepResult result;
+    runner_->submit(&plan, &result);
+    while (runner_->poll() == 0) std::this_thread::yield();
+  }
+
+  StepRunner* runner_;
+  const RunnerLimits limits_;
+  std::vector<Row> rows_;
+  std::deque<std::pair<const StepPlan*, StepResult*>> flights_;
+  Passed passed_;
+  Watch watch_;
+};
+
+class Served {
+ public:
+  // On a machine of its own. Borrows the model.
+  Served(Model* model, const World& world) : Served(std::make_unique<Machine>(model, world.limits), world) {}
+  // Borrows the machine, whose limits hold those of the world.
+  Served(Machine* machine, World world) : machine_(machine) {
+    machine->fit(&world.limits);
+    lane_ = std::make_unique<Lane>(machine->runner(), world.limits);
+    auto engine = Engine::create(world.config, machine->layout(), lane_.get(), &clock_, machine->wake());
     WEIR_CHECK(engine.ok(), "{}", engine.error().text());
     engine_ = std::make_unique<Engine>(std::move(*engine));
   }
@@ -42,8 +165,10 @@ class Served {
   Served& operator=(const Served&) = delete;
 
   EngineClient client() { return engine_->client(); }
+  const Passed& passed() const { return lane_->passed(); }
+  void watch(Lane::Watch watch) { lane_->watch(std::move(watch)); }
   void turn() {
-    if (!engine_->step()) wake_.wait(200);
+    if (!engine_->step()) machine_->wake()->wait(200);
   }
   SequenceId submit(std::span<const TokenId> prompt, const SamplingParams& sampling, const CacheSalt& salt,
                     int32_t suffix_count) {
@@ -61,10 +186,12 @@ class Served {
   }
 
  private:
-  CacheLayout layout_;
+  Served(std::unique_ptr<Machine> own, const World& world) : Served(own.get(), world) { own_ = std::move(own); }
+
+  std::unique_ptr<Machine> own_;
+  Machine* machine_;
   SteadyClock clock_;
-  Wake wake_;
-  std::unique_ptr<ModelRunner> runner_;
+  std::unique_ptr<Lane> lane_;
   std::unique_ptr<Engine> engine_;
 };
 
