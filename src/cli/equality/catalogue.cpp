@@ -103,7 +103,11 @@ Request Catalogue::draw(int64_t family, int64_t member) {
     const auto all = static_cast<int64_t>(beginning.size());
     prompt.assign(beginning.begin(), beginning.begin() + (one_in(&random, 2) ? all : between(&random, 0, all)));
   } else if (way <= 4) {
-    request.parent = between(&random, 0, member - 1);
+    // The longer of two answers: what goes on behind it may find states in it.
+    const int64_t one = between(&random, 0, member - 1);
+    const int64_t other = between(&random, 0, member - 1);
+    const auto answer_of = [&](int64_t which) { return at(family, which).alone.tokens.size(); };
+    request.parent = answer_of(one) > answer_of(other) ? one : other;
     const Entry& earlier = at(family, request.parent);
     prompt = earlier.request.prompt;
     if (way >= 3) {
