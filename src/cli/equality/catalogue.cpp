@@ -141,6 +141,7 @@ Outcome Catalogue::alone(const Request& request) {
       take(event_, &outcome);
     }
   }
+  cold_->settle();
   return outcome;
 }
 

@@ -158,9 +158,7 @@ class Served {
     engine_ = std::make_unique<Engine>(std::move(*engine));
   }
   // Plans live in the engine: none may be in flight when it goes.
-  ~Served() {
-    while (client().stats().steps_in_flight > 0) turn();
-  }
+  ~Served() { settle(); }
   Served(const Served&) = delete;
   Served& operator=(const Served&) = delete;
 
@@ -169,6 +167,10 @@ class Served {
   void watch(Lane::Watch watch) { lane_->watch(std::move(watch)); }
   void turn() {
     if (!engine_->step()) machine_->wake()->wait(200);
+  }
+  // No step is in flight then: another runner may use the model.
+  void settle() {
+    while (client().stats().steps_in_flight > 0) turn();
   }
   SequenceId submit(std::span<const TokenId> prompt, const SamplingParams& sampling, const CacheSalt& salt,
                     int32_t suffix_count) {
