@@ -463,18 +463,19 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
       if (thread() == 0) device::barrier_expect(&m.dots_here[turn], (i + 1) * 8);
       __syncwarp();
       workers_barrier();
-      const float k_scale = multiply_row(m, p, role, i, turn, phase);
-      __syncthreads();
-      if (thread() >= kDim && i >> p.own_bits() == p.rank) {
-        const float key = value * k_scale;
-        m.keys[i & ((1 << p.own_bits()) - 1)][thread() - kDim] = key;
-        p.keys()[i * kDim + thread() - kDim] = key;
-      }
+      value *= multiply_row(m, p, role, i, turn, phase);
     } else {
       device::warp_arrive(&m.dots_here[turn]);
       __syncwarp();
-      __syncthreads();
-      if (!role.gates) finish_row(m, p, role, own, value, z, i, turn, phase, int64_t{s.row_begin} + row);
+    }
+    __syncthreads();  // the parts are there; all warps at one place, as the language wants it
+    if (role.multiplies) {
+      if (thread() >= kDim && i >> p.own_bits() == p.rank) {
+        m.keys[i & ((1 << p.own_bits()) - 1)][thread() - kDim] = value;
+        p.keys()[i * kDim + thread() - kDim] = value;
+      }
+    } else if (!role.gates) {
+      finish_row(m, p, role, own, value, z, i, turn, phase, int64_t{s.row_begin} + row);
     }
     if (!role.gates && row >= s.row_count - kInputs && (!role.multiplies || p.rank == 0)) {
       p.inputs(position)[own.index] = own.window[kTaps - 1];
