@@ -93,6 +93,15 @@ struct Place {
   WEIR_DEVICE float* part(int64_t offset) const { return reinterpret_cast<float*>(slot + offset); }
 };
 
+// The block's shared memory by an address that is kept: in a cluster the compiler works it out of the block's rank time
+// and again, also behind a row's barrier, where the rest of the row waits for it.
+template <int kTiles>
+WEIR_DEVICE Shared<kTiles>& shared_at(const uint8_t* memory) {
+  uint32_t at = device::shared_address(memory);
+  asm volatile("" : "+r"(at));
+  return *reinterpret_cast<Shared<kTiles>*>(__cvta_shared_to_generic(at));
+}
+
 WEIR_DEVICE int thread() {
   return static_cast<int>(threadIdx.x);
 }
@@ -487,13 +496,13 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
 
 WEIR_KERNEL_BOUNDED(weir_gdn_rows, GpuGdnPackedArgs, kRowsThreads<1>, 4) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, *reinterpret_cast<Shared<1>*>(gdn_rows_shared));
+  gdn_rows(args, shared_at<1>(gdn_rows_shared));
 }
 
 // Four value heads of a key head: two tiles a block.
 WEIR_KERNEL_BOUNDED(weir_gdn_rows_wide, GpuGdnPackedArgs, kRowsThreads<2>, 3) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, *reinterpret_cast<Shared<2>*>(gdn_rows_shared));
+  gdn_rows(args, shared_at<2>(gdn_rows_shared));
 }
 
 }  // namespace weir
