@@ -93,6 +93,15 @@ struct Place {
   WEIR_DEVICE float* part(int64_t offset) const { return reinterpret_cast<float*>(slot + offset); }
 };
 
+// The block's shared memory by an address that is kept: in a cluster the compiler works it out of the block's rank time
+// and again, also behind a row's barrier, where the rest of the row waits for it.
+template <int kTiles>
+WEIR_DEVICE Shared<kTiles>& shared_at(const uint8_t* memory) {
+  uint32_t at = device::shared_address(memory);
+  asm volatile("" : "+r"(at));
+  return *reinterpret_cast<Shared<kTiles>*>(__cvta_shared_to_generic(at));
+}
+
 WEIR_DEVICE int thread() {
   return static_cast<int>(threadIdx.x);
 }
@@ -463,18 +472,19 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
       if (thread() == 0) device::barrier_expect(&m.dots_here[turn], (i + 1) * 8);
       __syncwarp();
       workers_barrier();
-      const float k_scale = multiply_row(m, p, role, i, turn, phase);
-      __syncthreads();
-      if (thread() >= kDim && i >> p.own_bits() == p.rank) {
-        const float key = value * k_scale;
-        m.keys[i & ((1 << p.own_bits()) - 1)][thread() - kDim] = key;
-        p.keys()[i * kDim + thread() - kDim] = key;
-      }
+      value *= multiply_row(m, p, role, i, turn, phase);
     } else {
       device::warp_arrive(&m.dots_here[turn]);
       __syncwarp();
-      __syncthreads();
-      if (!role.gates) finish_row(m, p, role, own, value, z, i, turn, phase, int64_t{s.row_begin} + row);
+    }
+    __syncthreads();  // the parts are there; all warps at one place, as the language wants it
+    if (role.multiplies) {
+      if (thread() >= kDim && i >> p.own_bits() == p.rank) {
+        m.keys[i & ((1 << p.own_bits()) - 1)][thread() - kDim] = value;
+        p.keys()[i * kDim + thread() - kDim] = value;
+      }
+    } else if (!role.gates) {
+      finish_row(m, p, role, own, value, z, i, turn, phase, int64_t{s.row_begin} + row);
     }
     if (!role.gates && row >= s.row_count - kInputs && (!role.multiplies || p.rank == 0)) {
       p.inputs(position)[own.index] = own.window[kTaps - 1];
@@ -486,13 +496,13 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
 
 WEIR_KERNEL_BOUNDED(weir_gdn_rows, GpuGdnPackedArgs, kRowsThreads<1>, 4) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, *reinterpret_cast<Shared<1>*>(gdn_rows_shared));
+  gdn_rows(args, shared_at<1>(gdn_rows_shared));
 }
 
 // Four value heads of a key head: two tiles a block.
 WEIR_KERNEL_BOUNDED(weir_gdn_rows_wide, GpuGdnPackedArgs, kRowsThreads<2>, 3) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, *reinterpret_cast<Shared<2>*>(gdn_rows_shared));
+  gdn_rows(args, shared_at<2>(gdn_rows_shared));
 }
 
 }  // namespace weir
