@@ -82,7 +82,8 @@ class Bytes {
   int64_t size_ = 0;
 };
 
-// Page-locked host memory that copies run from and to without staging.
+// Page-locked host memory that copies run from and to without staging. Kernels read and write it at the same address:
+// what the host wrote before a launch is there for it, what it wrote is there once an event behind it has passed.
 class PinnedBytes {
  public:
   PinnedBytes() = default;

@@ -6,7 +6,6 @@
 #include <variant>
 
 #include "base/check.h"
-#include "ops/cpu/aligned.h"
 #include "ops/draft/draft_gpu.h"
 #include "ops/norm/norm_rows_gpu.h"
 #include "runner/gpu_parts.h"
@@ -18,14 +17,6 @@ namespace {
 constexpr int64_t kFloat = sizeof(float);
 constexpr size_t kGraphsMax = 256;
 constexpr int64_t kRecordedRows = 8;
-
-int64_t table_bytes(int64_t sequences) {
-  return round_up(sequences * static_cast<int64_t>(sizeof(GpuDraftSequence)), kGpuPartAlign);
-}
-
-int64_t staging_bytes(int64_t sequences) {
-  return table_bytes(sequences) + sequences * static_cast<int64_t>(sizeof(GpuSampleRow));
-}
 
 }  // namespace
 
@@ -73,10 +64,6 @@ int64_t PackedDrafter::lay_out(std::byte* base) {
   take(chain_rows_, passes * sequences);
   take(pass_sample_, passes * sequences);
   take(drafts_, passes * sequences);
-  std::byte* staged = nullptr;
-  take(staged, staging_bytes(sequences));
-  table_ = reinterpret_cast<GpuDraftSequence*>(staged);
-  sample_ = reinterpret_cast<GpuSampleRow*>(staged + table_bytes(sequences));
   return parts.used();
 }
 
@@ -91,8 +78,8 @@ Status PackedDrafter::allocate() {
                                                        "lower --max-num-batched-tokens"));
   lay_out(memory_.data());
   gpu_.stream->zero(memory_.data(), memory_.size());
-  WEIR_ASSIGN_OR_RETURN(staging_, gpu_.device->allocate_pinned(staging_bytes(sequences), "draft tables"));
-  WEIR_ASSIGN_OR_RETURN(proposed_, gpu_.device->allocate_pinned(limits_.drafts_max * sequences * kFloat, "drafts"));
+  WEIR_ASSIGN_OR_RETURN(proposed_,
+                        gpu_.device->allocate_pinned((1 + limits_.drafts_max * sequences) * kFloat, "drafts"));
   done_ = gpu_.device->event();
   std::vector<int32_t> each(static_cast<size_t>(sequences));
   std::iota(each.begin(), each.end(), 0);
@@ -126,11 +113,7 @@ Status PackedDrafter::record() {
         step.first = kDraftFirst;
         draft_->point_step_at_tables(sequences, 0);
         step.sampled_before = clean_;
-        gpu_.stream->begin_graph();
-        run(shape);
-        auto recorded = gpu_.stream->end_graph();
-        if (!recorded.ok()) return Ok{};
-        graphs_[shape] = std::move(*recorded);
+        if (graph_of(shape) == nullptr) return Ok{};
         if (segments >= PackedExecutor::segments_of(limits_.sequence_tokens_max)) break;
       }
     }
@@ -214,12 +197,12 @@ void PackedDrafter::add_rows(const Item& item, const StepRows& rows, const Batch
                        item.sampled >= 0 || item.last >= 0});
 }
 
-void PackedDrafter::fill_sequences(BatchTable* table) {
-  auto* out = reinterpret_cast<GpuDraftSequence*>(staging_.data());
+void PackedDrafter::fill_sequences(BatchTable* table, const PackedExecutor::Places& host,
+                                   const PackedExecutor::Mailbox& mailbox) {
   for (size_t s = 0; s < items_.size(); ++s) {
     const Item& item = items_[s];
     const BatchRow& row = table->row(item.work->row);
-    GpuDraftSequence& own = out[s] = {};
+    GpuDraftSequence& own = host.drafted[s] = {};
     own.ring = caches_->hidden_ring(row.state);
     own.position = static_cast<int32_t>(item.position);
     own.row_begin = static_cast<int32_t>(item.row_begin);
@@ -234,9 +217,22 @@ void PackedDrafter::fill_sequences(BatchTable* table) {
     own.covered = static_cast<int32_t>(item.covered);
     own.banned_end = static_cast<int32_t>(row.prompt_length + row.sampling.min_tokens);
   }
-  auto* sample = reinterpret_cast<GpuSampleRow*>(staging_.data() + table_bytes(limits_.rows_max));
-  const device::PinnedBytes& lists = draft_->flights_.front().lists;
-  lay_out_samples(requests_, sample, {lists.data(), static_cast<size_t>(lists.size())});
+  const device::PinnedBytes& lists = mailbox.lists;
+  lay_out_samples(requests_, host.draft_sample, {lists.data(), static_cast<size_t>(lists.size())});
+}
+
+// The recorded passes of this shape; draft_->step_ is of it too. Null without memory for one more.
+device::Graph* PackedDrafter::graph_of(const Shape& shape) {
+  if (graphs_.size() >= kGraphsMax && graphs_.count(shape) == 0) return nullptr;
+  device::Graph& graph = graphs_[shape];
+  if (!graph) {
+    gpu_.stream->begin_graph();
+    run(shape);
+    auto recorded = gpu_.stream->end_graph();
+    if (!recorded.ok()) return nullptr;
+    graph = std::move(*recorded);
+  }
+  return &graph;
 }
 
 // Behind the step: the passes of the draft head, and their drafts to the host.
@@ -254,49 +250,37 @@ void PackedDrafter::launch(const StepRows& rows, BatchTable* table) {
     decodes = decodes && item.work->first_token < 0;
     longest = std::max(longest, item.end + passes_);
   }
-  fill_sequences(table);
   const auto count = static_cast<int64_t>(items_.size());
   StepBatch batch;
   batch.tokens = tokens_;
   batch.kv = kv_;
   batch.sequences = sequences_;
-  PackedExecutor::Flight& flight = draft_->flights_.front();
-  draft_->fill_tables(batch, &flight);
+  PackedExecutor::Mailbox& mailbox = draft_->next_mailbox();
+  const PackedExecutor::Places host = draft_->fill_tables(batch, &mailbox);
+  fill_sequences(table, host, mailbox);
   PackedExecutor::Step& step = draft_->step_;
   step.segments = PackedExecutor::segments_of(longest);
   step.sampled_before = clean_;
-  gpu_.stream->copy_in(draft_->tables_, flight.tables.data(), draft_->tables_used_);
-  gpu_.stream->copy_in(reinterpret_cast<std::byte*>(table_), staging_.data(), staging_bytes(limits_.rows_max));
   const Shape shape{
       static_cast<int64_t>(rows.tokens.size()), sampled_, count, step.token_count, passes_, step.fresh, step.segments};
-  device::Graph* graph = nullptr;
-  if (decodes && shape.rows > 0 && shape.rows <= kHeadBlockRows &&
-      (graphs_.size() < kGraphsMax || graphs_.count(shape) != 0)) {
-    graph = &graphs_[shape];
-    if (!*graph) {
-      gpu_.stream->begin_graph();
-      run(shape);
-      auto recorded = gpu_.stream->end_graph();
-      if (recorded.ok()) *graph = std::move(*recorded);
-    }
-  }
-  if (graph != nullptr && *graph) {
+  const bool recordable = decodes && shape.rows > 0 && shape.rows <= kHeadBlockRows;
+  const device::Graph* graph = recordable ? graph_of(shape) : nullptr;
+  if (graph != nullptr) {
     gpu_.stream->replay(*graph);
   } else {
     run(shape);
   }
-  gpu_.stream->copy_out(proposed_.data(), reinterpret_cast<const std::byte*>(drafts_), passes_ * count * kFloat);
   gpu_.stream->record(&done_);
 }
 
 GpuDraftArgs PackedDrafter::args_of(const Shape& shape) const {
   GpuDraftArgs args;
-  args.sequences = table_;
+  args.sequences = draft_->step_.drafted;
   args.ids = main_->step_.tokens;
   args.tokens = main_->tokens_;
   args.normed = normed_;
   args.pass_rows = draft_->step_.rows;
-  args.sample = sample_;
+  args.sample = draft_->step_.draft_sample;
   args.clean = clean_;
   args.chosen = chosen_;
   args.chain_rows = chain_rows_;
@@ -312,18 +296,21 @@ GpuDraftArgs PackedDrafter::args_of(const Shape& shape) const {
   return args;
 }
 
-// Everything but copies from and to the host; draft_->step_ is the first pass.
+// From the tables' way in to the drafts' way out; draft_->step_ is the first pass. Of the kernels, those up to the
+// pass's first each wait before they read anything.
 void PackedDrafter::run(const Shape& shape) {
+  draft_->fetch_tables();
   norm_step(shape.step_rows);
   const GpuDraftArgs args = args_of(shape);
   draft_accept(gpu_, args);
   draft_gather(gpu_, args, shape.rows);
   draft_keep(gpu_, args);
-  if (shape.rows == 0) return;
-  draft_->run_body();
-  if (shape.passes == 0) return;
-  heads(shape, 0, chosen_);
-  chain(shape);
+  if (shape.rows > 0) draft_->run_body();
+  if (shape.rows > 0 && shape.passes > 0) {
+    heads(shape, 0, chosen_);
+    chain(shape);
+  }
+  draft_->report_tokens(drafts_, shape.passes * shape.sequences, {&proposed_, &proposed_});
 }
 
 // The backbone's rows as its head norms them.
@@ -388,6 +375,7 @@ void PackedDrafter::finish(const StepPlan& plan, const StepRows& rows, const Ste
   const Status status = done_.wait();
   WEIR_CHECK(status.ok(), "{}", status.error().text());
   const auto* proposed = reinterpret_cast<const TokenId*>(proposed_.data());
+  PackedExecutor::check_fault(*proposed++);
   for (size_t s = 0; s < items_.size(); ++s) {
     const Item& item = items_[s];
     const SequenceResult& yielded = result.sequences[static_cast<size_t>(item.work - plan.work.data())];

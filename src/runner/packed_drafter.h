@@ -66,7 +66,8 @@ class PackedDrafter final : public Drafter {
   void learn(const StepPlan& plan, const StepResult& result, BatchTable* table);
   void launch(const StepRows& rows, BatchTable* table);
   void add_rows(const Item& item, const StepRows& rows, const BatchRow& row);
-  void fill_sequences(BatchTable* table);
+  void fill_sequences(BatchTable* table, const PackedExecutor::Places& host, const PackedExecutor::Mailbox& mailbox);
+  device::Graph* graph_of(const Shape& shape);
   GpuDraftArgs args_of(const Shape& shape) const;
   void run(const Shape& shape);
   void norm_step(int64_t rows);
@@ -100,10 +101,7 @@ class PackedDrafter final : public Drafter {
   GpuRow* chain_rows_ = nullptr;         // [drafts][S]
   GpuSampleRow* pass_sample_ = nullptr;  // [drafts][S]
   int32_t* drafts_ = nullptr;            // [drafts][S]
-  GpuDraftSequence* table_ = nullptr;    // [S]
-  GpuSampleRow* sample_ = nullptr;       // [S], behind table_
-  device::PinnedBytes staging_;          // table_ and sample_ on their way
-  device::PinnedBytes proposed_;         // [drafts][S]
+  device::PinnedBytes proposed_;         // the fault, then [drafts][S]
   device::Event done_;
   std::map<Shape, device::Graph> graphs_;
 };

@@ -8,6 +8,7 @@
 #include "ops/moe/moe_packed_args.h"
 #include "ops/moe/moe_prompt_gpu.h"
 #include "ops/sample/sample_gpu.h"
+#include "ops/step/step_gpu.h"
 #include "runner/cpu_weights.h"
 #include "runner/gpu_parts.h"
 #include "runner/sample_rows.h"
@@ -101,6 +102,7 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
     gdn_scratch_ = parts.take<uint8_t>(gdn_chunks_scratch_bytes(gdn_shape(config_), limits_.rows, limits_.sequences));
   }
   fault_ = parts.take<int32_t>(1);
+  number_ = parts.take<uint32_t>(1);
   tokens_ = parts.take<int32_t>(limits_.rows);
   next_tokens_ = parts.take<int32_t>(limits_.sequences);
   sample_scratch_ = parts.take<GpuSampleScratch>(kHeadBlockRows);
@@ -122,11 +124,13 @@ Status PackedExecutor::allocate() {
   WEIR_ASSIGN_OR_RETURN(memory_,
                         gpu_.device->allocate(lay_out(nullptr), "work buffers", "lower --max-num-batched-tokens"));
   lay_out(memory_.data());
-  for (Flight& flight : flights_) {
-    WEIR_ASSIGN_OR_RETURN(flight.tables, gpu_.device->allocate_pinned(tables_bytes_, "step tables"));
-    WEIR_ASSIGN_OR_RETURN(flight.lists,
+  for (Mailbox& mailbox : mailboxes_) {
+    WEIR_ASSIGN_OR_RETURN(mailbox.tables, gpu_.device->allocate_pinned(tables_bytes_, "step tables"));
+    WEIR_ASSIGN_OR_RETURN(mailbox.lists,
                           gpu_.device->allocate_pinned(sample_lists_bytes(limits_.sequences), "sampling lists"));
-    WEIR_ASSIGN_OR_RETURN(flight.tokens, gpu_.device->allocate_pinned((limits_.rows + 1) * kFloat, "tokens"));
+    WEIR_ASSIGN_OR_RETURN(mailbox.tokens, gpu_.device->allocate_pinned((limits_.rows + 1) * kFloat, "tokens"));
+  }
+  for (Flight& flight : flights_) {
     flight.begun = gpu_.device->event();
     flight.done = gpu_.device->event();
   }
@@ -155,9 +159,14 @@ void PackedExecutor::set_hidden(int64_t first, int64_t count, const float* rows)
 }
 
 PackedExecutor::Places PackedExecutor::places(std::byte* base, int64_t tokens, int64_t sequences, int64_t sampled,
-                                              int64_t generated) {
+                                              int64_t generated) const {
   GpuParts parts(base);
   Places out;
+  out.head = parts.take<GpuStepHead>(1);
+  if (program_.hidden_in.valid()) {
+    out.drafted = parts.take<GpuDraftSequence>(sequences);
+    out.draft_sample = parts.take<GpuSampleRow>(sequences);
+  }
   out.tokens = parts.take<int32_t>(tokens);
   out.rows = parts.take<GpuRow>(tokens);
   out.pages = parts.take<uint8_t**>(sequences);
@@ -183,10 +192,24 @@ void PackedExecutor::point_step_at_tables(int64_t sequences, int64_t sampled) {
   step_.generated = at.generated;
   step_.gdn_generated = at.gdn_generated;
   step_.gdn_prompts = at.gdn_prompts;
+  step_.drafted = at.drafted;
+  step_.draft_sample = at.draft_sample;
+  // Steps of fewer segments have a shape of their own.
+  GpuParts page_list(nullptr);
+  page_list.take<uint8_t*>(pages_of(std::max<int64_t>(1, step_.segments / kSegmentSteps * kPagedSegment)));
+  step_.usual_bytes = at.end - tables_ + sequences * page_list.used();
+}
+
+// Where the next step is laid out. Its kernels must be enqueued: the device counts the steps, too.
+PackedExecutor::Mailbox& PackedExecutor::next_mailbox() {
+  static_assert(kStepMailboxes >= kFlights, "a mailbox is free once its last step has been collected");
+  Mailbox& mailbox = mailboxes_[next_number_ % kStepMailboxes];
+  mailbox.number = next_number_++;
+  return mailbox;
 }
 
 // Everything that the step's kernels look up.
-void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
+PackedExecutor::Places PackedExecutor::fill_tables(const StepBatch& batch, Mailbox* mailbox) {
   const auto sequences = static_cast<int64_t>(batch.kv.size());
   const auto sampled = static_cast<int64_t>(batch.sampled.size());
   WEIR_CHECK(sequences <= limits_.sequences, "{} sequences in a step of {}", sequences, limits_.sequences);
@@ -209,18 +232,18 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
   }
   step_.segments = segments_of(longest);
   step_.fresh += step_.first;  // what nobody sees is written with the first row
-  const Places host = places(flight->tables.data(), step_.token_count, sequences, sampled, step_.generated_count);
+  const Places host = places(mailbox->tables.data(), step_.token_count, sequences, sampled, step_.generated_count);
   point_step_at_tables(sequences, sampled);
   std::copy(batch.tokens.begin(), batch.tokens.end(), host.tokens);
   std::copy(batch.sampled.begin(), batch.sampled.end(), host.sampled);
   if (batch.requests.empty()) {
     std::fill_n(host.sample, sampled, GpuSampleRow{});
   } else {
-    lay_out_samples(batch.requests, host.sample, {flight->lists.data(), static_cast<size_t>(flight->lists.size())});
+    lay_out_samples(batch.requests, host.sample, {mailbox->lists.data(), static_cast<size_t>(mailbox->lists.size())});
   }
   GpuParts rest(host.end);
   const auto on_device = [&](auto* place) {
-    return reinterpret_cast<decltype(place)>(tables_ + (reinterpret_cast<std::byte*>(place) - flight->tables.data()));
+    return reinterpret_cast<decltype(place)>(tables_ + (reinterpret_cast<std::byte*>(place) - mailbox->tables.data()));
   };
   int32_t* generated = host.generated;
   for (size_t i = 0; i < batch.kv.size(); ++i) {
@@ -231,7 +254,7 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
     }
     const int64_t count = std::max(s.page_count, pages_of(s.position + s.row_count));
     auto** pages = rest.take<uint8_t*>(count);
-    WEIR_CHECK(host.end + rest.used() <= flight->tables.data() + tables_bytes_, "step tables of over {} bytes",
+    WEIR_CHECK(host.end + rest.used() <= mailbox->tables.data() + tables_bytes_, "step tables of over {} bytes",
                tables_bytes_);
     for (int64_t p = 0; p < count; ++p) pages[p] = reinterpret_cast<uint8_t*>(s.pages[p]);
     host.pages[i] = on_device(pages);
@@ -240,10 +263,12 @@ void PackedExecutor::fill_tables(const StepBatch& batch, Flight* flight) {
   const std::vector<GpuPromptTile> tiles = paged_attention_tiles(prompts, config_.heads / config_.kv_heads);
   step_.tile_count = static_cast<int64_t>(tiles.size());
   auto* tile_place = rest.take<GpuPromptTile>(step_.tile_count);
-  tables_used_ = host.end + rest.used() - flight->tables.data();
+  tables_used_ = host.end + rest.used() - mailbox->tables.data();
   WEIR_CHECK(tables_used_ <= tables_bytes_, "step tables of {} bytes, {} reserved", tables_used_, tables_bytes_);
   std::copy(tiles.begin(), tiles.end(), tile_place);
   step_.tiles = on_device(tile_place);
+  *host.head = {mailbox->number, 0, tables_used_};
+  return host;
 }
 
 void PackedExecutor::fill_gdn(const StepBatch& batch, const Places& host) {
@@ -271,8 +296,33 @@ void PackedExecutor::run_program(const std::vector<Operation>& operations, const
   }
 }
 
+// The step's first kernel. Behind it stands one that waits before anything else, and every later kernel behind that
+// one: so tables are there for whatever reads them, also before its own wait.
+void PackedExecutor::fetch_tables() {
+  GpuStepFetchArgs args;
+  for (size_t i = 0; i < mailboxes_.size(); ++i) {
+    args.from[i] = reinterpret_cast<const uint8_t*>(mailboxes_[i].tables.data());
+  }
+  args.to = reinterpret_cast<uint8_t*>(tables_);
+  args.number = number_;
+  args.fault = fault_;
+  args.bytes_max = tables_bytes_;
+  args.ahead = step_.usual_bytes;
+  step_fetch(gpu_, args);
+}
+
+// Its last: the fault and what the step sampled, to where its mailbox says.
+void PackedExecutor::report_tokens(const int32_t* tokens, int64_t count, const Reports& to) {
+  GpuStepReportArgs args;
+  for (size_t i = 0; i < to.size(); ++i) args.to[i] = reinterpret_cast<int32_t*>(to[i]->data());
+  args.tokens = tokens;
+  args.fault = fault_;
+  args.number = number_;
+  args.count = static_cast<int32_t>(count);
+  step_report(gpu_, args);
+}
+
 void PackedExecutor::run_body() {
-  gpu_.stream->zero(reinterpret_cast<std::byte*>(fault_), sizeof(int32_t));
   run_program(program_.body, {step_.token_count, nullptr, nullptr, nullptr});
 }
 
@@ -280,15 +330,18 @@ void PackedExecutor::run_head(int64_t first, int64_t count) {
   run_program(program_.head, {count, step_.sampled + first, step_.sample + first, tokens_ + first});
 }
 
-// The recorded decode step of this shape, with the head and the sampling of all rows; step_ is of it too. Null without
-// memory for one more: then the same calls are made one by one.
+// The recorded decode step of this shape, with its tables' way in, the head, the sampling of all rows and the tokens'
+// way out; step_ is of it too. It serves both mailboxes: the device counts the steps. Null without memory for one more:
+// then the same calls are made one by one.
 device::Graph* PackedExecutor::graph_of(const Shape& shape) {
   if (graphs_.size() >= kGraphsMax && graphs_.count(shape) == 0) return nullptr;
   device::Graph& graph = graphs_[shape];
   if (!graph) {
     gpu_.stream->begin_graph();
+    fetch_tables();
     run_body();
     run_head(0, shape.sequences * shape.rows);
+    report_sampled(shape.sequences * shape.rows);
     auto recorded = gpu_.stream->end_graph();
     if (!recorded.ok()) return nullptr;
     graph = std::move(*recorded);
@@ -354,19 +407,18 @@ void PackedExecutor::enqueue(const StepBatch& batch) {
   if (flight.empty) return;
   flight.to_host = batch.requests.empty();
   for (const SampleRequest& request : batch.requests) flight.to_host |= !request.on_device;
-  fill_tables(batch, &flight);
+  Mailbox& mailbox = next_mailbox();
+  flight.mailbox = &mailbox;
+  fill_tables(batch, &mailbox);
   gpu_.stream->record(&flight.begun);
-  gpu_.stream->copy_in(tables_, flight.tables.data(), tables_used_);
-  const bool whole = replay(batch);
-  if (!whole) run_body();
-  gpu_.stream->copy_out(flight.tokens.data(), reinterpret_cast<const std::byte*>(fault_), sizeof(int32_t));
-  // Rows of which the host wants logits are computed when it asks for them: their step is collected before the next.
-  const int64_t block = std::min(limits_.rows, kHeadBlockRows);
-  for (int64_t first = 0; !flight.to_host && first < flight.sampled; first += block) {
-    const int64_t count = std::min(block, flight.sampled - first);
-    if (!whole) run_head(first, count);
-    gpu_.stream->copy_out(flight.tokens.data() + (1 + first) * kFloat,
-                          reinterpret_cast<const std::byte*>(tokens_ + first), count * kFloat);
+  if (!replay(batch)) {
+    fetch_tables();
+    run_body();
+    // Rows of which the host wants logits are computed when it asks for them: their step is collected before the next.
+    const int64_t sampled = flight.to_host ? 0 : flight.sampled;
+    const int64_t block = std::min(limits_.rows, kHeadBlockRows);
+    for (int64_t first = 0; first < sampled; first += block) run_head(first, std::min(block, sampled - first));
+    report_sampled(sampled);
   }
   gpu_.stream->record(&flight.done);
 }
@@ -376,11 +428,15 @@ bool PackedExecutor::ready() {
   return flight.empty || flight.done.passed();
 }
 
+void PackedExecutor::check_fault(int32_t fault) {
+  WEIR_CHECK(fault != kStepFaultTables, "a step found the tables of another");
+  WEIR_CHECK(fault == 0, "the token id of row {} is outside the vocabulary", fault - 1);
+}
+
 void PackedExecutor::wait(const Flight& flight) const {
   const Status status = flight.done.wait();
   WEIR_CHECK(status.ok(), "{}", status.error().text());
-  const int32_t fault = *reinterpret_cast<const int32_t*>(flight.tokens.data());
-  WEIR_CHECK(fault == 0, "the token id of row {} is outside the vocabulary", fault - 1);
+  check_fault(*reinterpret_cast<const int32_t*>(flight.mailbox->tokens.data()));
 }
 
 void PackedExecutor::collect(const Consume& consume) {
@@ -390,7 +446,7 @@ void PackedExecutor::collect(const Consume& consume) {
   --flight_count_;
   if (flight.empty) return;
   wait(flight);
-  auto* tokens = reinterpret_cast<TokenId*>(flight.tokens.data()) + 1;
+  auto* tokens = reinterpret_cast<TokenId*>(flight.mailbox->tokens.data()) + 1;
   if (!flight.to_host) {
     if (flight.sampled > 0) consume({0, flight.sampled, nullptr, nullptr, tokens});
     return;

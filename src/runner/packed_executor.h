@@ -10,9 +10,11 @@
 #include <vector>
 
 #include "ops/attention/attention_paged_gpu.h"
+#include "ops/draft/draft_args.h"
 #include "ops/gdn/gpu_args.h"
 #include "ops/linear/linear_packed_gpu.h"
 #include "ops/sample/sample_args.h"
+#include "ops/step/step_args.h"
 #include "runner/gpu_caches.h"
 #include "runner/gpu_executor.h"
 #include "runner/packed_weights.h"
@@ -60,6 +62,8 @@ class PackedExecutor final : public Executor {
     const int32_t* generated = nullptr;  // rows of generated tokens
     const GpuGdnSequence* gdn_generated = nullptr;
     const GpuGdnSequence* gdn_prompts = nullptr;
+    const GpuDraftSequence* drafted = nullptr;
+    const GpuSampleRow* draft_sample = nullptr;
     const GpuPromptTile* tiles = nullptr;
     int64_t token_count = 0;
     int64_t generated_count = 0;
@@ -67,15 +71,22 @@ class PackedExecutor final : public Executor {
     int64_t gdn_prompt_count = 0;
     int64_t gdn_chunks = 0;
     int64_t tile_count = 0;
-    int64_t segments = 1;  // of the longest generated row, rounded up to a power of four
-    int64_t fresh = 1;     // the most tokens of a sequence
-    int64_t first = 0;     // token that rows see
+    int64_t segments = 1;     // of the longest generated row, rounded up to a power of four
+    int64_t fresh = 1;        // the most tokens of a sequence
+    int64_t first = 0;        // token that rows see
+    int64_t usual_bytes = 0;  // of the tables of a step of this shape, at least, if its sequences are alike
   };
-  // A step between enqueue() and collect().
-  struct Flight {
+  // What the host and the kernels of one step exchange, see ops/step/step_args.h. It is the host's from the moment that
+  // its step has been collected: with two steps in flight, the one that takes a mailbox again is enqueued after that.
+  struct Mailbox {
     device::PinnedBytes tables;
     device::PinnedBytes lists;   // of the sampled rows
     device::PinnedBytes tokens;  // the fault, then [T]
+    uint32_t number = 0;         // of the step
+  };
+  // A step between enqueue() and collect().
+  struct Flight {
+    const Mailbox* mailbox = nullptr;  // of a step that is not empty
     device::Event begun;
     device::Event done;
     int64_t sampled = 0;
@@ -101,6 +112,9 @@ class PackedExecutor final : public Executor {
   int64_t lay_out(std::byte* base);
   // Where the tables of a step stand behind `base`, and the first byte behind them.
   struct Places {
+    GpuStepHead* head = nullptr;
+    GpuDraftSequence* drafted = nullptr;   // of a draft head's program: a sequence each,
+    GpuSampleRow* draft_sample = nullptr;  // and how its drafts are drawn; the drafter fills these in
     int32_t* tokens = nullptr;
     GpuRow* rows = nullptr;
     uint8_t*** pages = nullptr;
@@ -111,10 +125,16 @@ class PackedExecutor final : public Executor {
     GpuGdnSequence* gdn_prompts = nullptr;
     std::byte* end = nullptr;
   };
-  static Places places(std::byte* base, int64_t tokens, int64_t sequences, int64_t sampled, int64_t generated);
-  void fill_tables(const StepBatch& batch, Flight* flight);
+  Places places(std::byte* base, int64_t tokens, int64_t sequences, int64_t sampled, int64_t generated) const;
+  Mailbox& next_mailbox();
+  Places fill_tables(const StepBatch& batch, Mailbox* mailbox);
   void fill_gdn(const StepBatch& batch, const Places& host);
   void point_step_at_tables(int64_t sequences, int64_t sampled);
+  void fetch_tables();
+  // Places of a report by the number of its mailbox.
+  using Reports = std::array<const device::PinnedBytes*, kStepMailboxes>;
+  void report_tokens(const int32_t* tokens, int64_t count, const Reports& to);
+  void report_sampled(int64_t count) { report_tokens(tokens_, count, {&mailboxes_[0].tokens, &mailboxes_[1].tokens}); }
   void run_body();
   void run_head(int64_t first, int64_t count);
   // Decode steps of one shape: as many rows of every sequence, all sampled on the device.
@@ -153,6 +173,7 @@ class PackedExecutor final : public Executor {
 
   float* data(BufferRef ref) const { return buffers_[ref.buffer.index()] + ref.column; }
   int64_t stride(BufferRef ref) const { return program_.buffer(ref.buffer).width; }
+  static void check_fault(int32_t fault);
   void wait(const Flight& flight) const;
   void note_time(const Flight& ended);
 
@@ -179,6 +200,7 @@ class PackedExecutor final : public Executor {
   float* partial_ = nullptr;
   uint8_t* gdn_scratch_ = nullptr;
   int32_t* fault_ = nullptr;
+  uint32_t* number_ = nullptr;      // of the next step, as the device counts
   int32_t* tokens_ = nullptr;       // of the sampled rows
   int32_t* next_tokens_ = nullptr;  // of each row of the batch table
   GpuSampleScratch* sample_scratch_ = nullptr;
@@ -186,6 +208,8 @@ class PackedExecutor final : public Executor {
   int32_t sampled_identity_ = 0;
   std::byte* tables_ = nullptr;
   device::PinnedBytes logits_;  // of a block, and its normed rows
+  std::array<Mailbox, kStepMailboxes> mailboxes_;
+  uint32_t next_number_ = 0;  // as the host counts; what number_ is once all steps so far have run
   std::array<Flight, kFlights> flights_;
   size_t first_flight_ = 0;
   size_t flight_count_ = 0;

@@ -123,9 +123,9 @@ Status PackedProfile::lay_out(const UnitRows& rows, int64_t context) {
   batch.sequences = sequences_;
   batch.sampled = sampled_;
   batch.requests = requests_;
-  PackedExecutor::Flight& flight = executor_->flights_[0];
-  executor_->fill_tables(batch, &flight);
-  model_->stream.copy_in(executor_->tables_, flight.tables.data(), executor_->tables_used_);
+  PackedExecutor::Mailbox& mailbox = executor_->mailboxes_[0];  // no step: what is timed runs again and again
+  executor_->fill_tables(batch, &mailbox);
+  model_->stream.copy_in(executor_->tables_, mailbox.tables.data(), executor_->tables_used_);
   executor_->run_body();
   return model_->stream.wait();
 }

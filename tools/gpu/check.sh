@@ -84,6 +84,7 @@ part_races() {
     'PagedAttention.Prepare*:PagedAttention.SeveralGenerated*:PagedAttention.AGeneratedRows*'
     'PagedAttention.PromptRows*'
     'LinearPrompt.AddsToWhatIsThere:MoePrompt.AddsToWhatIsThere'
+    'Step.TokensArrive*:Step.AStepThat*'
     'GdnPacked.PromptsAgree*'
   )
   for filter in "${filters[@]}"; do

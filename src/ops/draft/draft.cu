@@ -1,5 +1,7 @@
 // Around the draft head's passes: which drafts of a step held, what its rows are fed with, and the hidden rows that the
-// next step goes on from. A few rows each: bound by latency.
+// next step goes on from. A few rows each: bound by latency. Each waits before it reads
+// anything.
+#include "device/async.h"
 #include "device/kernel.h"
 #include "ops/draft/draft_args.h"
 #include "ops/sample/pinned_acceptance.h"
@@ -8,6 +10,8 @@ namespace weir {
 
 // One block. A draft holds if it is the token that was sampled before it, or by chance where acceptance is pinned.
 WEIR_KERNEL(weir_draft_accept, GpuDraftArgs) {
+  device::wait_for_previous();
+  device::start_next();
   const int thread = static_cast<int>(threadIdx.x);
   const int threads = static_cast<int>(blockDim.x);
   for (int i = thread; i < args.sampled; i += threads) args.clean[i] = max(args.tokens[i], 0);
@@ -47,6 +51,8 @@ WEIR_KERNEL(weir_draft_accept, GpuDraftArgs) {
 
 // A block per row of the pass.
 WEIR_KERNEL(weir_draft_gather, GpuDraftArgs) {
+  device::wait_for_previous();
+  device::start_next();
   const GpuRow row = args.pass_rows[blockIdx.x];
   const GpuDraftSequence& own = args.sequences[row.sequence];
   const int before = row.position - 1;
@@ -60,6 +66,8 @@ WEIR_KERNEL(weir_draft_gather, GpuDraftArgs) {
 
 // A block per sequence and slot of its ring: the step's last rows stay there.
 WEIR_KERNEL(weir_draft_keep, GpuDraftArgs) {
+  device::wait_for_previous();
+  device::start_next();
   const GpuDraftSequence& own = args.sequences[blockIdx.y];
   const int row = own.rows - 1 - static_cast<int>(blockIdx.x);
   if (row < 0) return;

@@ -12,6 +12,7 @@ constexpr int kThreads = 256;
 void draft_accept(Gpu& gpu, const GpuDraftArgs& args) {
   device::Grid grid;
   grid.threads = kThreads;
+  grid.overlap = true;
   gpu.launch("weir_draft_accept", grid, args);
 }
 
@@ -21,6 +22,7 @@ void draft_gather(Gpu& gpu, const GpuDraftArgs& args, int64_t rows) {
   device::Grid grid;
   grid.x = rows;
   grid.threads = kThreads;
+  grid.overlap = true;
   gpu.launch("weir_draft_gather", grid, args);
 }
 
@@ -31,6 +33,7 @@ void draft_keep(Gpu& gpu, const GpuDraftArgs& args) {
   grid.x = args.slots;
   grid.y = args.count;
   grid.threads = kThreads;
+  grid.overlap = true;
   gpu.launch("weir_draft_keep", grid, args);
 }
 

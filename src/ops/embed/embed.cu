@@ -1,10 +1,14 @@
-// A block per token.
+// A block per token. Often the kernel behind the one that brings the step's tables: it waits before it reads any, and
+// whoever starts behind it finds them there.
+#include "device/async.h"
 #include "device/kernel.h"
 #include "ops/embed/gpu_args.h"
 
 namespace weir {
 
 WEIR_KERNEL(weir_embed, GpuEmbedArgs) {
+  device::wait_for_previous();
+  device::start_next();
   const int64_t t = blockIdx.x;
   int32_t id = args.ids[t];
   if (id < 0 && args.next_tokens != nullptr) id = args.next_tokens[-1 - id];

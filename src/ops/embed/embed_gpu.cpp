@@ -11,6 +11,7 @@ void embed(Gpu& gpu, const GpuEmbedArgs& args, int64_t tokens) {
   device::Grid grid;
   grid.x = tokens;
   grid.threads = 256;
+  grid.overlap = true;
   gpu.launch("weir_embed", grid, args);
 }
 

@@ -40,7 +40,7 @@ struct GpuSampleScratch {
 struct GpuSampleArgs {
   const float* logits = nullptr;  // [R, width], not changed
   int64_t logits_stride = 0;
-  const GpuSampleRow* rows = nullptr;   // [R], written before the step's first kernel
+  const GpuSampleRow* rows = nullptr;   // [R], not written by the kernel just before
   GpuSampleScratch* scratch = nullptr;  // [R]
   int32_t* tokens = nullptr;            // [R] out: the token, or -1 where the row has a NaN or an infinity
   int32_t* next_tokens = nullptr;       // out: [GpuSampleRow::row]; 0 where tokens has -1
