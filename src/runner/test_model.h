@@ -39,6 +39,7 @@ struct ModelTestName {
   std::string operator()(const Info& info) const {
     std::string name = info.param;
     std::replace(name.begin(), name.end(), '-', '_');
+    std::replace(name.begin(), name.end(), ' ', '_');
     return name;
   }
 };
@@ -49,15 +50,19 @@ inline const char* golden_with_drafts() {
   return device == nullptr || std::string_view(device) == "cpu" ? "moe-odd" : "moe-fit";
 }
 
-// The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path; its
-// drafts drawn among `draft_ids`, if there are any.
+// The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path; with pages of FP8 where
+// "<name> fp8" is asked for; its drafts drawn among `draft_ids`, if there are any.
 inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& name, int64_t positions,
                                                         const std::vector<TokenId>& draft_ids = {}) {
-  const std::string folder = name.find('/') == std::string::npos ? "tests/data/goldens/" + name : name;
+  constexpr std::string_view kFp8 = " fp8";
+  const bool fp8 = name.ends_with(kFp8);
+  const std::string of = name.substr(0, name.size() - (fp8 ? kFp8.size() : 0));
+  const std::string folder = of.find('/') == std::string::npos ? "tests/data/goldens/" + of : of;
   std::ifstream file(folder + "/config.json");
   std::stringstream text;
   text << file.rdbuf();
-  WEIR_ASSIGN_OR_RETURN(const auto config, parse_model_config(text.str()));
+  WEIR_ASSIGN_OR_RETURN(auto config, parse_model_config(text.str()));
+  if (fp8) config.kv_format = KvFormat::kFp8;
   WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(folder));
   WEIR_ASSIGN_OR_RETURN(auto weights, load_weights(config, *checkpoint));
   ThreadPool pool({.threads = 2});
