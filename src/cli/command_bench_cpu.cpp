@@ -90,6 +90,7 @@ Status bench_cpu(const Options& options, const std::vector<int64_t>& streams, co
     fmt::print("{}: {} threads, {}; peak {:.1f} GFLOP/s (float32 multiply-adds), reads {:.1f} GB/s over {:.1f} MB\n",
                model->name, machine.threads, isa_name(on_cpu.cpu->isa()), machine.fma_gflops, machine.read_gbs,
                static_cast<double>(machine.working_set_bytes) / 1e6);
+    if (on_cpu.config.kv_format == KvFormat::kFp8) fmt::print("pages of FP8 keys and values\n");
   }
   WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, model));
   WEIR_ASSIGN_OR_RETURN(const Measured prefill,

@@ -32,8 +32,8 @@ class GpuBench {
 
   void head() const {
     if (options_.json) return;
-    fmt::print("{}: {}, {} weights of {:.2f} GB, {}\n", model_.name, on_gpu_.device_text(), format_,
-               static_cast<double>(on_gpu_.weight_bytes()) / 1e9,
+    fmt::print("{}: {}, {} weights of {:.2f} GB, {} KV, {}\n", model_.name, on_gpu_.device_text(), format_,
+               static_cast<double>(on_gpu_.weight_bytes()) / 1e9, kv_format(),
                on_gpu_.packed ? "kernels for packed weights"
                               : "plain float32 kernels: " + packed_takes(model_.config).error().message);
     fmt::print("a kernel reads {:.2f} GiB at {:.0f} GB/s\n", static_cast<double>(rate_.set_bytes) / (1 << 30),
@@ -96,6 +96,11 @@ class GpuBench {
   }
 
  private:
+  std::string_view kv_format() const {
+    if (model_.config.kv_format == KvFormat::kFp8) return "FP8";
+    return on_gpu_.packed ? "BF16" : "F32";
+  }
+
   Json about(const char* what) const {
     const ModelConfig& config = model_.config;
     return {{"what", what},
@@ -108,6 +113,7 @@ class GpuBench {
             {"expert_width", config.moe() ? config.expert_width : config.dense_width},
             {"vocabulary", config.vocabulary},
             {"format", format_},
+            {"kv_format", kv_format()},
             {"packed", on_gpu_.packed},
             {"weight_bytes", on_gpu_.weight_bytes()},
             {"read_gbs", rate_.gbs},

@@ -92,7 +92,7 @@ class Planner {
   }
   void row(const AttentionOp& op) {
     put(op.layer, fmt::format("{}/{} heads x {}, pages of 64", config_.heads, config_.kv_heads, config_.head_dim),
-        "F32 KV", kernel("attend_segment"), 0);
+        config_.kv_format == KvFormat::kFp8 ? "FP8 KV" : "F32 KV", kernel("attend_segment"), 0);
   }
   void row(const GdnOp& op) {
     put(op.layer,
@@ -192,7 +192,8 @@ Json memory_json(const MemoryPlan& memory) {
 
 Status command_plan(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
-  WEIR_ASSIGN_OR_RETURN(const ModelConfig config, read_model_config(folder.string()));
+  WEIR_ASSIGN_OR_RETURN(ModelConfig config, read_model_config(folder.string()));
+  WEIR_RETURN_IF_ERROR(choose_kv_format(options, &config));
   WEIR_RETURN_IF_ERROR(check_kernels(options, config));
   WEIR_ASSIGN_OR_RETURN(const ModelShapes shapes, model_shapes(options, folder, config));
   if (options.device != "cpu") return plan_gpu(options, config, shapes);

@@ -179,7 +179,8 @@ TEST_P(Invariance, PreemptionDoesNotMatter) {
   EXPECT_GT(preemptions, 5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Invariance, testing::Values("moe-odd", "moe-real", "next", "moe-fp8", "moe-fit"),
+INSTANTIATE_TEST_SUITE_P(Models, Invariance,
+                         testing::Values("moe-odd", "moe-real", "next", "moe-fp8", "moe-fit", "moe-fit fp8"),
                          ModelTestName());
 
 #ifdef WEIR_PLANTED_BUGS

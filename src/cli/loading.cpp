@@ -341,6 +341,25 @@ Status check_kernels(const Options& options, const ModelConfig& config) {
       "leave the flag out, or run this model on the CPU: --device cpu"};
 }
 
+Status choose_kv_format(const Options& options, ModelConfig* config) {
+  const bool fp8 = options.kv_cache_dtype == "fp8";
+  const bool on_gpu = options.device != "cpu";
+  const Status takes = packed_takes(*config);
+  if (options.kv_cache_dtype == "bf16" && !on_gpu) {
+    return Error{ErrorCode::kUnsupported, "--kv-cache-dtype bf16: pages on the CPU are float32, or FP8",
+                 "give --kv-cache-dtype auto or fp8"};
+  }
+  if (options.kv_cache_dtype != "auto" && on_gpu && !takes.ok()) {
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("--kv-cache-dtype {}: on a GPU this model would run on the plain kernels, whose pages are "
+                             "float32, because of {}",
+                             options.kv_cache_dtype, takes.error().message),
+                 fp8 ? "leave the flag out, or run this model on the CPU: --device cpu" : "leave the flag out"};
+  }
+  if (fp8) config->kv_format = KvFormat::kFp8;
+  return Ok{};
+}
+
 Status check_vocabulary(int32_t vocabulary, const ModelConfig& config) {
   if (vocabulary <= config.vocabulary) return Ok{};
   return Error{ErrorCode::kCorrupt,
@@ -389,6 +408,7 @@ Result<LoadedModel> load_model(const Options& options, const TextAssets* text, P
   WEIR_ASSIGN_OR_RETURN(loaded.folder, find_model(options));
   loaded.name = model_name(options.model);
   WEIR_ASSIGN_OR_RETURN(loaded.config, read_model_config(loaded.folder.string()));
+  WEIR_RETURN_IF_ERROR(choose_kv_format(options, &loaded.config));
   loaded.dummy = options.load_format == "dummy";
   phases->done("config");
 

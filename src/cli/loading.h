@@ -90,6 +90,9 @@ Result<int64_t> free_bytes_of(const Options& options);
 // --strict-kernels: kUnsupported when a GPU would run the model on the plain kernels.
 Status check_kernels(const Options& options, const ModelConfig& config);
 
+// --kv-cache-dtype into the config. kUnsupported where the kernels of the device have no such pages.
+Status choose_kv_format(const Options& options, ModelConfig* config);
+
 // kCorrupt when a tokenizer of `vocabulary` ids has more than the model has rows.
 Status check_vocabulary(int32_t vocabulary, const ModelConfig& config);
 

@@ -39,6 +39,11 @@ WEIR_DEVICE float warp_max(float value) {
   return value;
 }
 
+// The largest of a warp's numbers.
+WEIR_DEVICE uint32_t warp_max(uint32_t value) {
+  return __reduce_max_sync(kAllLanes, value);
+}
+
 // Sum over a block of kThreads threads, the same bits in every thread. `scratch`: kThreads / 32 floats of shared
 // memory; may be used again after the caller's next barrier.
 template <int kThreads>

@@ -81,6 +81,14 @@ WEIR_DEVICE void fp8_to_f16x4(uint32_t codes, uint32_t* low, uint32_t* high) {
       : "r"(codes));
 }
 
+// Two floats rounded to e4m3 (to nearest, ties to even; what is too large becomes the largest), `low` in the lower
+// byte.
+WEIR_DEVICE uint32_t to_fp8x2(float low, float high) {
+  uint16_t out;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(out) : "f"(high), "f"(low));
+  return out;
+}
+
 // A float rounded to tf32 (10 bits of mantissa), to nearest.
 WEIR_DEVICE uint32_t to_tf32(float x) {
   uint32_t out;

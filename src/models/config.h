@@ -24,6 +24,12 @@ enum class ModelFamily : uint8_t {
 // How quantization_config says the checkpoint is stored; the loader believes the tensors, `weir inspect` compares.
 enum class QuantMethod : uint8_t { kNone, kFp8, kQuark };
 
+// How pages hold keys and values.
+enum class KvFormat : uint8_t {
+  kNative,  // as the device's kernels have them: float32, or BF16 by the kernels for packed weights
+  kFp8,     // rows of codes with a scale each (tensor/fp8_row.h)
+};
+
 // Every size is checked against a range on parsing, so that products of two fit in int64_t with room.
 struct ModelConfig {
   ModelFamily family = ModelFamily::kQwen35Moe;
@@ -61,6 +67,8 @@ struct ModelConfig {
   int64_t dense_width = 0;
 
   int64_t mtp_layers = 0;  // as the file says; the tensors decide
+  // What the file does not say: the caller's choice.
+  KvFormat kv_format = KvFormat::kNative;
   std::vector<int64_t> eos_ids;
 
   bool moe() const { return experts > 0; }

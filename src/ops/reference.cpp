@@ -103,16 +103,33 @@ double silu(double x) {
   return x * sigmoid(x);
 }
 
+Row fp8_row(const Row& x) {
+  double largest = 0;
+  for (const double value : x) largest = std::max(largest, std::abs(value));
+  if (largest == 0) return x;
+  const int scale = std::ilogb(largest) - 7;
+  Row y;
+  for (const double value : x) {
+    const double scaled = std::ldexp(value, -scale);
+    const int step = std::max(scaled == 0 ? -6 : std::ilogb(scaled), -6) - 3;  // three bits of mantissa
+    y.push_back(std::ldexp(std::nearbyint(std::ldexp(scaled, -step)), step + scale));
+  }
+  return y;
+}
+
 Rows attention(const AttentionShape& shape, double theta, std::span<const float> q_norm, std::span<const float> k_norm,
                const Rows& qg, const Rows& k, const Rows& v) {
   const int64_t e = shape.head_dim;
   Rows out;
+  const auto kept = [&](const Row& row) { return shape.fp8 ? fp8_row(row) : row; };
   std::vector<Rows> keys(static_cast<size_t>(shape.kv_heads));
+  std::vector<Rows> values(static_cast<size_t>(shape.kv_heads));
   for (size_t t = 0; t < qg.size(); ++t) {
     const auto position = static_cast<int64_t>(t);
     Row& y = out.emplace_back();
     for (int64_t h = 0; h < shape.kv_heads; ++h) {
-      keys[static_cast<size_t>(h)].push_back(head(shape, theta, k[t].data() + h * e, k_norm, position));
+      keys[static_cast<size_t>(h)].push_back(kept(head(shape, theta, k[t].data() + h * e, k_norm, position)));
+      values[static_cast<size_t>(h)].push_back(kept(Row(v[t].data() + h * e, v[t].data() + (h + 1) * e)));
     }
     for (int64_t h = 0; h < shape.heads; ++h) {
       const int64_t kv = h / (shape.heads / shape.kv_heads);
@@ -126,7 +143,7 @@ Rows attention(const AttentionShape& shape, double theta, std::span<const float>
       const double sum = std::accumulate(p.begin(), p.end(), 0.0);
       for (int64_t i = 0; i < e; ++i) {
         double o = 0;
-        for (size_t j = 0; j < p.size(); ++j) o += p[j] * v[j][static_cast<size_t>(kv * e + i)];
+        for (size_t j = 0; j < p.size(); ++j) o += p[j] * values[static_cast<size_t>(kv)][j][static_cast<size_t>(i)];
         y.push_back(o / sum * sigmoid(qg[t][static_cast<size_t>(h * 2 * e + e + i)]));
       }
     }

@@ -23,7 +23,12 @@ Row rms_norm(const Row& x, std::span<const float> weight, bool zero_centred, dou
 double sigmoid(double x);
 double silu(double x);
 
-// Gated attention of one sequence from token 0. qg [T][H 2E], k and v [T][K E].
+// A row of FP8 numbers with a power of two as their scale: the nearest codes' values, the largest from 128 to 256 times
+// the scale.
+Row fp8_row(const Row& x);
+
+// Gated attention of one sequence from token 0, its keys and values rounded where pages are of FP8. qg [T][H 2E], k and
+// v [T][K E].
 Rows attention(const AttentionShape& shape, double theta, std::span<const float> q_norm, std::span<const float> k_norm,
                const Rows& qg, const Rows& k, const Rows& v);
 

@@ -133,6 +133,7 @@ double StepCost::prompt_macs(int64_t tokens) const {
 
 StepCost program_cost(const Program& program, const ModelConfig& config, const CpuWeights& weights) {
   Sizes sizes;
+  if (config.kv_format == KvFormat::kFp8) sizes.kv_value_bytes = 1;  // and the scales, which are left out
   sizes.matrix = [&](WeightRef ref) { return size_of(weights.matrix(ref)); };
   sizes.feed_forward = [&](int32_t layer) {
     const PackedMoe* moe = weights.moe(layer);

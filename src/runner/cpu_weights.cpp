@@ -50,6 +50,7 @@ AttentionShape attention_shape(const ModelConfig& config) {
   shape.head_dim = config.head_dim;
   shape.rope_dim = config.rope_dims;
   shape.eps = config.rms_eps;
+  shape.fp8 = config.kv_format == KvFormat::kFp8;
   return shape;
 }
 

@@ -358,7 +358,8 @@ TEST_P(Draft, PinnedAcceptanceYieldsItsLengthAndTheModelGoesOnFromWhatWasYielded
   EXPECT_GT(own, 5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Draft, testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit", "attention-only"),
+INSTANTIATE_TEST_SUITE_P(Models, Draft,
+                         testing::Values("moe-odd", "moe-real", "moe-fp8", "moe-fit", "moe-fit fp8", "attention-only"),
                          ModelTestName());
 
 // Drafts among a part of the vocabulary, from rows in eight bits.

@@ -33,6 +33,7 @@ Status check_shape(const ModelConfig& config, const device::DeviceInfo& info) {
   const auto refuse = [&](std::string what) {
     return with_remedy(Error{ErrorCode::kUnsupported, std::move(what), {}}, "run this model on the CPU: --device cpu");
   };
+  if (config.kv_format == KvFormat::kFp8) return refuse("FP8 pages, which the plain float32 kernels do not take");
   if (config.head_dim > kGpuHeadDimMax) {
     return refuse(
         fmt::format("attention heads of {} values; the GPU's kernels take {}", config.head_dim, kGpuHeadDimMax));
@@ -55,7 +56,9 @@ Status check_shape(const ModelConfig& config, const device::DeviceInfo& info) {
 
 CacheSizes gpu_cache_sizes(const ModelConfig& config) {
   CacheSizes sizes = cpu_cache_sizes(config);
-  if (packed_takes(config).ok()) sizes.kv_page_bytes = paged_kv_bytes(config.kv_heads);
+  if (packed_takes(config).ok()) {
+    sizes.kv_page_bytes = paged_kv_bytes(config.kv_heads, config.kv_format == KvFormat::kFp8);
+  }
   return sizes;
 }
 

@@ -121,7 +121,7 @@ class Namer {
   void fill(const AttentionOp& op, bool, GpuUnit* unit) const {
     unit->layers = {op.layer};
     unit->what = fmt::format("{}/{} heads x {}", config_.heads, config_.kv_heads, config_.head_dim);
-    unit->format = takes_.ok() ? "BF16 KV" : "F32 KV";
+    unit->format = config_.kv_format == KvFormat::kFp8 ? "FP8 KV" : takes_.ok() ? "BF16 KV" : "F32 KV";
     unit->kernel = prompt_ ? "paged_prepare, paged_prompt" : "paged_prepare, paged_rows, paged_merge";
   }
   void fill(const GdnOp& op, bool, GpuUnit* unit) const {
@@ -196,6 +196,7 @@ bool kernels_match(std::string_view planned, std::string_view launched) {
 }
 
 int64_t gpu_kv_value_bytes(const ModelConfig& config) {
+  if (config.kv_format == KvFormat::kFp8) return 1;  // scales, a byte to 256, left out
   return packed_takes(config).ok() ? 2 : 4;
 }
 

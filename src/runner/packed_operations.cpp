@@ -232,6 +232,7 @@ void PackedExecutor::execute(const AttentionOp& op, const Rows& rows) {
   args.eps = config_.rms_eps;
   args.fresh = static_cast<int32_t>(step_.fresh);
   args.first = static_cast<int32_t>(step_.first);
+  args.fp8 = config_.kv_format == KvFormat::kFp8 ? 1 : 0;
   paged_attention_prepare(gpu_, args, rows.count);
   int64_t together = std::max<int64_t>(1, step_.generated_count);
   while (together > 1 &&

@@ -51,7 +51,7 @@ Result<std::unique_ptr<PackedProfile>> PackedProfile::create(GpuModel* model, co
   return profile;
 }
 
-// Every page has its own copy of the same random values, uniform in +-[0.5, 1).
+// Every page has its own copy of the same random values, uniform in +-[0.5, 1); of FP8 pages these bits are finite.
 Status PackedProfile::fill_pages(int64_t page_bytes) {
   if (page_bytes == 0) return Ok{};
   std::vector<uint16_t> values(static_cast<size_t>(page_bytes / 2));

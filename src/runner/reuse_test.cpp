@@ -193,7 +193,8 @@ TEST_P(Reuse, ASequenceGoesOnFromPagesAndStateOfAnother) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Reuse,
-                         testing::Values("dense-tied", "dense-untied", "next", "moe-odd", "moe-fp8", "moe-mxfp4"),
+                         testing::Values("dense-tied", "dense-untied", "next", "moe-odd", "moe-fp8", "moe-mxfp4",
+                                         "moe-fit fp8"),
                          ModelTestName());
 
 }  // namespace

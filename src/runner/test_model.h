@@ -39,6 +39,7 @@ struct ModelTestName {
   std::string operator()(const Info& info) const {
     std::string name = info.param;
     std::replace(name.begin(), name.end(), '-', '_');
+    std::replace(name.begin(), name.end(), ' ', '_');
     return name;
   }
 };
@@ -49,15 +50,28 @@ inline const char* golden_with_drafts() {
   return device == nullptr || std::string_view(device) == "cpu" ? "moe-odd" : "moe-fit";
 }
 
-// The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path; its
-// drafts drawn among `draft_ids`, if there are any.
-inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& name, int64_t positions,
+// "<name>", or "<name> fp8": with pages of FP8.
+struct GoldenName {
+  std::string name;
+  bool fp8 = false;
+};
+inline GoldenName golden_name(const std::string& text) {
+  constexpr std::string_view kFp8 = " fp8";
+  const bool fp8 = text.ends_with(kFp8);
+  return {text.substr(0, text.size() - (fp8 ? kFp8.size() : 0)), fp8};
+}
+
+// The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path, of a golden_name(); its drafts
+// drawn among `draft_ids`, if there are any.
+inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& text_of_name, int64_t positions,
                                                         const std::vector<TokenId>& draft_ids = {}) {
+  const auto [name, fp8] = golden_name(text_of_name);
   const std::string folder = name.find('/') == std::string::npos ? "tests/data/goldens/" + name : name;
   std::ifstream file(folder + "/config.json");
   std::stringstream text;
   text << file.rdbuf();
-  WEIR_ASSIGN_OR_RETURN(const auto config, parse_model_config(text.str()));
+  WEIR_ASSIGN_OR_RETURN(auto config, parse_model_config(text.str()));
+  if (fp8) config.kv_format = KvFormat::kFp8;
   WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(folder));
   WEIR_ASSIGN_OR_RETURN(auto weights, load_weights(config, *checkpoint));
   ThreadPool pool({.threads = 2});

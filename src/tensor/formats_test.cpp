@@ -9,6 +9,7 @@
 
 #include "tensor/bf16.h"
 #include "tensor/fp8.h"
+#include "tensor/fp8_row.h"
 #include "tensor/mxfp4.h"
 
 namespace weir {
@@ -99,6 +100,54 @@ TEST(Fp8E4M3, SaturatesAtTheLargestFiniteValue) {
     EXPECT_EQ(float_to_fp8_e4m3(-value), 0xfe) << value;
   }
   EXPECT_EQ(float_to_fp8_e4m3(std::numeric_limits<float>::quiet_NaN()), 0x7f);
+}
+
+// For every power of two that a row's largest number may have.
+TEST(Fp8Row, TheScaleBringsTheLargestNumberTo128AndRoundsNothing) {
+  for (int power = -126; power <= 127; ++power) {
+    for (const float mantissa : {1.0f, 1.5f, 1.9999999f}) {
+      const float largest = std::ldexp(mantissa, power);
+      const uint8_t scale = fp8_row_scale(std::bit_cast<uint32_t>(largest));
+      ASSERT_GE(scale, kFp8RowScaleMin);
+      ASSERT_LE(scale, kFp8RowScaleMax);
+      const float step = fp8_row_step(scale);
+      EXPECT_EQ(static_cast<double>(step), std::ldexp(1.0, scale - 247));
+      EXPECT_EQ(step * fp8_row_shrink(scale), 1.0f);
+      const float value = fp8_e4m3_to_float(fp8_row_code(largest, scale)) * step;
+      if (scale == kFp8RowScaleMin) {
+        EXPECT_LE(largest, std::ldexp(1.0f, -109));
+      } else if (largest > std::ldexp(448.0f, 7)) {
+        EXPECT_EQ(value, std::ldexp(448.0f, 7)) << "the largest there is";
+      } else if (largest < std::ldexp(1.0f, 15)) {
+        EXPECT_GE(largest * fp8_row_shrink(scale), 128.0f);
+        EXPECT_LT(largest * fp8_row_shrink(scale), 256.0f);
+        EXPECT_NEAR(value / largest, 1.0f, 1.0f / 16);
+      }
+    }
+  }
+}
+
+// What a kernel does: a code's bits in a bf16's place times the bf16 of which the scale is the exponent field.
+TEST(Fp8Row, ACodeInABf16sPlaceTimesTheScalesBf16IsTheValue) {
+  for (int scale = kFp8RowScaleMin; scale <= kFp8RowScaleMax; ++scale) {
+    const float multiplier = bf16_to_float(static_cast<uint16_t>(scale << 7));
+    for (uint32_t code = 0; code < 256; ++code) {
+      if ((code & 0x7fu) == 0x7fu) continue;
+      const auto placed = static_cast<uint16_t>((code & 0x80u) << 8 | (code & 0x7fu) << 4);
+      const float value = fp8_e4m3_to_float(static_cast<uint8_t>(code)) * fp8_row_step(static_cast<uint8_t>(scale));
+      ASSERT_EQ(bf16_to_float(placed) * multiplier, value) << scale << " " << code;
+      ASSERT_EQ(bf16_to_float(float_to_bf16(value)), value) << scale << " " << code;
+    }
+  }
+}
+
+TEST(Fp8Row, OfANumberThatIsNotFiniteIsNan) {
+  for (const float largest : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const uint8_t scale = fp8_row_scale(std::bit_cast<uint32_t>(largest));
+    EXPECT_EQ(scale, kFp8RowNan);
+    EXPECT_TRUE(std::isnan(fp8_row_step(scale)));
+  }
+  EXPECT_EQ(fp8_row_step(kFp8RowZero), 0.0f);
 }
 
 TEST(E2M1, EveryCodeHasTheValueOfItsFields) {

@@ -107,7 +107,8 @@ def test_flags_of_another_command_are_refused():
 @pytest.mark.parametrize("flag,value", [
     ("--temperature", "hot"), ("--temperature", 3), ("--top-p", 1.5), ("--threads", -1), ("--threads", "1.5"), ("--isa", "sse"),
     ("--max-model-len", -1), ("--max-model-len", "9999999999999999999999"), ("--max-num-batched-tokens", "nan"),
-    ("--kv-cache-memory-bytes", "5x"), ("--block-size", 16), ("--load-format", "pickle"), ("--seed", -1)])
+    ("--kv-cache-memory-bytes", "5x"), ("--block-size", 16), ("--load-format", "pickle"), ("--seed", -1),
+    ("--kv-cache-dtype", "fp4")])
 def test_values_out_of_range_are_refused_with_the_range(flag, value):
     said = refused("run", GOLDEN, "hi", flag, value)
     assert flag in said and str(value) in said and "give" in said
@@ -166,6 +167,35 @@ def test_memory_that_does_not_fit_is_refused_with_flags_that_do():
         assert weir("plan", GOLDEN, flag, value, *other).returncode == 0
     assert "--max-model-len" in refused("plan", GOLDEN, "--max-model-len", 99999)
     refused("plan", GOLDEN, "--kv-cache-memory-bytes", "1023g", code=3)
+
+
+# Per layer, token and head: 256 codes of keys and of values; their scales take a hundredth at most.
+def test_pages_of_fp8_take_half_of_bf16_and_a_quarter_of_float32():
+    for device, before in (("cpu", 4), ("cuda", 2)):
+        flags = ("--json", "--device", device, "--max-num-seqs", 4)
+        plans = {kind: json.loads(weir("plan", GOLDENS / "moe-fit", *flags, "--kv-cache-dtype", kind).stdout)
+                 for kind in ("auto", "fp8")}
+        assert plans["auto"]["memory"]["pages"] == plans["fp8"]["memory"]["pages"]
+        ratio = plans["auto"]["memory"]["page_bytes"] / plans["fp8"]["memory"]["page_bytes"]
+        assert before / 1.02 < ratio < before
+        assert {row["stored_as"] for row in plans["fp8"]["operations"] if row["operation"] == "attention"} == {"FP8 KV"}
+
+
+def test_pages_that_a_device_does_not_have_are_refused():
+    assert "--kv-cache-dtype auto or fp8" in refused("plan", GOLDEN, "--kv-cache-dtype", "bf16")
+    plain = GOLDENS / "moe-odd"
+    for kind in ("bf16", "fp8"):
+        assert "float32" in refused("plan", plain, "--device", "cuda", "--kv-cache-dtype", kind)
+    assert "--device cpu" in refused("plan", plain, "--device", "cuda", "--kv-cache-dtype", "fp8")
+    assert weir("plan", GOLDENS / "moe-fit", "--device", "cuda", "--kv-cache-dtype", "bf16").returncode == 0
+
+
+def test_scores_over_pages_of_fp8_do_not_depend_on_the_chunk_and_are_near(token_file):
+    near = logit_rows(GOLDEN, token_file(65))
+    rows = logit_rows(GOLDEN, token_file(65), "--kv-cache-dtype", "fp8")
+    assert rows == logit_rows(GOLDEN, token_file(65), "--kv-cache-dtype", "fp8", "--chunk", 7)
+    differences = [abs(a["logprob"] - b["logprob"]) for a, b in zip(rows, near) if a.get("logprob") is not None]
+    assert 0 < sum(differences) / len(differences) < 0.02
 
 
 # The plan for a GPU needs none: without one it is made for an H200.

@@ -45,7 +45,7 @@ part_kernels() {
   fi
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-      step 1 120 compute-sanitizer --error-exitcode 9 --tool "$tool" --num-cuda-barriers 128 bin/test_goldens --gtest_filter='*Greedy*moe_odd:*Greedy*moe_fit'
+      step 1 120 compute-sanitizer --error-exitcode 9 --tool "$tool" --num-cuda-barriers 128 bin/test_goldens --gtest_filter='*Greedy*moe_odd:*Greedy*moe_fit:*Greedy*moe_fit_fp8'
     done
   fi
   step 6 60 bin/weir bench share/weir-xs --device "$device" --repeats 2 --strict-kernels
@@ -81,7 +81,8 @@ part_races() {
     'MoePacked.TiesGo*:MoePacked.ARowHas*'
     'MoeFew.SlotsTakeTurns'
     'GdnPacked.FewRows*:GdnPacked.RowsAreTakenBack*'
-    'PagedAttention.Prepare*:PagedAttention.SeveralGenerated*:PagedAttention.AGeneratedRows*'
+    'PagedAttention.Prepare*:PagedAttention.SeveralGenerated*'
+    'PagedAttention.AGeneratedRows*'
     'PagedAttention.PromptRows*'
     'LinearPrompt.AddsToWhatIsThere:MoePrompt.AddsToWhatIsThere'
     'Step.TokensArrive*:Step.AStepThat*'

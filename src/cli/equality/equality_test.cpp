@@ -30,7 +30,8 @@ TEST_P(Equality, ReuseAndCrowdsChangeNoBit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Equality, testing::Values("moe-odd", "next", "moe-fp8", "moe-fit"), ModelTestName());
+INSTANTIATE_TEST_SUITE_P(Models, Equality, testing::Values("moe-odd", "next", "moe-fp8", "moe-fit", "moe-fit fp8"),
+                         ModelTestName());
 
 // A two-hundredth of what `equality_sim --distribution 1000000` draws.
 TEST(Distribution, OfThreeTokensIsTheModelsWhateverIsDrafted) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "ops/attention/attention_fp8_pages.h"
 #include "ops/attention/attention_kernels.h"
 #include "ops/cpu/kernel_table.h"
 
@@ -21,6 +22,16 @@ int64_t group_of(const AttentionShape& shape) {
 int64_t value_stride(const AttentionShape& shape) {
   return round_up(shape.head_dim, 16);
 }
+Fp8PageLayout fp8_layout(const AttentionShape& shape) {
+  return {round_up(shape.head_dim, 4), value_stride(shape)};
+}
+// Floats of a thread's keys before they are in a page, and of an expanded block.
+int64_t temp_floats(const AttentionShape& shape) {
+  return shape.fp8 ? shape.kv_heads * shape.head_dim : shape.head_dim;
+}
+int64_t expanded_floats(const AttentionShape& shape) {
+  return shape.fp8 ? (fp8_layout(shape).key_rows + value_stride(shape)) * kAttentionBlock : 0;
+}
 int64_t block_rows(const AttentionShape& shape) {
   return std::max<int64_t>(1, kUnits / group_of(shape));
 }
@@ -32,7 +43,8 @@ int64_t state_bytes(const AttentionShape& shape) {
   return round_up(units_max(shape) * (1 + 16 + value_stride(shape)) * static_cast<int64_t>(sizeof(float)), kCacheLine);
 }
 int64_t thread_bytes(const AttentionShape& shape) {
-  return round_up(units_max(shape) * (kAttentionBlock * 4 + 16), kCacheLine) + 2 * state_bytes(shape);
+  return expanded_floats(shape) * static_cast<int64_t>(sizeof(float)) +
+         round_up(units_max(shape) * (kAttentionBlock * 4 + 16), kCacheLine) + 2 * state_bytes(shape);
 }
 // States of a wave when segments are spread over threads: see attend_spread.
 int64_t spread_states(int threads) {
@@ -66,7 +78,7 @@ class Attention {
     const int64_t rope_floats = std::max<int64_t>(1, args.rope->rope_dim());
     q_ = frame.take<float>(rows_ * q_stride_);
     rope_ = frame.take<float>(cpu.threads() * rope_floats);
-    temp_ = frame.take<float>(cpu.threads() * args.shape.head_dim);
+    temp_ = frame.take<float>(cpu.threads() * temp_floats(args.shape));
     threads_ = frame.take<std::byte>(cpu.threads() * thread_bytes(args.shape));
     states_ = frame.take<std::byte>(spread_states(cpu.threads()) * state_bytes(args.shape));
     items_ = frame.take<Item>(rows_ * args.shape.kv_heads);
@@ -117,10 +129,17 @@ class Attention {
     work.sin = cos + work.rope_half;
     args_.rope->at(position, cos, cos + work.rope_half);
     work.q = q_ + t * q_stride_;
-    work.temp = temp_ + thread * args_.shape.head_dim;
-    work.page = reinterpret_cast<float*>(s.pages[position / kKvPageTokens] + args_.page_offset);
+    work.temp = temp_ + thread * temp_floats(args_.shape);
+    std::byte* page = s.pages[position / kKvPageTokens] + args_.page_offset;
     work.column = position % kKvPageTokens;
+    if (!args_.shape.fp8) work.page = reinterpret_cast<float*>(page);
     cpu_.kernels().attention_prepare_row(work);
+    if (!args_.shape.fp8) return;
+    const Fp8PageLayout layout = fp8_layout(args_.shape);
+    for (int64_t h = 0; h < work.kv_heads; ++h) {
+      const int64_t at = h * work.head_dim;
+      write_fp8_token(layout, work.temp + at, work.v + at, work.head_dim, work.column, page + h * layout.bytes());
+    }
   }
 
   void prepare() {
@@ -163,6 +182,10 @@ class Attention {
     work.token_begin = segment * kAttentionSegment;
     work.token_end = work.token_begin + kAttentionSegment;
     work.state = state;
+    if (shape.fp8) {
+      work.expanded = reinterpret_cast<float*>(memory);
+      memory += expanded_floats(shape) * static_cast<int64_t>(sizeof(float));
+    }
     work.rows_of_a = reinterpret_cast<const float**>(memory);
     work.scores = reinterpret_cast<float*>(memory + units_max(shape) * 16);
     cpu_.kernels().attend_segment(work);
@@ -251,12 +274,13 @@ void check(const AttentionShape& shape) {
 }  // namespace
 
 int64_t kv_page_bytes(const AttentionShape& shape) {
+  if (shape.fp8) return shape.kv_heads * fp8_layout(shape).bytes();
   return shape.kv_heads * kKvPageTokens * (shape.head_dim + value_stride(shape)) * static_cast<int64_t>(sizeof(float));
 }
 
 int64_t attention_scratch_bytes(const AttentionShape& shape, int64_t rows, int threads) {
   constexpr int64_t kBlocks = 6;  // take() calls of Attention, each rounded up to a cache line
-  return rows * shape.heads * shape.head_dim * 4 + threads * (shape.rope_dim + 1 + shape.head_dim) * 4 +
+  return rows * shape.heads * shape.head_dim * 4 + threads * (shape.rope_dim + 1 + temp_floats(shape)) * 4 +
          threads * thread_bytes(shape) + spread_states(threads) * state_bytes(shape) +
          rows * shape.kv_heads * static_cast<int64_t>(sizeof(Item)) + kBlocks * kCacheLine;
 }

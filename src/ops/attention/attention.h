@@ -1,8 +1,9 @@
 // Gated attention over paged keys and values.
 //
 // Page layout (float32), per key head: keys transposed [E][64 tokens], then values [64 tokens][E]. Token t of a
-// sequence lies in its page t / 64, column t % 64. Softmax runs online over absolute 64-token blocks in ascending
-// order, so the bits of a row depend on its position and its context alone.
+// sequence lies in its page t / 64, column t % 64. Pages of FP8 (tensor/fp8_row.h; a row is a token's keys, or values,
+// of a key head) are in attention_fp8_pages.h. Softmax runs online over absolute 64-token blocks in ascending order, so
+// the bits of a row depend on its position and its context alone.
 #pragma once
 
 #include <cstddef>
@@ -22,9 +23,10 @@ struct AttentionShape {
   int64_t head_dim = 0;  // E
   int64_t rope_dim = 0;  // even, <= E: the first rope_dim dims are rotated (half-split pairs i, i + rope_dim / 2)
   float eps = 1e-6F;     // of the query and key norms
+  bool fp8 = false;      // pages of FP8
 };
 
-// Bytes of one layer's part of a page: K * 2 * E * 64 * 4.
+// Bytes of one layer's part of a page: K * 2 * E * 64 * 4, of FP8 K * 2 * (E + 4) * 64; E rounded up.
 int64_t kv_page_bytes(const AttentionShape& shape);
 
 // Cosines and sines of position * theta^(-2i / rope_dim), to float32 rounding, from two small double tables.

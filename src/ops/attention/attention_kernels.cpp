@@ -58,10 +58,41 @@ void update_unit(const AttendSegment& s, int64_t unit, int64_t hidden, int64_t v
   s.state.max[unit] = new_max;
 }
 
+// Keys and values of a page of FP8 as they stand in one of float32.
+void expand(const AttendSegment& s, const std::byte* page) {
+  const int64_t key_rows = (s.head_dim + 3) / 4 * 4;
+  const auto* steps = reinterpret_cast<const float*>(page + (key_rows + s.value_stride) * kAttentionBlock);
+  Vec key_steps[kAttentionBlock / kLanes];
+  for (int64_t t = 0; t < kAttentionBlock / kLanes; ++t) key_steps[t] = load(steps + t * kLanes);
+  Vec w[4];
+  for (int64_t e = 0; e < key_rows; e += 4) {
+    for (int64_t t = 0; t < kAttentionBlock / kLanes; ++t, page += 4 * kLanes) {
+      decode_fp8(page, w);
+      for (int64_t j = 0; j < 4; ++j) {
+        store(s.expanded + (e + j) * kAttentionBlock + t * kLanes, mul(w[j], key_steps[t]));
+      }
+    }
+  }
+  float* values = s.expanded + key_rows * kAttentionBlock;
+  for (int64_t t = 0; t < kAttentionBlock; t += 4) {
+    for (int64_t i = 0; i < s.value_stride; i += kLanes, page += 4 * kLanes) {
+      decode_fp8(page, w);
+      for (int64_t j = 0; j < 4; ++j) {
+        store(values + (t + j) * s.value_stride + i, mul(w[j], splat(steps[kAttentionBlock + t + j])));
+      }
+    }
+  }
+}
+
 void attend_block(const AttendSegment& s, int64_t block) {
   const int64_t start = block * kAttentionBlock;
   const auto* page = reinterpret_cast<const float*>(s.pages[block] + s.page_offset);
   const float* values = page + s.head_dim * kAttentionBlock;
+  if (s.expanded != nullptr) {
+    expand(s, s.pages[block] + s.page_offset);
+    page = s.expanded;
+    values = page + (s.head_dim + 3) / 4 * 4 * kAttentionBlock;
+  }
   const int64_t first_row = start > s.position ? start - s.position : 0;  // the first row that sees the block
   const int64_t first = first_row * s.group;
   const int64_t units = s.rows * s.group;
@@ -99,6 +130,10 @@ void attention_prepare_row(const AttentionPrepareRow& row) {
     for (int64_t i = 0; i < e; i += kLanes) store_tail(q, mul(load_tail(q, i, e), splat(row.scale)), i, e);
   }
   const int64_t head_floats = (e + row.value_stride) * kAttentionBlock;
+  if (row.page == nullptr) {
+    for (int64_t h = 0; h < row.kv_heads; ++h) norm_and_rotate(row, row.k + h * e, row.k_norm, row.temp + h * e);
+    return;
+  }
   for (int64_t h = 0; h < row.kv_heads; ++h) {
     norm_and_rotate(row, row.k + h * e, row.k_norm, row.temp);
     float* keys = row.page + h * head_floats;

@@ -27,8 +27,8 @@ struct AttentionPrepareRow {
   const float* cos = nullptr;
   const float* sin = nullptr;
   float* q = nullptr;     // [H * E]
-  float* temp = nullptr;  // [E]
-  float* page = nullptr;  // this layer's part
+  float* temp = nullptr;  // [E]; without a page [K * E], where the keys are left
+  float* page = nullptr;  // this layer's part; null: somebody else puts keys and values into it
   int64_t column = 0;
 };
 
@@ -53,6 +53,7 @@ struct AttendSegment {
   int64_t token_begin = 0;  // the segment, a multiple of 64
   int64_t token_end = 0;
   AttendState state;                  // overwritten
+  float* expanded = nullptr;          // of FP8 pages: [64][E rounded up to 4] and [64][value_stride], for a block
   float* scores = nullptr;            // [units][64]
   const float** rows_of_a = nullptr;  // [2 * units]
 };

@@ -1,11 +1,12 @@
-// Before attention: norms and rotates queries and keys, rounds them and the values to bf16, and puts keys and values
-// into their page. Bound by reading the float32 rows. A warp takes a query head, or a key head with its values; 8 warps
-// a block, blocks along y share the heads of a row when rows are few. Lane l holds columns 8l .. 8l + 7, one 16-byte
-// chunk of the output; the rotation's pairs meet in shared memory. The row's cosines and sines are made before the
-// kernel before has ended.
+// Before attention: norms and rotates queries and keys, rounds them and the values to bf16, or keys and values to FP8,
+// and puts keys and values into their page. Bound by reading the float32 rows. A warp takes a query head, or a key head
+// with its values; 8 warps a block, blocks along y share the heads of a row when rows are few. Lane l holds columns 8l
+// .. 8l + 7, one 16-byte chunk of the output, or the columns of 8 bytes of codes; the rotation's pairs meet in shared
+// memory. The row's cosines and sines are made before the kernel before has ended.
 #include "device/async.h"
 #include "device/mma.h"
 #include "ops/attention/attention_paged_args.h"
+#include "tensor/fp8_row.h"
 
 namespace weir {
 namespace {
@@ -40,9 +41,9 @@ WEIR_DEVICE uint4 rounded(const Eight& e) {
           device::bf16x2(e.x[6], e.x[7])};
 }
 
-// One head by one warp; `head`: its E floats of shared memory.
-WEIR_DEVICE uint4 norm_and_rotate(const GpuPagedAttentionArgs& args, const float* x, const float* weight,
-                                  const float2* turns, float* head) {
+// One head by one warp; `head`: its E floats of shared memory, where the result is left.
+WEIR_DEVICE void norm_and_rotate(const GpuPagedAttentionArgs& args, const float* x, const float* weight,
+                                 const float2* turns, float* head) {
   Eight y = eight_of(x);
   const Eight w = eight_of(weight);
   float sum = 0;
@@ -64,16 +65,35 @@ WEIR_DEVICE uint4 norm_and_rotate(const GpuPagedAttentionArgs& args, const float
     head[i + args.rope_half] = b * turn.x + a * turn.y;
   }
   __syncwarp();
+}
+
+// A warp's reading of what norm_and_rotate() left, before the next head goes there.
+WEIR_DEVICE uint4 take_rounded(const float* head) {
   const uint4 out = rounded(eight_of(head));
   __syncwarp();
   return out;
 }
 
-}  // namespace
+// Keys or values of one head by one warp: codes and scale of a token.
+WEIR_DEVICE void write_fp8(uint8_t* tile, int token, const float* row) {
+  const int chunk = device::lane() / 2;
+  const int part = device::lane() % 2;
+  const float4 a = reinterpret_cast<const float4*>(row)[4 * chunk + part];
+  const float4 b = reinterpret_cast<const float4*>(row)[4 * chunk + 2 + part];
+  uint32_t largest = 0;
+#pragma unroll
+  for (const float x : {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}) largest = max(largest, __float_as_uint(fabsf(x)));
+  const uint8_t scale = fp8_row_scale(device::warp_max(largest));
+  const float shrink = fp8_row_shrink(scale);
+  uint2 codes = {device::to_fp8x2(a.x * shrink, b.x * shrink) | device::to_fp8x2(a.y * shrink, b.y * shrink) << 16,
+                 device::to_fp8x2(a.z * shrink, b.z * shrink) | device::to_fp8x2(a.w * shrink, b.w * shrink) << 16};
+  if (scale == kFp8RowNan) codes = {0, 0};
+  *reinterpret_cast<uint2*>(tile + token * kE + (chunk ^ (token % 8)) * 16 + part * 8) = codes;
+  if (device::lane() == 0) tile[kPagedFp8Codes + token] = scale;
+}
 
-WEIR_KERNEL_BOUNDED(weir_paged_prepare, GpuPagedAttentionArgs, kThreads, 4) {
-  __shared__ float2 turns[kE / 2];
-  __shared__ float4 heads[kWarps][kE / 4];
+template <bool kFp8>
+WEIR_DEVICE void prepare(const GpuPagedAttentionArgs& args, float2 (&turns)[kE / 2], float4 (&heads)[kWarps][kE / 4]) {
   // What follows reads nothing before its own wait that the kernels before this one write.
   device::start_next();
   const int64_t t = blockIdx.x;
@@ -86,28 +106,56 @@ WEIR_KERNEL_BOUNDED(weir_paged_prepare, GpuPagedAttentionArgs, kThreads, 4) {
   __syncthreads();
   device::wait_for_previous();
   if (row.position < 0) return;
-  const int chunk = paged_tile_byte(row.position % kPagedTokens, 8 * device::lane());
+  const int token = row.position % kPagedTokens;
+  const int chunk = paged_tile_byte(token, 8 * device::lane());
   float* head = reinterpret_cast<float*>(heads[device::warp()]);
   const int step = static_cast<int>(gridDim.y) * kWarps;
   for (int h = static_cast<int>(blockIdx.y) * kWarps + device::warp(); h < args.heads + args.kv_heads; h += step) {
     if (h < args.heads) {
       const float* x = args.qg + t * args.qg_stride + int64_t{h} * 2 * kE;
-      const uint4 q = norm_and_rotate(args, x, args.q_norm, turns, head);
+      norm_and_rotate(args, x, args.q_norm, turns, head);
+      const uint4 q = take_rounded(head);
       reinterpret_cast<uint4*>(args.q + (t * args.heads + h) * kE)[device::lane()] = q;
+      continue;
+    }
+    // Where nobody sees token 0 its weight is zero, and so that its values may be anything they become zeros.
+    const int kv = h - args.heads;
+    if constexpr (kFp8) {
+      uint8_t* tile = page + int64_t{kv} * 2 * kPagedFp8TileBytes;
+      write_fp8(tile + kPagedFp8TileBytes, token, args.v + t * args.v_stride + int64_t{kv} * kE);
+      norm_and_rotate(args, args.k + t * args.k_stride + int64_t{kv} * kE, args.k_norm, turns, head);
+      write_fp8(tile, token, head);
+      __syncwarp();
+      if (row.position == args.first && args.first > 0 && device::lane() == 0) {
+        tile[kPagedFp8TileBytes + kPagedFp8Codes] = kFp8RowZero;
+      }
     } else {
-      const int kv = h - args.heads;
       const Eight v = eight_of(args.v + t * args.v_stride + int64_t{kv} * kE);
-      const uint4 k = norm_and_rotate(args, args.k + t * args.k_stride + int64_t{kv} * kE, args.k_norm, turns, head);
+      norm_and_rotate(args, args.k + t * args.k_stride + int64_t{kv} * kE, args.k_norm, turns, head);
+      const uint4 k = take_rounded(head);
       uint8_t* tile = page + int64_t{kv} * 2 * kPagedTileBytes + chunk;
       *reinterpret_cast<uint4*>(tile) = k;
       *reinterpret_cast<uint4*>(tile + kPagedTileBytes) = rounded(v);
       if (row.position == args.first && args.first > 0) {
-        // Nobody sees token 0: its weight is zero, and so that its values may be anything they are zeros.
         uint8_t* unseen = page + (int64_t{kv} * 2 + 1) * kPagedTileBytes + paged_tile_byte(0, 8 * device::lane());
         *reinterpret_cast<uint4*>(unseen) = uint4{0, 0, 0, 0};
       }
     }
   }
+}
+
+}  // namespace
+
+WEIR_KERNEL_BOUNDED(weir_paged_prepare, GpuPagedAttentionArgs, kThreads, 4) {
+  __shared__ float2 turns[kE / 2];
+  __shared__ float4 heads[kWarps][kE / 4];
+  prepare<false>(args, turns, heads);
+}
+
+WEIR_KERNEL_BOUNDED(weir_paged_prepare_fp8, GpuPagedAttentionArgs, kThreads, 4) {
+  __shared__ float2 turns[kE / 2];
+  __shared__ float4 heads[kWarps][kE / 4];
+  prepare<true>(args, turns, heads);
 }
 
 }  // namespace weir

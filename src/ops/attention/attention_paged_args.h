@@ -1,10 +1,15 @@
-// Arguments of attention over paged bf16 keys and values, and the layout of their pages; shared by host code and
-// kernels. Heads of E = 256 values, H query heads over K key heads, at most 16 query heads a key head.
+// Arguments of attention over paged keys and values of bf16 or FP8, and the layouts of their pages; shared by host code
+// and kernels. Heads of E = 256 values, H query heads over K key heads, at most 16 query heads a key head.
 //
 // A layer's part of a page of 64 tokens: per key head the keys [64 tokens][E], then the values, each a tile of 32 KiB:
 // four quarters of 64 columns, each [64 tokens][128 bytes], the 16-byte chunks of a token's 128 bytes exchanged: chunk
 // c of token t stands at c ^ (t % 8). A tile is one contiguous copy, and what both kinds of matrix products read
 // without bank conflicts. Tiles are aligned to 128 bytes.
+//
+// Of FP8 (tensor/fp8_row.h: a row is a token's E keys, or values, of a key head): per key head the keys' codes [64
+// tokens][E], their scales [64], then the values' codes and theirs. The 16-byte chunks of 16 columns are exchanged as
+// above within each eight of them; byte 2 j of a chunk is its column j, byte 2 j + 1 its column 8 + j, so that every
+// other byte of a word is what a lane of a matrix product takes.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +24,9 @@ inline constexpr int32_t kPagedTokens = 64;    // of a page
 inline constexpr int32_t kPagedQuarter = kPagedTokens * 128;
 inline constexpr int32_t kPagedTileBytes = 4 * kPagedQuarter;
 
+inline constexpr int32_t kPagedFp8Codes = kPagedTokens * kPagedHeadDim;
+inline constexpr int32_t kPagedFp8TileBytes = kPagedFp8Codes + kPagedTokens;  // with the scales
+
 // A generated row's softmax runs over pages; those of a segment are joined in ascending order, then the segments.
 inline constexpr int32_t kPagedSegmentPages = 8;
 inline constexpr int32_t kPagedSegment = kPagedSegmentPages * kPagedTokens;
@@ -26,12 +34,16 @@ inline constexpr int32_t kPagedSegment = kPagedSegmentPages * kPagedTokens;
 inline constexpr int32_t kPagedPromptRows = 128;
 
 // Bytes of one layer's part of a page.
-constexpr int64_t paged_kv_bytes(int64_t kv_heads) {
-  return kv_heads * 2 * kPagedTileBytes;
+constexpr int64_t paged_kv_bytes(int64_t kv_heads, bool fp8) {
+  return kv_heads * 2 * (fp8 ? kPagedFp8TileBytes : kPagedTileBytes);
 }
 // Byte of a tile at which value `column` of a token stands.
 constexpr int32_t paged_tile_byte(int32_t token, int32_t column) {
   return column / 64 * kPagedQuarter + token * 128 + (((column / 8) ^ token) % 8) * 16 + column % 8 * 2;
+}
+// The same of FP8.
+constexpr int32_t paged_fp8_byte(int32_t token, int32_t column) {
+  return token * kPagedHeadDim + ((column / 16) ^ (token % 8)) * 16 + column % 8 * 2 + column / 8 % 2;
 }
 // Tokens of a tile of prompt rows: a power of two that divides a page, so that every row of a tile ends in the same
 // page, with at most 128 rows of heads.
@@ -89,6 +101,7 @@ struct GpuPagedAttentionArgs {
   int32_t count = 0;
   int32_t slots = 0;
   int32_t spread = 0;
+  int32_t fp8 = 0;  // 1: pages of FP8
 };
 
 }  // namespace weir

@@ -12,10 +12,13 @@ constexpr int64_t kPrepareWarps = 8;
 constexpr int64_t kManyRows = 256;  // from here on a block a row fills the device
 // Below so many (row, key head, segment), with more than one segment, blocks take pages.
 constexpr int64_t kSpreadBelow = 512;
-constexpr int64_t kResident = 396;          // blocks of generated rows at a time: three on each of 132 multiprocessors
-constexpr int64_t kShortPairs = 48;         // (row, key head) of at most a segment: so many clusters run at a time
-constexpr int64_t kRowsShared = 76'416;     // three times in 228 KiB
+constexpr int64_t kResident = 396;       // blocks of generated rows at a time: three on each of 132 multiprocessors
+constexpr int64_t kFp8Resident = 528;    // of FP8 pages: four
+constexpr int64_t kShortPairs = 48;      // (row, key head) of at most a segment: so many clusters run at a time
+constexpr int64_t kRowsShared = 76'416;  // three times in 228 KiB
+constexpr int64_t kFp8RowsShared = 43'776;
 constexpr int64_t kPromptShared = 196'864;  // 64 KiB of queries, two stages of 64 KiB
+constexpr int64_t kFp8PromptShared = 229'760;
 constexpr int64_t kMergeColumns = 64;
 constexpr int64_t kMergeLaneThreads = 16;
 constexpr int64_t kMergeWarps = 8;
@@ -46,7 +49,7 @@ void paged_attention_prepare(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_
   grid.threads = kPrepareWarps * 32;
   if (rows <= 8) grid.shared_split = kFewSplit;
   grid.overlap = true;
-  gpu.launch("weir_paged_prepare", grid, args);
+  gpu.launch(args.fp8 != 0 ? "weir_paged_prepare_fp8" : "weir_paged_prepare", grid, args);
 }
 
 void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t count, int64_t segments_max) {
@@ -66,14 +69,15 @@ void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t c
   grid.y = args.kv_heads;
   grid.z = count;
   grid.threads = 128;
-  grid.shared_bytes = kRowsShared;
+  const bool fp8 = args.fp8 != 0;
+  grid.shared_bytes = fp8 ? kFp8RowsShared : kRowsShared;
   grid.overlap = true;
   if (segments_max == 1 && pairs <= kShortPairs) {
     grid.x = grid.cluster = kPagedSegmentPages;
-    return gpu.launch("weir_paged_short", grid, call);
+    return gpu.launch(fp8 ? "weir_paged_short_fp8" : "weir_paged_short", grid, call);
   }
-  if (pages) grid.x = std::clamp<int64_t>(kResident / pairs, 1, slots);
-  gpu.launch("weir_paged_rows", grid, call);
+  if (pages) grid.x = std::clamp<int64_t>((fp8 ? kFp8Resident : kResident) / pairs, 1, slots);
+  gpu.launch(fp8 ? "weir_paged_rows_fp8" : "weir_paged_rows", grid, call);
   if (call.slots == 0) return;
   grid.shared_bytes = 0;
   if (pages) {
@@ -125,9 +129,9 @@ void paged_attention_prompt(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t
   device::Grid grid;
   grid.x = tiles * args.kv_heads;
   grid.threads = 384;
-  grid.shared_bytes = kPromptShared;
+  grid.shared_bytes = args.fp8 != 0 ? kFp8PromptShared : kPromptShared;
   grid.overlap = true;
-  gpu.launch("weir_paged_prompt", grid, args);
+  gpu.launch(args.fp8 != 0 ? "weir_paged_prompt_fp8" : "weir_paged_prompt", grid, args);
 }
 
 }  // namespace weir

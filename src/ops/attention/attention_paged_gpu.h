@@ -1,7 +1,8 @@
-// Gated attention over paged bf16 keys and values on a GPU, for heads of 256 values: y = softmax(q k^T / sqrt(E)) v *
-// sigmoid(gate), float32 softmax, bf16 operands of the products. A step calls prepare once for all its rows, then rows
-// for generated and prompt for prompt rows; a row's bits depend on its position and context alone, within each of the
-// two. All of it may be recorded in a graph; launches overlap the kernels before them.
+// Gated attention over paged keys and values of bf16 or FP8 on a GPU, for heads of 256 values: y = softmax(q k^T /
+// sqrt(E)) v * sigmoid(gate), float32 softmax, bf16 operands of the products. A step calls prepare once for all its
+// rows, then rows for generated and prompt for prompt rows; a row's bits depend on its position and context alone,
+// within each of the two, and over FP8 pages they are those over bf16 pages with the same values. All of it may be
+// recorded in a graph; launches overlap the kernels before them.
 #pragma once
 
 #include <span>
@@ -18,7 +19,7 @@ void paged_attention_prepare(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_
 
 // Attends `count` generated rows, each to its positions up to its own; args.count, slots and spread are set here. No
 // row has more than segments_max segments of kPagedSegment tokens; the launches depend on count and segments_max alone:
-// two, or one for rows of one segment. Cost: 4 E K bytes a token of context and row.
+// two, or one for rows of one segment. Cost: 4 E K bytes a token of context and row, 2 (E + 1) K of FP8.
 void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t count, int64_t segments_max);
 
 // Bytes of args.partial for calls of at most this many rows and segments.

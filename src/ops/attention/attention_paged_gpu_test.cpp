@@ -17,17 +17,18 @@ constexpr double kTolerance = 5e-3;  // outputs are rounded to bf16 (2e-3 on ave
 class PagedAttention : public GpuTest {};
 
 TEST_F(PagedAttention, PrepareWritesQueriesAndPagesAsTheLayoutSays) {
-  for (const Shape& shape : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{3, 3, 0}, Shape{4, 2, 128}, Shape{2, 2, 5}}) {
-    SCOPED_TRACE(::testing::Message() << shape.heads << " heads over " << shape.kv_heads);
+  for (const Shape& shape : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{3, 3, 0}, Shape{4, 2, 128}, Shape{2, 2, 5},
+                             Shape{16, 2, 32, true}, Shape{3, 3, 5, true}}) {
+    SCOPED_TRACE(::testing::Message() << shape.heads << " heads over " << shape.kv_heads << ", FP8 " << shape.fp8);
     World world(gpu(), shape, {70, 3}, 1);
     const std::vector<Row> rows = {{0, 0}, {1, 2}, {0, 69}, {0, 63}, {0, 13}};
     world.prepare(rows);
     const auto q = world.queries();
     int far = 0;
-    const auto compare = [&](const char* what, const Row& row, int h, int e, uint16_t got, float want) {
-      const float value = bf16_to_float(got);
-      // One step of bf16: the kernel rounds from float32.
-      if (std::abs(value - want) <= 0.008F * std::abs(want) + 1e-6F || far++ > 6) return;
+    int other = 0;
+    // One step of the format: the kernel rounds from float32.
+    const auto compare = [&](const char* what, const Row& row, int h, int e, float value, float want, float step) {
+      if (std::abs(value - want) <= step * std::abs(want) + 1e-6F || far++ > 6) return;
       std::printf("  %s, sequence %d, position %d, head %d, column %d: %g, expected %g\n", what, row.sequence,
                   row.position, h, e, static_cast<double>(value), static_cast<double>(want));
     };
@@ -36,25 +37,105 @@ TEST_F(PagedAttention, PrepareWritesQueriesAndPagesAsTheLayoutSays) {
       const int t = rows[r].position;
       const int width = shape.heads * kE;
       for (int i = 0; i < width; ++i) {
-        compare("query", rows[r], i / kE, i % kE, q[r * index_of(width) + index_of(i)], s.q(t, 0)[i]);
+        compare("query", rows[r], i / kE, i % kE, bf16_to_float(q[r * index_of(width) + index_of(i)]), s.q(t, 0)[i],
+                0.008F);
       }
       for (int h = 0; h < shape.kv_heads; ++h) {
         for (int part = 0; part < 2; ++part) {
-          const auto tile = world.tile(rows[r].sequence, t / kPagedTokens, h, part);
+          const auto tile = world.tile_values(rows[r].sequence, t / kPagedTokens, h, part);
           for (int e = 0; e < kE; ++e) {
-            uint16_t bits = 0;
-            std::memcpy(&bits, &tile[index_of(paged_tile_byte(t % kPagedTokens, e))], 2);
-            compare(part == 0 ? "key" : "value", rows[r], h, e, bits, (part == 0 ? s.k(t, h) : s.v(t, h))[e]);
+            const float value = tile[index_of(t % kPagedTokens * kE + e)];
+            const float want = (part == 0 ? s.k(t, h) : s.v(t, h))[e];
+            compare(part == 0 ? "key" : "value", rows[r], h, e, value, want, shape.fp8 ? 0.13F : 0.008F);
+            // Values are rounded from what they are; of keys, few are that near to the middle between two numbers.
+            if (part == 1) {
+              EXPECT_EQ(value, want) << "column " << e;
+            }
+            other += value == want ? 0 : 1;
           }
         }
       }
     }
     EXPECT_EQ(far, 0);
+    EXPECT_LE(other, static_cast<int>(rows.size()) * shape.kv_heads * kE / 100);
+  }
+}
+
+// The scale is that of the row's largest number, whatever the others are, and codes are the reference's to the bit.
+TEST_F(PagedAttention, RowsOfFp8HaveTheReferencesBitsAtEveryMagnitude) {
+  const Shape shape{2, 1, 32, true};
+  std::vector<std::vector<float>> rows;
+  for (int power = -140; power <= 126; power += 7) {
+    auto row = normal_values(kE, 1.0F, static_cast<uint64_t>(power + 1000));
+    // A wide range within a row: down to what becomes subnormal codes and zeros.
+    for (int e = 0; e < kE; ++e) row[index_of(e)] = std::ldexp(row[index_of(e)], power - e % 24);
+    rows.push_back(row);
+  }
+  // Numbers between two codes and on them, each the even and the odd neighbour's, below 2^8, and of the subnormals.
+  std::vector<float> ties;
+  for (int i = 0; i < kE; ++i) ties.push_back(std::ldexp(static_cast<float>(16 + i % 32), i % 20 - 15));
+  ties[7] = 255.0F;
+  rows.push_back(ties);
+  for (const float alone :
+       {0.0F, -0.0F, 1.0F, 255.99F, 256.0F, 57'000.0F, 60'000.0F, -1e30F, 1e-38F, 1e-45F, INFINITY, -INFINITY, NAN}) {
+    std::vector<float> row(kE, 0.25F);
+    row[200] = alone;
+    rows.push_back(row);
+    rows.emplace_back(kE, alone);
+  }
+  const int tokens = static_cast<int>(rows.size());
+  World world(gpu(), shape, {tokens}, 5);
+  for (int t = 0; t < tokens; ++t) world.sequence(0).set_values(t, 0, rows[index_of(t)]);
+  world.fill(0, tokens);
+  for (int t = 0; t < tokens; ++t) {
+    const auto tile = world.tile(0, t / kPagedTokens, 0, 1);
+    const int token = t % kPagedTokens;
+    std::vector<float> row = rows[index_of(t)];
+    const uint8_t scale = paged_test::round_to_fp8(row.data());
+    ASSERT_EQ(tile[index_of(kPagedFp8Codes + token)], scale) << "row " << t;
+    for (int e = 0; e < kE; ++e) {
+      const uint8_t code = scale == kFp8RowNan ? 0 : fp8_row_code(rows[index_of(t)][index_of(e)], scale);
+      ASSERT_EQ(tile[index_of(paged_fp8_byte(token, e))], code) << "row " << t << ", column " << e;
+    }
+  }
+}
+
+// The products are those of bf16: nothing but the rounding of the pages tells the two apart.
+TEST_F(PagedAttention, PagesOfFp8GiveTheBitsOfPagesOfBf16WithTheirValues) {
+  for (const Shape& of : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{32, 2, 32}, Shape{3, 3, 16}}) {
+    Shape narrow = of;
+    narrow.fp8 = true;
+    for (const int tokens : {1, 40, 64, 65, 128, 400, 1300}) {
+      SCOPED_TRACE(::testing::Message() << of.heads << " over " << of.kv_heads << ", " << tokens << " tokens");
+      World fp8(gpu(), narrow, {tokens}, 80);
+      World bf16(gpu(), of, {tokens}, 80);
+      fp8.fill(0, tokens);
+      // Drafts behind a token, as far as there are so many.
+      std::vector<Row> rows;
+      for (int t = std::max(0, tokens - 3); t < tokens; ++t) rows.push_back({0, t});
+      bf16.prepare(rows);
+      bf16.take_pages(fp8, 0);
+      for (const int64_t segments : {4, 512}) {
+        const auto got = fp8.generated(rows, {segments, 3, false});
+        EXPECT_EQ(got, bf16.attend(rows, {segments, 0, false})) << segments << " segments";
+      }
+      if (tokens <= kPagedSegment) {
+        EXPECT_EQ(fp8.generated(rows, {1, 3, false}), bf16.attend(rows, {1, 0, false})) << "in a cluster";
+      }
+      const PromptRows prompt{0, tokens, 0, 0};
+      const auto got = fp8.prompt({prompt});
+      std::vector<Row> all;
+      for (int t = 0; t < tokens; ++t) all.push_back({0, t});
+      bf16.prepare(all);
+      bf16.take_pages(fp8, 0);
+      EXPECT_EQ(got, bf16.attend_prompt({prompt})) << "prompt rows";
+    }
   }
 }
 
 TEST_F(PagedAttention, GeneratedRowsAgreeWithTheDefinition) {
-  for (const Shape& shape : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{32, 2, 32}, Shape{3, 3, 16}, Shape{6, 2, 32}}) {
+  for (const Shape& shape : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{32, 2, 32}, Shape{3, 3, 16}, Shape{6, 2, 32},
+                             Shape{16, 2, 32, true}, Shape{3, 3, 16, true}}) {
     for (const int tokens : {1, 2, 63, 64, 65, 127, 128, 129, 256, 257, 500, 1300}) {
       World world(gpu(), shape, {tokens}, 7);
       world.fill(0, tokens - 1);
@@ -73,71 +154,80 @@ TEST_F(PagedAttention, GeneratedRowsAgreeWithTheDefinition) {
 }
 
 TEST_F(PagedAttention, AGeneratedRowsBitsAreThoseItHasAlone) {
-  const Shape shape{16, 2, 32};
-  const std::vector<int> lengths = {700, 1, 64, 65, 333, 1025, 129};
-  World world(gpu(), shape, lengths, 20);
-  std::vector<Row> rows;
-  for (size_t i = 0; i < lengths.size(); ++i) {
-    const int sequence = static_cast<int>(i);
-    world.fill(sequence, lengths[i] - 1);
-    rows.push_back({sequence, lengths[i] - 1});
+  for (const Shape& shape : {Shape{16, 2, 32}, Shape{16, 2, 32, true}}) {
+    SCOPED_TRACE(::testing::Message() << "FP8 " << shape.fp8);
+    const std::vector<int> lengths = {700, 1, 64, 65, 333, 1025, 129};
+    World world(gpu(), shape, lengths, 20);
+    std::vector<Row> rows;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      const int sequence = static_cast<int>(i);
+      world.fill(sequence, lengths[i] - 1);
+      rows.push_back({sequence, lengths[i] - 1});
+    }
+    const auto together = world.generated(rows);
+    EXPECT_LT(world.difference(together, rows), kTolerance);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_EQ(row_of(world.generated({rows[i]}), 0, shape), row_of(together, i, shape)) << "row " << i;
+    }
+    EXPECT_EQ(world.generated(rows, {8, 1, true}), together) << "by a list";
+    EXPECT_EQ(world.generated(rows, {256, 1, true}), together) << "by segments";
   }
-  const auto together = world.generated(rows);
-  EXPECT_LT(world.difference(together, rows), kTolerance);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    EXPECT_EQ(row_of(world.generated({rows[i]}), 0, shape), row_of(together, i, shape)) << "row " << i;
-  }
-  EXPECT_EQ(world.generated(rows, {8, 1, true}), together) << "by a list";
-  EXPECT_EQ(world.generated(rows, {256, 1, true}), together) << "by segments";
 }
 
 TEST_F(PagedAttention, ManyGeneratedRowsOfOneSegmentAreFinishedWithoutAMergeAndHaveTheSameBits) {
-  const Shape shape{2, 1, 32};
-  World world(gpu(), shape, {kPagedSegment}, 60);
-  std::vector<Row> rows;
-  for (int i = 0; i < kPagedSegment; ++i) rows.push_back({0, i});
-  const auto at_once = world.generated(rows, {1, 0, false});
-  EXPECT_LT(world.difference(at_once, rows), kTolerance);
-  EXPECT_EQ(world.generated(rows, {2, 0, false}), at_once) << "merged by segments";
-  for (const int position : {0, 64, 200, kPagedSegment - 1}) {
-    EXPECT_EQ(world.generated({{0, position}}, {1, 0, false}), row_of(at_once, index_of(position), shape))
-        << "merged by pages, position " << position;
+  for (const Shape& shape : {Shape{2, 1, 32}, Shape{2, 1, 32, true}}) {
+    SCOPED_TRACE(::testing::Message() << "FP8 " << shape.fp8);
+    World world(gpu(), shape, {kPagedSegment}, 60);
+    std::vector<Row> rows;
+    for (int i = 0; i < kPagedSegment; ++i) rows.push_back({0, i});
+    const auto at_once = world.generated(rows, {1, 0, false});
+    EXPECT_LT(world.difference(at_once, rows), kTolerance);
+    EXPECT_EQ(world.generated(rows, {2, 0, false}), at_once) << "merged by segments";
+    for (const int position : {0, 64, 200, kPagedSegment - 1}) {
+      EXPECT_EQ(world.generated({{0, position}}, {1, 0, false}), row_of(at_once, index_of(position), shape))
+          << "merged by pages, position " << position;
+    }
   }
 }
 
 TEST_F(PagedAttention, MoreSegmentsThanAMergeHasLanesAndPagesThanARowHasBlocks) {
-  const Shape shape{2, 1, 32};
-  constexpr int kTokens = 40 * kPagedSegment + 70;
-  World world(gpu(), shape, {kTokens}, 70);
-  world.fill(0, kTokens);
-  std::vector<Row> rows;
-  for (const int back : {1, 100, 600, 5000, 17'000, 20'000}) rows.push_back({0, kTokens - back});
-  const auto spread = world.generated(rows, {64, 0, false});
-  EXPECT_LT(world.difference(spread, rows), kTolerance);
-  EXPECT_EQ(world.generated(rows, {512, 0, false}), spread) << "by segments";
-  for (size_t i = 0; i < rows.size(); ++i) {
-    EXPECT_EQ(row_of(spread, i, shape), world.generated({rows[i]}, {64, 0, false})) << "row " << i;
+  for (const Shape& shape : {Shape{2, 1, 32}, Shape{2, 1, 32, true}}) {
+    SCOPED_TRACE(::testing::Message() << "FP8 " << shape.fp8);
+    constexpr int kTokens = 40 * kPagedSegment + 70;
+    World world(gpu(), shape, {kTokens}, 70);
+    world.fill(0, kTokens);
+    std::vector<Row> rows;
+    for (const int back : {1, 100, 600, 5000, 17'000, 20'000}) rows.push_back({0, kTokens - back});
+    const auto spread = world.generated(rows, {64, 0, false});
+    EXPECT_LT(world.difference(spread, rows), kTolerance);
+    EXPECT_EQ(world.generated(rows, {512, 0, false}), spread) << "by segments";
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_EQ(row_of(spread, i, shape), world.generated({rows[i]}, {64, 0, false})) << "row " << i;
+    }
   }
 }
 
 TEST_F(PagedAttention, SeveralGeneratedRowsOfASequenceGiveTheBitsOfOneAfterAnother) {
-  const Shape shape{16, 2, 32};
-  constexpr int kOld = 190;
-  constexpr int kNew = 5;
-  World world(gpu(), shape, {kOld + kNew}, 30);
-  World other(gpu(), shape, {kOld + kNew}, 30);
-  world.fill(0, kOld);
-  other.fill(0, kOld);
-  std::vector<Row> rows;
-  for (int i = 0; i < kNew; ++i) rows.push_back({0, kOld + i});
-  const auto together = world.generated(rows, {2, kNew, false});
-  for (size_t i = 0; i < rows.size(); ++i) {
-    EXPECT_EQ(row_of(other.generated({rows[i]}, {2, 1, false}), 0, shape), row_of(together, i, shape)) << "row " << i;
+  for (const Shape& shape : {Shape{16, 2, 32}, Shape{16, 2, 32, true}}) {
+    SCOPED_TRACE(::testing::Message() << "FP8 " << shape.fp8);
+    constexpr int kOld = 190;
+    constexpr int kNew = 5;
+    World world(gpu(), shape, {kOld + kNew}, 30);
+    World other(gpu(), shape, {kOld + kNew}, 30);
+    world.fill(0, kOld);
+    other.fill(0, kOld);
+    std::vector<Row> rows;
+    for (int i = 0; i < kNew; ++i) rows.push_back({0, kOld + i});
+    const auto together = world.generated(rows, {2, kNew, false});
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_EQ(row_of(other.generated({rows[i]}, {2, 1, false}), 0, shape), row_of(together, i, shape)) << "row " << i;
+    }
   }
 }
 
 TEST_F(PagedAttention, PromptRowsAgreeWithTheDefinition) {
-  for (const Shape& shape : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{32, 2, 32}, Shape{3, 3, 16}, Shape{6, 2, 32}}) {
+  for (const Shape& shape : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{32, 2, 32}, Shape{3, 3, 16}, Shape{6, 2, 32},
+                             Shape{16, 2, 32, true}, Shape{3, 3, 16, true}}) {
     for (const int tokens : {1, 2, 8, 17, 64, 65, 128, 300}) {
       World world(gpu(), shape, {tokens}, 40);
       std::vector<Row> rows;
@@ -149,7 +239,7 @@ TEST_F(PagedAttention, PromptRowsAgreeWithTheDefinition) {
 }
 
 TEST_F(PagedAttention, APromptInPartsBesideOthersGivesTheBitsOfTheWhole) {
-  for (const Shape& shape : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{6, 2, 32}}) {
+  for (const Shape& shape : {Shape{2, 1, 32}, Shape{16, 2, 32}, Shape{6, 2, 32}, Shape{16, 2, 32, true}}) {
     constexpr int kTokens = 411;
     World world(gpu(), shape, {kTokens, 200}, 50);
     const auto whole = world.prompt({{0, kTokens, 0, 0}});
@@ -181,7 +271,7 @@ class PagedAttentionTime : public PagedAttention {
   static constexpr int kPages = (kTokens + kPagedTokens - 1) / kPagedTokens;
   static constexpr double kBytesPerMicro = 4.6e6;
   static constexpr double kOperationsPerMicro = 990e6;
-  const Shape shape_{16, 2, 32};
+  Shape shape_{16, 2, 32};
 
   // Memory full of small numbers.
   device::Bytes numbers(int64_t bytes, bool floats) {
@@ -197,7 +287,7 @@ class PagedAttentionTime : public PagedAttention {
   }
 
   void make(int sequences, int rows, int layers) {
-    const int64_t layer_bytes = paged_kv_bytes(shape_.kv_heads);
+    const int64_t layer_bytes = paged_kv_bytes(shape_.kv_heads, shape_.fp8);
     pages_ = numbers(int64_t{sequences} * kPages * layers * layer_bytes, false);
     lists_.clear();
     std::vector<uint8_t* const*> lists;
@@ -235,7 +325,11 @@ class PagedAttentionTime : public PagedAttention {
     args_.heads = shape_.heads;
     args_.kv_heads = shape_.kv_heads;
     args_.rope_half = shape_.rope_half;
+    args_.fp8 = shape_.fp8 ? 1 : 0;
   }
+
+  void generated_rows();
+  void prompt_rows();
 
   // A call of `layer`, the layers in turn.
   template <class Function>
@@ -243,7 +337,7 @@ class PagedAttentionTime : public PagedAttention {
     int at = 0;
     return micros(32, [&] {
       GpuPagedAttentionArgs args = args_;
-      args.page_offset = at++ % layers * paged_kv_bytes(shape_.kv_heads);
+      args.page_offset = at++ % layers * paged_kv_bytes(shape_.kv_heads, shape_.fp8);
       layer(args);
     });
   }
@@ -266,7 +360,7 @@ int64_t segments_of(int tokens) {
 
 // With prepare, in a chain by themselves, and what they add to a kernel of some microseconds before each, as in a
 // model.
-TEST_F(PagedAttentionTime, GeneratedRows) {
+void PagedAttentionTime::generated_rows() {
   constexpr int kOthers = 400;
   std::vector<GpuRow> others;
   for (int i = 0; i < kOthers; ++i) others.push_back({0, i});
@@ -299,14 +393,14 @@ TEST_F(PagedAttentionTime, GeneratedRows) {
         other(a);
         attend(a);
       });
-      const double floor = 1.0 * rows * tokens * shape_.kv_heads * 2 * kE * 2 / kBytesPerMicro;
+      const double floor = 1.0 * rows * tokens * shape_.kv_heads * 2 * kE * (shape_.fp8 ? 1 : 2) / kBytesPerMicro;
       std::printf("  %2d rows of %5d: %6.2f us, %.0f %% of the floor; added to another kernel %6.2f us\n", rows, tokens,
                   time, 100 * floor / time, both - before);
     }
   }
 }
 
-TEST_F(PagedAttentionTime, PromptRows) {
+void PagedAttentionTime::prompt_rows() {
   make(1, kTokens, 1);
   std::vector<GpuRow> table;
   for (int i = 0; i < kTokens; ++i) table.push_back({0, i});
@@ -314,7 +408,7 @@ TEST_F(PagedAttentionTime, PromptRows) {
   args_.rows = on_device.data();
   Gpu on = gpu();
   const double prepare = micros(10, [&] { paged_attention_prepare(on, args_, kTokens); });
-  const double bytes = double{kTokens} * kE * (shape_.heads * 6.0 + shape_.kv_heads * 12.0);
+  const double bytes = double{kTokens} * kE * (shape_.heads * 6.0 + shape_.kv_heads * (shape_.fp8 ? 10.0 : 12.0));
   std::printf("  prepare %d rows: %.1f us, %.0f %% of the floor\n", kTokens, prepare,
               100 * bytes / kBytesPerMicro / prepare);
   for (const int rows : {512, 2048, kTokens}) {
@@ -327,6 +421,21 @@ TEST_F(PagedAttentionTime, PromptRows) {
     const double floor = 4 * shape_.heads * kE * seen / kOperationsPerMicro;
     std::printf("  the last %d prompt rows of 10k: %.1f us, %.0f %% of the floor\n", rows, time, 100 * floor / time);
   }
+}
+
+TEST_F(PagedAttentionTime, GeneratedRows) {
+  generated_rows();
+}
+TEST_F(PagedAttentionTime, GeneratedRowsOverFp8) {
+  shape_.fp8 = true;
+  generated_rows();
+}
+TEST_F(PagedAttentionTime, PromptRows) {
+  prompt_rows();
+}
+TEST_F(PagedAttentionTime, PromptRowsOverFp8) {
+  shape_.fp8 = true;
+  prompt_rows();
 }
 
 }  // namespace

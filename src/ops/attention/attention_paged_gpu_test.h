@@ -8,6 +8,7 @@
 #include "ops/attention/attention.h"
 #include "ops/attention/attention_paged_gpu.h"
 #include "ops/gpu/gpu_test.h"
+#include "tensor/fp8_row.h"
 
 namespace weir::paged_test {
 
@@ -19,6 +20,7 @@ struct Shape {
   int heads = 2;
   int kv_heads = 1;
   int rope_half = 32;
+  bool fp8 = false;  // pages
   int group() const { return heads / kv_heads; }
 };
 
@@ -41,7 +43,19 @@ inline float round_to_bf16(double x) {
   return bf16_to_float(float_to_bf16(static_cast<float>(x)));
 }
 
-// One sequence: its inputs, and what they become by the definition, in double but for the roundings to bf16.
+// Rounds E numbers to FP8 in place; the scale.
+inline uint8_t round_to_fp8(float* row) {
+  uint32_t largest = 0;
+  for (int e = 0; e < kE; ++e) largest = std::max(largest, std::bit_cast<uint32_t>(row[e]) & 0x7fffffffU);
+  const uint8_t scale = fp8_row_scale(largest);
+  for (int e = 0; e < kE; ++e) {
+    const uint8_t code = scale == kFp8RowNan ? 0 : fp8_row_code(row[e], scale);
+    row[e] = fp8_e4m3_to_float(code) * fp8_row_step(scale);
+  }
+  return scale;
+}
+
+// One sequence: its inputs, and what they become by the definition, in double but for the roundings to bf16 or FP8.
 class Sequence {
  public:
   Sequence(const Shape& shape, int tokens, uint64_t seed, const std::vector<float>& q_norm,
@@ -51,14 +65,28 @@ class Sequence {
     in_.k = normal_values(index_of(tokens * shape.kv_heads * kE), 1.5F, seed + 1);
     in_.v = normal_values(index_of(tokens * shape.kv_heads * kE), 1.0F, seed + 2);
     for (int t = 0; t < tokens; ++t) {
-      for (int h = 0; h < shape.heads; ++h) prepare(&in_.qg[at(t, h, shape.heads) * 2], q_norm, t, &q_);
-      for (int h = 0; h < shape.kv_heads; ++h) prepare(&in_.k[at(t, h, shape.kv_heads)], k_norm, t, &k_);
+      for (int h = 0; h < shape.heads; ++h) {
+        for (const double x : prepare(&in_.qg[at(t, h, shape.heads) * 2], q_norm, t)) q_.push_back(round_to_bf16(x));
+      }
+      for (int h = 0; h < shape.kv_heads; ++h) {
+        for (const double x : prepare(&in_.k[at(t, h, shape.kv_heads)], k_norm, t)) {
+          k_.push_back(shape.fp8 ? static_cast<float>(x) : round_to_bf16(x));
+        }
+      }
     }
-    for (const float x : in_.v) v_.push_back(round_to_bf16(x));
+    for (const float x : in_.v) v_.push_back(shape.fp8 ? x : round_to_bf16(x));
+    if (!shape.fp8) return;
+    for (auto* of : {&k_, &v_}) {
+      for (size_t i = 0; i < of->size(); i += kE) round_to_fp8(of->data() + i);
+    }
   }
 
   int tokens() const { return tokens_; }
   const Inputs& inputs() const { return in_; }
+  // Another row of values, without a change of what is expected.
+  void set_values(int t, int h, const std::vector<float>& row) {
+    std::copy(row.begin(), row.end(), in_.v.begin() + static_cast<std::ptrdiff_t>(at(t, h, shape_.kv_heads)));
+  }
   const float* q(int t, int h) const { return &q_[at(t, h, shape_.heads)]; }
   const float* k(int t, int h) const { return &k_[at(t, h, shape_.kv_heads)]; }
   const float* v(int t, int h) const { return &v_[at(t, h, shape_.kv_heads)]; }
@@ -91,7 +119,7 @@ class Sequence {
  private:
   static size_t at(int t, int h, int heads) { return (index_of(t) * index_of(heads) + index_of(h)) * kE; }
 
-  void prepare(const float* x, const std::vector<float>& weight, int t, std::vector<float>* out) const {
+  std::vector<double> prepare(const float* x, const std::vector<float>& weight, int t) const {
     double sum = 0;
     for (int e = 0; e < kE; ++e) sum += double{x[e]} * double{x[e]};
     const double scale = 1.0 / std::sqrt(sum / kE + 1e-6);
@@ -105,7 +133,7 @@ class Sequence {
       y[i] = a * std::cos(angle) - b * std::sin(angle);
       y[i + half] = b * std::cos(angle) + a * std::sin(angle);
     }
-    for (const double value : y) out->push_back(round_to_bf16(value));
+    return y;
   }
 
   Shape shape_;
@@ -134,7 +162,7 @@ class World {
       sequences_.emplace_back(shape, tokens[i], seed + 10 * i, q_norm, k_norm);
       pages += page_count(tokens[i]);
     }
-    const auto page_bytes = index_of(kOffset + paged_kv_bytes(shape.kv_heads));
+    const auto page_bytes = index_of(kOffset + paged_kv_bytes(shape.kv_heads, shape.fp8));
     memory_ = OnDevice<uint8_t>(gpu, pages * page_bytes, 0xff);
     std::vector<size_t> order(pages);
     std::iota(order.begin(), order.end(), size_t{0});
@@ -157,6 +185,7 @@ class World {
   }
 
   const Sequence& sequence(int i) const { return sequences_[index_of(i)]; }
+  Sequence& sequence(int i) { return sequences_[index_of(i)]; }
 
   // Puts the rows of a step on the device and prepares them.
   void prepare(const std::vector<Row>& rows) {
@@ -188,6 +217,10 @@ class World {
   // One step of generated rows: bf16 [T][H * E].
   std::vector<uint16_t> generated(const std::vector<Row>& rows, const RowsCall& call = {}) {
     prepare(rows);
+    return attend(rows, call);
+  }
+  // The same of rows that are prepared.
+  std::vector<uint16_t> attend(const std::vector<Row>& rows, const RowsCall& call) {
     GpuPagedAttentionArgs a = args();
     const auto count = static_cast<int64_t>(rows.size());
     OnDevice<float> partial(
@@ -212,10 +245,15 @@ class World {
       }
     }
     prepare(rows);
+    return attend_prompt(prompts);
+  }
+  // The same of rows that are prepared.
+  std::vector<uint16_t> attend_prompt(const std::vector<PromptRows>& prompts) {
+    int64_t rows = 0;
+    for (const PromptRows& p : prompts) rows += p.row_count;
     const auto list = paged_attention_tiles(prompts, shape_.group());
     EXPECT_LE(static_cast<int64_t>(list.size()),
-              paged_prompt_tiles_max(static_cast<int64_t>(rows.size()), static_cast<int64_t>(prompts.size()),
-                                     shape_.group()));
+              paged_prompt_tiles_max(rows, static_cast<int64_t>(prompts.size()), shape_.group()));
     const OnDevice<GpuPromptTile> tiles(gpu_, list);
     GpuPagedAttentionArgs a = args();
     a.tiles = tiles.data();
@@ -226,14 +264,43 @@ class World {
   std::vector<uint16_t> queries() const { return q_.read(); }
   // Keys (part 0) or values (1) as they lie in the page.
   std::vector<uint8_t> tile(int sequence, int page, int kv, int part) {
-    const auto list = lists_[index_of(sequence)].read();
-    std::vector<uint8_t> out(kPagedTileBytes);
-    gpu_.stream->copy_out(
-        out.data(),
-        reinterpret_cast<const std::byte*>(list[index_of(page)]) + kOffset + (kv * 2 + part) * kPagedTileBytes,
-        kPagedTileBytes);
+    std::vector<uint8_t> out(index_of(tile_bytes()));
+    gpu_.stream->copy_out(out.data(), tile_address(sequence, page, kv, part), tile_bytes());
     EXPECT_TRUE(gpu_.stream->wait().ok());
     return out;
+  }
+  void set_tile(int sequence, int page, int kv, int part, const std::vector<uint8_t>& bytes) {
+    gpu_.stream->copy_in(tile_address(sequence, page, kv, part), bytes.data(), tile_bytes());
+    EXPECT_TRUE(gpu_.stream->wait().ok());
+  }
+  // The values of a tile: [64][E].
+  std::vector<float> tile_values(int sequence, int page, int kv, int part) {
+    const auto bytes = tile(sequence, page, kv, part);
+    std::vector<float> values;
+    for (int t = 0; t < kPagedTokens; ++t) {
+      for (int e = 0; e < kE; ++e) {
+        uint16_t bits = 0;
+        if (!shape_.fp8) std::memcpy(&bits, &bytes[index_of(paged_tile_byte(t, e))], 2);
+        values.push_back(shape_.fp8 ? fp8_e4m3_to_float(bytes[index_of(paged_fp8_byte(t, e))]) *
+                                          fp8_row_step(bytes[index_of(kPagedFp8Codes + t)])
+                                    : bf16_to_float(bits));
+      }
+    }
+    return values;
+  }
+  // Pages of bf16 get the values of other pages.
+  void take_pages(World& other, int sequence) {
+    for (int page = 0; page < static_cast<int>(page_count(this->sequence(sequence).tokens())); ++page) {
+      for (int part = 0; part < 2 * shape_.kv_heads; ++part) {
+        const auto values = other.tile_values(sequence, page, part / 2, part % 2);
+        std::vector<uint8_t> bytes(kPagedTileBytes);
+        for (int i = 0; i < kPagedTokens * kE; ++i) {
+          const uint16_t bits = float_to_bf16(values[index_of(i)]);
+          std::memcpy(&bytes[index_of(paged_tile_byte(i / kE, i % kE))], &bits, 2);
+        }
+        set_tile(sequence, page, part / 2, part % 2, bytes);
+      }
+    }
   }
 
   // How far rows are from the definition; says where the first element is that is far off.
@@ -259,6 +326,11 @@ class World {
   }
 
  private:
+  int64_t tile_bytes() const { return shape_.fp8 ? kPagedFp8TileBytes : kPagedTileBytes; }
+  std::byte* tile_address(int sequence, int page, int kv, int part) {
+    const auto list = lists_[index_of(sequence)].read();
+    return reinterpret_cast<std::byte*>(list[index_of(page)]) + kOffset + (kv * 2 + part) * tile_bytes();
+  }
   static size_t page_count(int tokens) { return index_of((tokens + kPagedTokens - 1) / kPagedTokens); }
   static void append(std::vector<float>* to, const std::vector<float>& from, int row, int width) {
     to->insert(to->end(), from.begin() + row * width, from.begin() + (row + 1) * width);
@@ -284,6 +356,7 @@ class World {
     a.heads = shape_.heads;
     a.kv_heads = shape_.kv_heads;
     a.rope_half = shape_.rope_half;
+    a.fp8 = shape_.fp8 ? 1 : 0;
     return a;
   }
 

@@ -4,11 +4,12 @@
 // ascending. Queries lie in shared memory, weights and output stay in registers; the scores of the next page are
 // computed while the values of this one are weighed. A tile never crosses a page, so all its rows see the same pages
 // and only the last one is masked: the bits of a row depend on its position and context alone, however the prompt was
-// cut.
+// cut. Of FP8 pages the codes come to a place of their own, one of keys and one of values, and the third warpgroup
+// fills the stages with them as bf16: what follows is the same to the bit.
 #include "device/async.h"
 #include "device/mma.h"
 #include "device/wgmma.h"
-#include "ops/attention/attention_paged_args.h"
+#include "ops/attention/attention_fp8.h"
 
 namespace weir {
 namespace {
@@ -33,6 +34,13 @@ struct Shared {
   device::Barrier v_free[kStages];
 };
 static_assert(sizeof(Shared) <= 196'864, "what paged_attention_prompt asks for");
+
+struct Fp8Shared {
+  Shared of;
+  uint8_t codes[2][kPagedFp8TileBytes];  // of keys, of values
+  device::Barrier codes_here[2];
+};
+static_assert(sizeof(Fp8Shared) <= 229'760, "what paged_attention_prompt asks for of FP8");
 
 #define WEIR_D8(i)                                                                                            \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
@@ -135,6 +143,59 @@ WEIR_DEVICE void bring_pages(const GpuPagedAttentionArgs& args, Shared& shared, 
     for (int quarter = 0; quarter < 4; ++quarter) {
       device::bulk_copy(shared.v[stage] + quarter * kPagedQuarter, from + quarter * kPagedQuarter,
                         static_cast<uint32_t>(tokens) * 128, &shared.v_here[stage]);
+    }
+  }
+}
+
+// A tile of codes becomes one of bf16, tokens from `tokens` on zeros; a warpgroup. Eight lanes that follow each other
+// take four chunks of two tokens, whose reads and writes have no banks in common.
+WEIR_DEVICE void expand(const uint8_t* codes, uint8_t* tile, int tokens) {
+  const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
+  const int odd = thread / 4 % 2;
+  const int chunk = ((thread / 8 % 4) ^ odd) * 4 + thread % 4;
+  const int first = thread / device::kWarp * 2 + odd;
+  const uint8_t* from = codes + (chunk ^ first) * 16;
+  uint8_t* low = tile + chunk / 4 * kPagedQuarter + ((2 * chunk ^ first) % 8) * 16;
+  uint8_t* high = tile + chunk / 4 * kPagedQuarter + (((2 * chunk + 1) ^ first) % 8) * 16;
+#pragma unroll 2
+  for (int token = first; token < kPagedTokens; token += 8) {
+    const uint4 word = *reinterpret_cast<const uint4*>(from + token * kE);
+    const uint32_t scale = fp8_scale(token < tokens ? codes[kPagedFp8Codes + token] : 0U);
+    *reinterpret_cast<uint4*>(low + token * 128) = {fp8_even(word.x, scale), fp8_even(word.y, scale),
+                                                    fp8_even(word.z, scale), fp8_even(word.w, scale)};
+    *reinterpret_cast<uint4*>(high + token * 128) = {fp8_odd(word.x, scale), fp8_odd(word.y, scale),
+                                                     fp8_odd(word.z, scale), fp8_odd(word.w, scale)};
+  }
+}
+
+// Fills the stages from pages of FP8; a warpgroup. While one part's codes are expanded, the other's come.
+WEIR_DEVICE void bring_fp8_pages(const GpuPagedAttentionArgs& args, Fp8Shared& shared, const Tile& own) {
+  const int tokens_last = own.tile.position + own.tile.row_count - (own.pages - 1) * kPagedTokens;
+  const bool asks = static_cast<int>(threadIdx.x) == kComputing;
+  const auto ask = [&](int page, int part) {
+    const uint8_t* from =
+        args.pages[own.tile.sequence][page] + args.page_offset + (int64_t{own.kv} * 2 + part) * kPagedFp8TileBytes;
+    device::barrier_expect(&shared.codes_here[part], kPagedFp8TileBytes);
+    device::bulk_copy(shared.codes[part], from, kPagedFp8TileBytes, &shared.codes_here[part]);
+  };
+  if (asks) {
+    ask(0, 0);
+    ask(0, 1);
+  }
+  for (int page = 0; page < own.pages; ++page) {
+    const int stage = page % kStages;
+    const auto phase = static_cast<uint32_t>(page / kStages + 1) & 1U;
+    const int tokens = page + 1 == own.pages ? tokens_last : kPagedTokens;
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {
+      if (page >= kStages) device::barrier_wait(part == 0 ? &shared.of.k_free[stage] : &shared.of.v_free[stage], phase);
+      device::barrier_wait(&shared.codes_here[part], static_cast<uint32_t>(page) & 1U);
+      expand(shared.codes[part], part == 0 ? shared.of.k[stage] : shared.of.v[stage], tokens);
+      device::fence_async();
+      device::warp_arrive(part == 0 ? &shared.of.k_here[stage] : &shared.of.v_here[stage]);
+      // Nobody reads these codes any more.
+      device::threads_barrier(3, kGroupThreads);
+      if (asks && page + 1 < own.pages) ask(page + 1, part);
     }
   }
 }
@@ -324,10 +385,8 @@ WEIR_DEVICE void finish(const GpuPagedAttentionArgs& args, const Tile& own, int 
   }
 }
 
-}  // namespace
-
-WEIR_KERNEL_BOUNDED(weir_paged_prompt, GpuPagedAttentionArgs, kThreads, 1) {
-  extern __shared__ __align__(1024) uint8_t memory[];
+template <bool kFp8>
+WEIR_DEVICE void attend_tile(const GpuPagedAttentionArgs& args, uint8_t* memory) {
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   Tile own;
   own.kv = static_cast<int>(blockIdx.x) % args.kv_heads;
@@ -336,11 +395,16 @@ WEIR_KERNEL_BOUNDED(weir_paged_prompt, GpuPagedAttentionArgs, kThreads, 1) {
   own.pages = own.tile.position / kPagedTokens + 1;
   own.first = args.first;
   if (threadIdx.x == 0) {
+    // A stage is filled by the copy engine, or by the warps that expand codes.
+    constexpr int kFilling = kFp8 ? kGroupThreads / device::kWarp * device::kWarpArrivals : 1;
     for (int i = 0; i < kStages; ++i) {
-      device::barrier_init(&shared.k_here[i], 1);
-      device::barrier_init(&shared.v_here[i], 1);
+      device::barrier_init(&shared.k_here[i], kFilling);
+      device::barrier_init(&shared.v_here[i], kFilling);
       device::barrier_init(&shared.k_free[i], kComputing / device::kWarp * device::kWarpArrivals);
       device::barrier_init(&shared.v_free[i], kComputing / device::kWarp * device::kWarpArrivals);
+    }
+    if constexpr (kFp8) {
+      for (device::Barrier& here : reinterpret_cast<Fp8Shared*>(memory)->codes_here) device::barrier_init(&here, 1);
     }
     device::barrier_init_done();
     device::fence_async();
@@ -351,11 +415,16 @@ WEIR_KERNEL_BOUNDED(weir_paged_prompt, GpuPagedAttentionArgs, kThreads, 1) {
   if (own.tile.row_count == 0) return;
   const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
   if (warpgroup == 2) {
-    device::fewer_registers<24>();
-    if (device::warp() == kComputing / device::kWarp) bring_pages(args, shared, own);
+    if constexpr (kFp8) {
+      device::fewer_registers<40>();
+      bring_fp8_pages(args, *reinterpret_cast<Fp8Shared*>(memory), own);
+    } else {
+      device::fewer_registers<24>();
+      if (device::warp() == kComputing / device::kWarp) bring_pages(args, shared, own);
+    }
     return;
   }
-  device::more_registers<240>();
+  device::more_registers<kFp8 ? 232 : 240>();
 
   take_queries(args, shared, own, warpgroup);
   const int row = warpgroup * kGroupRows + device::warp() % 4 * 16 + device::lane() / 4;
@@ -367,6 +436,18 @@ WEIR_KERNEL_BOUNDED(weir_paged_prompt, GpuPagedAttentionArgs, kThreads, 1) {
   attend(shared, own, warpgroup, {{seen_by(row), seen_by(row + 8)}}, out, state);
 #pragma unroll
   for (int half = 0; half < 2; ++half) finish(args, own, row + 8 * half, half, out, state.total[half]);
+}
+
+}  // namespace
+
+WEIR_KERNEL_BOUNDED(weir_paged_prompt, GpuPagedAttentionArgs, kThreads, 1) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  attend_tile<false>(args, memory);
+}
+
+WEIR_KERNEL_BOUNDED(weir_paged_prompt_fp8, GpuPagedAttentionArgs, kThreads, 1) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  attend_tile<true>(args, memory);
 }
 
 }  // namespace weir

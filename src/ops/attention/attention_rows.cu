@@ -21,7 +21,8 @@ WEIR_DEVICE void join_parts(Part& into, const Part& from) {
   }
 }
 
-WEIR_DEVICE void keep_part(const Reader& r, int slot, const Part& part) {
+template <class Tile>
+WEIR_DEVICE void keep_part(const Reader<Tile>& r, int slot, const Part& part) {
   const int index = static_cast<int>(blockIdx.z);
   const int column = device::warp() * 64 + device::lane() % 4 * 2;
 #pragma unroll
@@ -38,12 +39,10 @@ WEIR_DEVICE void keep_part(const Reader& r, int slot, const Part& part) {
   }
 }
 
-}  // namespace
-
-WEIR_KERNEL_BOUNDED(weir_paged_rows, GpuPagedAttentionArgs, kRowThreads, 3) {
-  extern __shared__ __align__(128) uint8_t memory[];
-  RowShared& shared = *reinterpret_cast<RowShared*>(memory);
-  const Reader r(args, shared);
+template <class Tile>
+WEIR_DEVICE void attend_rows(const GpuPagedAttentionArgs& args, uint8_t* memory) {
+  RowShared<Tile>& shared = *reinterpret_cast<RowShared<Tile>*>(memory);
+  const Reader<Tile> r(args, shared);
   const bool spread = args.spread != 0;
   const int block = static_cast<int>(blockIdx.x);
   const int first = spread ? block : block * kPagedSegmentPages;
@@ -73,7 +72,7 @@ WEIR_KERNEL_BOUNDED(weir_paged_rows, GpuPagedAttentionArgs, kRowThreads, 3) {
     if (spread) keep_part(r, page, total);
     if (next == r.pages) break;
     __syncthreads();
-    clear_behind(shared.v, r.tokens(next));
+    clear_behind<Tile>(shared.v, r.tokens(next));
     if (threadIdx.x == 0) r.bring_v(next);
   }
   if (spread) return;
@@ -82,6 +81,18 @@ WEIR_KERNEL_BOUNDED(weir_paged_rows, GpuPagedAttentionArgs, kRowThreads, 3) {
   } else {
     keep_part(r, block, total);
   }
+}
+
+}  // namespace
+
+WEIR_KERNEL_BOUNDED(weir_paged_rows, GpuPagedAttentionArgs, kRowThreads, 3) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  attend_rows<Bf16Tile>(args, memory);
+}
+
+WEIR_KERNEL_BOUNDED(weir_paged_rows_fp8, GpuPagedAttentionArgs, kRowThreads, 4) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  attend_rows<Fp8Tile>(args, memory);
 }
 
 }  // namespace weir

@@ -15,12 +15,13 @@ static_assert(kRowThreads / kHeadThreads == kPagedGroupMax, "a thread joins four
 // Rows of a page's part in shared memory: 8 banks further each.
 inline constexpr int kPartStride = kPagedHeadDim + 8;
 
-// A page's part, where its values stood.
+// A page's part, where its values stood; of FP8, keys and values.
 struct Left {
   float out[kPagedGroupMax * kPartStride];
   float2 state[kPagedGroupMax];
 };
-static_assert(sizeof(Left) <= kPagedTileBytes, "in the place of the values");
+static_assert(sizeof(Left) <= Bf16Tile::kBytes, "in the place of the values");
+static_assert(sizeof(Left) <= 2 * Fp8Tile::kBytes, "in the place of keys and values");
 
 // What a thread joins: four columns of a head.
 struct Place {
@@ -72,18 +73,17 @@ WEIR_DEVICE Columns join_pages(const Left& left, const Place& place, int pages) 
   return own;
 }
 
-WEIR_DEVICE float4 gate_of(const Reader& r, const Place& place) {
+template <class Tile>
+WEIR_DEVICE float4 gate_of(const Reader<Tile>& r, const Place& place) {
   const float* gates = r.args.qg + r.t * r.args.qg_stride + int64_t{r.kv * r.group + place.head} * 2 * kPagedHeadDim;
   return *reinterpret_cast<const float4*>(gates + kPagedHeadDim + place.column);
 }
 
-}  // namespace
-
-WEIR_KERNEL_BOUNDED(weir_paged_short, GpuPagedAttentionArgs, kRowThreads, 3) {
-  extern __shared__ __align__(128) uint8_t memory[];
-  RowShared& shared = *reinterpret_cast<RowShared*>(memory);
-  Left& left = *reinterpret_cast<Left*>(shared.v);
-  const Reader r(args, shared);
+template <class Tile>
+WEIR_DEVICE void attend_short(const GpuPagedAttentionArgs& args, uint8_t* memory) {
+  RowShared<Tile>& shared = *reinterpret_cast<RowShared<Tile>*>(memory);
+  Left& left = *reinterpret_cast<Left*>(Tile::kFp8 ? shared.k : shared.v);
+  const Reader<Tile> r(args, shared);
   const int page = static_cast<int>(blockIdx.x);
   if (r.pages == 0 || (r.pages == 1 && page > 0)) {
     // The row's first block waits, so that this kernel does not end before the ones before it.
@@ -114,6 +114,18 @@ WEIR_KERNEL_BOUNDED(weir_paged_short, GpuPagedAttentionArgs, kRowThreads, 3) {
   }
   __syncwarp();
   device::cluster_wait();  // nobody leaves while its part is read
+}
+
+}  // namespace
+
+WEIR_KERNEL_BOUNDED(weir_paged_short, GpuPagedAttentionArgs, kRowThreads, 3) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  attend_short<Bf16Tile>(args, memory);
+}
+
+WEIR_KERNEL_BOUNDED(weir_paged_short_fp8, GpuPagedAttentionArgs, kRowThreads, 4) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  attend_short<Fp8Tile>(args, memory);
 }
 
 }  // namespace weir

@@ -30,6 +30,8 @@ class Sequence {
   const Floats& qg() const { return qg_; }
   const Floats& k() const { return k_; }
   const Floats& v() const { return v_; }
+  // The first value of a token.
+  void set_value(int64_t token, float value) { v_[static_cast<size_t>(token * kv_width())] = value; }
 
  private:
   AttentionShape shape_;
@@ -125,7 +127,9 @@ std::vector<Floats> run(Cpu& cpu, const AttentionShape& shape, const Parameters&
 }
 
 std::vector<AttentionShape> shapes() {
-  return {{4, 2, 24, 8, 1e-6F}, {2, 1, 64, 16, 1e-6F}, {3, 3, 20, 20, 1e-5F}, {8, 1, 32, 0, 1e-6F}};
+  return {{4, 2, 24, 8, 1e-6F},       {2, 1, 64, 16, 1e-6F},       {3, 3, 20, 20, 1e-5F},
+          {8, 1, 32, 0, 1e-6F},       {4, 2, 24, 8, 1e-6F, true},  {2, 1, 64, 16, 1e-6F, true},
+          {3, 3, 18, 6, 1e-5F, true}, {8, 1, 256, 64, 1e-6F, true}};
 }
 
 TEST(Attention, AgreesWithDoublePrecision) {
@@ -138,85 +142,112 @@ TEST(Attention, AgreesWithDoublePrecision) {
     const auto expected =
         reference::attention(shape, kTheta, parameters.q_norm, parameters.k_norm, cases::rows_of(s.qg(), s.qg_width()),
                              cases::rows_of(s.k(), s.kv_width()), cases::rows_of(s.v(), s.kv_width()));
-    EXPECT_LT(cases::row_error(run(cpu, shape, parameters, {&s}, kTokens)[0], expected), 5e-6) << shape.head_dim;
+    EXPECT_LT(cases::row_error(run(cpu, shape, parameters, {&s}, kTokens)[0], expected), 5e-6)
+        << shape.head_dim << (shape.fp8 ? " FP8" : "");
   }
 }
 
 TEST(Attention, ARowsBitsDependOnItsPositionAndContextAlone) {
-  constexpr int64_t kTokens = 1100;  // three segments, a broken last page
-  const AttentionShape shape{4, 2, 24, 8, 1e-6F};
-  const auto cpus = cases::all_cpus(attention_scratch_bytes(shape, 3 * kTokens, cases::kThreadsMax));
-  const Parameters parameters(shape);
-  const Sequence s(shape, 10, kTokens);
-  const Sequence other(shape, 20, 130);
-  const Sequence third(shape, 30, 1);
-  const Floats all = run(*cpus[0], shape, parameters, {&s}, kTokens)[0];
-  for (const auto& cpu : cpus) {
-    for (const int64_t chunk : {int64_t{64}, int64_t{256}, int64_t{37}, kTokens}) {
-      const auto outputs = run(*cpu, shape, parameters, {&other, &s, &third}, chunk);
-      ASSERT_TRUE(cases::same_bits(outputs[1], all)) << isa_name(cpu->isa()) << " " << cpu->threads() << " " << chunk;
+  for (const AttentionShape& shape : {AttentionShape{4, 2, 24, 8, 1e-6F}, AttentionShape{4, 2, 24, 8, 1e-6F, true}}) {
+    SCOPED_TRACE(::testing::Message() << "FP8 " << shape.fp8);
+    constexpr int64_t kTokens = 1100;  // three segments, a broken last page
+    const auto cpus = cases::all_cpus(attention_scratch_bytes(shape, 3 * kTokens, cases::kThreadsMax));
+    const Parameters parameters(shape);
+    const Sequence s(shape, 10, kTokens);
+    const Sequence other(shape, 20, 130);
+    const Sequence third(shape, 30, 1);
+    const Floats all = run(*cpus[0], shape, parameters, {&s}, kTokens)[0];
+    for (const auto& cpu : cpus) {
+      for (const int64_t chunk : {int64_t{64}, int64_t{256}, int64_t{37}, kTokens}) {
+        const auto outputs = run(*cpu, shape, parameters, {&other, &s, &third}, chunk);
+        ASSERT_TRUE(cases::same_bits(outputs[1], all)) << isa_name(cpu->isa()) << " " << cpu->threads() << " " << chunk;
+      }
     }
-  }
-  // One row at a time takes its time on scalar code: the widest will do.
-  for (const auto& cpu : cpus) {
-    if (cpu->isa() != best_isa()) continue;
-    ASSERT_TRUE(cases::same_bits(run(*cpu, shape, parameters, {&s}, 1)[0], all)) << cpu->threads();
+    // One row at a time takes its time on scalar code: the widest will do.
+    for (const auto& cpu : cpus) {
+      if (cpu->isa() != best_isa()) continue;
+      ASSERT_TRUE(cases::same_bits(run(*cpu, shape, parameters, {&s}, 1)[0], all)) << cpu->threads();
+    }
   }
 }
 
 TEST(Attention, ALongContextOfOneRowGivesTheSameBitsSpreadOverThreadsInSeveralWaves) {
-  const AttentionShape shape{2, 1, 16, 8, 1e-6F};
-  constexpr int64_t kPosition = 26000;  // 51 segments: three waves of three threads
-  const RopeTable rope(shape.rope_dim, kTheta, kPosition + 1);
-  const Floats norm = cases::random_floats(92, shape.head_dim, 0.2F);
-  const Floats context = cases::random_floats(93, (kPosition / kKvPageTokens + 1) * kv_page_bytes(shape) / 4);
-  const Floats row = cases::random_floats(94, shape.heads * 2 * shape.head_dim);
-  Floats first;
-  for (const auto& cpu : cases::all_cpus(attention_scratch_bytes(shape, 1, cases::kThreadsMax))) {
-    Floats memory = context;
-    std::vector<std::byte*> pages;
-    for (int64_t t = 0; t <= kPosition; t += kKvPageTokens) {
-      pages.push_back(reinterpret_cast<std::byte*>(memory.data()) + t / kKvPageTokens * kv_page_bytes(shape));
+  for (const AttentionShape& shape : {AttentionShape{2, 1, 16, 8, 1e-6F}, AttentionShape{2, 1, 16, 8, 1e-6F, true}}) {
+    SCOPED_TRACE(::testing::Message() << "FP8 " << shape.fp8);
+    constexpr int64_t kPosition = 26000;  // 51 segments: three waves of three threads
+    const RopeTable rope(shape.rope_dim, kTheta, kPosition + 1);
+    const Floats norm = cases::random_floats(92, shape.head_dim, 0.2F);
+    const Floats context = cases::random_floats(93, (kPosition / kKvPageTokens + 1) * kv_page_bytes(shape) / 4);
+    const Floats row = cases::random_floats(94, shape.heads * 2 * shape.head_dim);
+    Floats first;
+    for (const auto& cpu : cases::all_cpus(attention_scratch_bytes(shape, 1, cases::kThreadsMax))) {
+      Floats memory = context;
+      std::vector<std::byte*> pages;
+      for (int64_t t = 0; t <= kPosition; t += kKvPageTokens) {
+        pages.push_back(reinterpret_cast<std::byte*>(memory.data()) + t / kKvPageTokens * kv_page_bytes(shape));
+      }
+      const KvSequence sequence{0, 1, kPosition, pages.data()};
+      Floats y(static_cast<size_t>(shape.heads * shape.head_dim));
+      AttentionArgs args;
+      args.shape = shape;
+      args.qg = row.data();
+      args.k = row.data();
+      args.v = row.data();
+      args.q_norm = norm.data();
+      args.k_norm = norm.data();
+      args.rope = &rope;
+      args.sequences = {&sequence, 1};
+      args.y = y.data();
+      attention(*cpu, args);
+      if (first.empty()) first = y;
+      EXPECT_TRUE(cases::same_bits(y, first)) << isa_name(cpu->isa()) << " " << cpu->threads() << " threads";
     }
-    const KvSequence sequence{0, 1, kPosition, pages.data()};
-    Floats y(static_cast<size_t>(shape.heads * shape.head_dim));
-    AttentionArgs args;
-    args.shape = shape;
-    args.qg = row.data();
-    args.k = row.data();
-    args.v = row.data();
-    args.q_norm = norm.data();
-    args.k_norm = norm.data();
-    args.rope = &rope;
-    args.sequences = {&sequence, 1};
-    args.y = y.data();
-    attention(*cpu, args);
-    if (first.empty()) first = y;
-    EXPECT_TRUE(cases::same_bits(y, first)) << isa_name(cpu->isa()) << " " << cpu->threads() << " threads";
   }
 }
 
 // What stands in the pages before `first` is NaN, as everywhere: see Pages.
 TEST(Attention, RowsSeeNothingBeforeTheFirstToken) {
-  constexpr int64_t kTokens = 600;
-  const AttentionShape shape{4, 2, 24, 8, 1e-6F};
-  const auto cpus = cases::all_cpus(attention_scratch_bytes(shape, kTokens, cases::kThreadsMax));
-  const Parameters parameters(shape);
-  const Sequence s(shape, 1, kTokens);
-  const auto expected =
-      reference::attention(shape, kTheta, parameters.q_norm, parameters.k_norm, cases::rows_of(s.qg(), s.qg_width()),
-                           cases::rows_of(s.k(), s.kv_width()), cases::rows_of(s.v(), s.kv_width()));
-  for (const int64_t first : {int64_t{1}, int64_t{16}, int64_t{17}, int64_t{63}}) {
-    Floats bits;
-    for (const auto& cpu : cpus) {
-      for (const int64_t chunk : {kTokens, int64_t{37}}) {
-        // Rotations are relative: the rows are those of a sequence that begins at token 0.
-        const Floats y = run(*cpu, shape, parameters, {&s}, chunk, first)[0];
-        if (bits.empty()) bits = y;
-        EXPECT_LT(cases::row_error(y, expected), 5e-6) << first;
-        EXPECT_TRUE(cases::same_bits(y, bits)) << first << " " << isa_name(cpu->isa()) << " " << chunk;
+  for (const AttentionShape& shape : {AttentionShape{4, 2, 24, 8, 1e-6F}, AttentionShape{4, 2, 24, 0, 1e-6F, true}}) {
+    SCOPED_TRACE(::testing::Message() << "FP8 " << shape.fp8);
+    constexpr int64_t kTokens = 600;
+    const auto cpus = cases::all_cpus(attention_scratch_bytes(shape, kTokens, cases::kThreadsMax));
+    const Parameters parameters(shape);
+    const Sequence s(shape, 1, kTokens);
+    const auto expected =
+        reference::attention(shape, kTheta, parameters.q_norm, parameters.k_norm, cases::rows_of(s.qg(), s.qg_width()),
+                             cases::rows_of(s.k(), s.kv_width()), cases::rows_of(s.v(), s.kv_width()));
+    for (const int64_t first : {int64_t{1}, int64_t{16}, int64_t{17}, int64_t{63}}) {
+      Floats bits;
+      for (const auto& cpu : cpus) {
+        for (const int64_t chunk : {kTokens, int64_t{37}}) {
+          // Rotations are relative: the rows are those of a sequence that begins at token 0. Keys of FP8 are rounded
+          // behind them, so that shape has none.
+          const Floats y = run(*cpu, shape, parameters, {&s}, chunk, first)[0];
+          if (bits.empty()) bits = y;
+          EXPECT_LT(cases::row_error(y, expected), 5e-6) << first;
+          EXPECT_TRUE(cases::same_bits(y, bits)) << first << " " << isa_name(cpu->isa()) << " " << chunk;
+        }
       }
     }
+  }
+}
+
+// Rows with numbers that are not finite are NaN to those that see them, and to nobody else.
+TEST(Attention, AnInfiniteValueInAPageOfFp8IsSeenAndOthersDoNotMind) {
+  const AttentionShape shape{2, 1, 16, 8, 1e-6F, true};
+  Cpu cpu;
+  cpu.reserve_scratch(attention_scratch_bytes(shape, 8, cpu.threads()));
+  const Parameters parameters(shape);
+  Sequence s(shape, 5, 8);
+  const Floats clean = run(cpu, shape, parameters, {&s}, 8)[0];
+  s.set_value(5, std::numeric_limits<float>::infinity());
+  const Floats y = run(cpu, shape, parameters, {&s}, 8)[0];
+  const auto row = [&](const Floats& of, int64_t t) {
+    return Floats(of.begin() + t * s.y_width(), of.begin() + (t + 1) * s.y_width());
+  };
+  for (int64_t t = 0; t < 8; ++t) {
+    EXPECT_EQ(cases::same_bits(row(y, t), row(clean, t)), t < 5) << t;
+    EXPECT_EQ(std::isnan(row(y, t)[0]), t >= 5) << t;
   }
 }
 
