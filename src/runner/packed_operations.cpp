@@ -128,15 +128,27 @@ bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
       head_few(gpu_, args);
       return true;
     }
-    if (rows.chosen != nullptr) return false;
+    if (rows.chosen != nullptr || !few_takes(gpu_, args)) return false;
+    if (args.rows > kLinearNormsMax) norm_before(&args);
   } else {
     if (args.count > args.fp8_count) return false;
     args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);
     args.x_stride = args.k;
+    if (!few_takes(gpu_, args)) return false;
   }
-  if (!few_takes(gpu_, args)) return false;
   linear_few(gpu_, args);
   return true;
+}
+
+// Rows normed by a kernel of their own, while the blocks of the one behind it bring their weights: each of these would
+// norm all rows, one after the other.
+void PackedExecutor::norm_before(GpuFewArgs* args) {
+  norm_to_operands({args->rows, nullptr, nullptr, nullptr}, args->count > args->fp8_count, true, nullptr);
+  args->norm = nullptr;
+  args->x_out_f16 = nullptr;
+  args->x_f16 = operands(kOperandF16);
+  args->x_bf16 = operands(kOperandBf16);
+  args->x_stride = args->k;
 }
 
 void PackedExecutor::few_rows(const LinearOp& op, const Rows& rows) {
@@ -298,8 +310,8 @@ bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFe
   front.x_out_f16 = operands(kOperandF16);
   front.k = layer.router.k;
   if (layer.shared == 0 || layer.stride == 0) return false;
-  front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + int64_t{layer.top_k} * layer.width,
-                                  int64_t{layer.slots()} * layer.width, kPackedSwiglu, kOperandF16};
+  front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + rows.count * layer.top_k * layer.width,
+                                  layer.width, kPackedSwiglu, kOperandF16};
   front.fp8_count = 1;
   front.outputs[front.count++] = {layer.router, router_, logits, kPackedStore, 0};
   front.outputs[front.count++] = {layer.shared_gate, router_ + layer.experts, logits, kPackedStore, 0};
@@ -322,6 +334,7 @@ bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFe
   args.f = layer.width;
   args.routes = some_routes_;
   if (few_takes(gpu_, front) && few_experts_takes(gpu_, args)) {
+    if (front.rows > kExpertsNormMax) norm_before(&front);
     linear_few(gpu_, front);
     experts_few(gpu_, args);
   } else if (some_experts_takes(gpu_, args)) {
