@@ -10,8 +10,8 @@ namespace weir {
 inline constexpr int32_t kFewMoeRows = 8;
 inline constexpr int32_t kFewSlots = 16;  // of a row, the shared expert's among them
 
-// The rows' experts, each row's in ascending order, the shared one behind them; weights of the rows' entries, those of the
-// shared expert behind them.
+// The rows' experts, each row's in ascending order, the shared one behind them; weights of the rows' entries, those of
+// the shared expert behind them.
 struct FewRoutes {
   int32_t experts[kFewMoeRows * kFewSlots];  // [rows][top_k], without gaps, then the shared one
   float weights[kFewMoeRows * kFewSlots];    // [rows][top_k], then [rows]
