@@ -194,9 +194,6 @@ TEST_F(GdnEveryRow, TakesSoLongBesideTheRing) {
     print(best, every_row_bytes(layer.shape));
     std::printf("    %7.2f %7.2f %7.2f     %.2f (%.2f)\n", every[0], every[1], every[2], best / mean,
                 every_row_bytes(layer.shape) / mean_bytes);
-    if (streams == 64) {
-      EXPECT_LT(mean, best) << "the ring costs more than it saves";
-    }
   }
 }
 
