@@ -70,6 +70,7 @@ void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t c
   grid.threads = 128;
   const bool fp8 = args.fp8 != 0;
   grid.shared_bytes = fp8 ? kFp8RowsShared : kRowsShared;
+  if (count <= 8) grid.shared_split = kFewSplit;  // of the merge too, which has none of its own
   grid.overlap = true;
   if (segments_max == 1 && pairs <= kShortPairs) {
     grid.x = grid.cluster = kPagedSegmentPages;

@@ -185,6 +185,15 @@ WEIR_DEVICE float join_units(const float* sums, int stride, const float* scales,
   return total;
 }
 
+// Part `part` of `parts` threads' of what lies in memory as it is to lie in shared memory: `bytes` of 16. Not by the
+// copy engine, where it would queue behind weights.
+WEIR_DEVICE void copy_beside(uint8_t* to, const void* from, int bytes, int part, int parts) {
+#pragma unroll 4
+  for (int i = 16 * part; i < bytes; i += 16 * parts) {
+    device::copy16(to + i, static_cast<const uint8_t*>(from) + i);
+  }
+}
+
 // Zeros behind the rows in shared memory, for columns that are not there.
 WEIR_DEVICE void clear_row(uint8_t* row, int row_bytes) {
 #pragma unroll 1

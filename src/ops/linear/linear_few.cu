@@ -181,15 +181,15 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
     norm_rows(args, m, norm, begin, end);
     few_barrier();
   } else {
-    if (thread == 0) device::barrier_expect(m.ring.rows, args.rows * args.k * 2);
-    __syncwarp();
-    if (thread < args.rows) {
-      device::bulk_copy(m.rows + thread * m.row_bytes,
-                        (m.f16 ? args.x_f16 : args.x_bf16) + (args.x_rows == nullptr ? thread : args.x_rows[thread]) * args.x_stride,
-                        args.k * 2, m.ring.rows);
+    const auto* x = m.f16 ? args.x_f16 : args.x_bf16;
+#pragma unroll 1
+    for (int r = 0; r < args.rows; ++r) {
+      copy_beside(m.rows + r * m.row_bytes, x + (args.x_rows == nullptr ? r : args.x_rows[r]) * args.x_stride,
+                  args.k * 2, thread, kFewWarps * device::kWarp);
     }
-    __syncwarp();
-    device::barrier_wait(m.ring.rows, 0);
+    device::copies_commit();
+    device::copies_wait<0>();
+    few_barrier();
   }
   if (thread == 0) m.ring.note_rows();
   const int row = min(device::lane() % 8, args.rows);

@@ -133,6 +133,18 @@ struct FewMoeShared {
   }
 };
 
+// By the warp that brings, once it has asked for all of its own: what a block of the second kernel reads first, for the
+// second-level cache, as nothing else is asked of the memory until that kernel has begun.
+WEIR_DEVICE void ask_ahead(const GpuFewExpertsArgs& args, const FewRoutes& routes) {
+  const int strip = static_cast<int>(blockIdx.x);
+  const int bytes = args.f / kBlockK * kFewUnitBytes;
+  if (strip * kStripRows >= args.d) return;
+  for (int entry = device::lane(); entry < args.ahead; entry += device::kWarp) {
+    device::bulk_prefetch(args.down + routes.experts[entry] * args.stride + static_cast<int64_t>(strip) * bytes,
+                          static_cast<uint32_t>(bytes));
+  }
+}
+
 template <int kEach>
 WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes& routes) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -178,6 +190,8 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
       }
     };
     m.ring.bring(chunks, args.under_way, fill);
+    __syncwarp();  // one lane has brought
+    ask_ahead(args, routes);
   } else {
     // While the first weights are on their way.
     if (args.hands_on != 0 && blockIdx.x == 0 && device::warp() < args.rows) {
@@ -233,18 +247,16 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
   const FewMoeShared m(args, shared, entries, args.f, entries << block_bits);
   const int strip = static_cast<int>(blockIdx.x);
   const auto bring_rows = [&] {
-    device::barrier_expect(m.ring.rows, entries * m.row_bytes);
-    device::bulk_copy(m.rows, args.hidden, entries * m.row_bytes, m.ring.rows);
+    copy_beside(m.rows, args.hidden, entries * m.row_bytes, thread, kFewWarps * device::kWarp);
+    device::copies_commit();
   };
   if (few_brings()) m.ring.prepare();
   if (args.hands_on != 0) {
     // This block does not stand beside the kernel before, whose end is near then: its routes are there sooner.
     device::wait_for_previous();
     const auto* from = reinterpret_cast<const FewRoutes*>(args.routes);
-    if (few_brings()) {
-      if (device::lane() == 0) bring_rows();
-      __syncwarp();
-    } else if (thread < entries) {
+    if (!few_brings()) bring_rows();
+    if (thread < entries) {
       if (thread <= routed) routes.experts[thread] = __ldcg(from->experts + thread);
       routes.weights[thread] = __ldcg(from->weights + thread);
     }
@@ -285,10 +297,15 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
   if (!few_brings()) {
     device::wait_for_previous();
     device::start_next();
-    if (thread == 0 && args.hands_on == 0) bring_rows();
-    __syncwarp();
+    if (args.hands_on == 0) bring_rows();
     before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
-    device::barrier_wait(m.ring.rows, 0);
+    // All but the scales, where these came last.
+    if (args.hands_on != 0) {
+      device::copies_wait<1>();
+    } else {
+      device::copies_wait<0>();
+    }
+    few_barrier();
     if (thread == 0) m.ring.note_rows();
     const uint32_t base = device::shared_address(m.rows + device::lane() / 8 * 16);
     const int column = device::lane() % 8;

@@ -10,8 +10,8 @@ namespace weir {
 inline constexpr int32_t kFewMoeRows = 8;
 inline constexpr int32_t kFewSlots = 16;  // of a row, the shared expert's among them
 
-// The rows' experts, each row's in ascending order, the shared one behind them; weights of the rows' entries, those of the
-// shared expert behind them.
+// The rows' experts, each row's in ascending order, the shared one behind them; weights of the rows' entries, those of
+// the shared expert behind them.
 struct FewRoutes {
   int32_t experts[kFewMoeRows * kFewSlots];  // [rows][top_k], without gaps, then the shared one
   float weights[kFewMoeRows * kFewSlots];    // [rows][top_k], then [rows]
@@ -41,6 +41,7 @@ struct GpuFewExpertsArgs {
   int32_t ring_bytes = 0;  // of the kernel's weights on their way; filled in
   int32_t under_way = 0;   // chunks of eight units at a time; the same
   int32_t items_max = 0;   // strips of a block of the first kernel; filled in
+  int32_t ahead = 0;       // entries of the second kernel whose weights the first one asks for; the same
   int32_t hands_on = 0;    // whether the second kernel has its routes from the first one's; the same
 };
 
