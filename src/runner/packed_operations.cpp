@@ -362,7 +362,8 @@ void PackedExecutor::front_of_experts(const PackedFeedForward& layer, const Rows
   if (layer.shared != 0) {
     front.outputs[front.count++] = {layer.shared_gate, router_ + layer.experts, logits, kPackedStore, 0};
     front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + int64_t{layer.top_k} * layer.width,
-                                    int64_t{layer.slots()} * layer.width, kPackedSwiglu, type};
+                                    int64_t{layer.slots()} * layer.width, kPackedSwiglu,
+                                    operand_type(layer.shared_format)};
   }
   linear_packed(gpu_, front);
 }
@@ -385,6 +386,7 @@ void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedFo
   args.d = layer.router.k;
   args.f = layer.width;
   args.format = layer.format;
+  args.shared_format = layer.shared_format;
   experts_packed(gpu_, args);
 }
 
@@ -413,9 +415,10 @@ void PackedExecutor::few_rows_dense(const FeedForwardOp& op, const PackedFeedFor
 // Normed rows in the types that experts and router take, and the router's logits, by kernels of many rows.
 void PackedExecutor::score_experts(const PackedFeedForward& layer, const Rows& rows) {
   const bool sparse = layer.router.n > 0;
-  const int32_t type = operand_type(layer.format);
-  const bool router_bf16 = sparse && operand_type(layer.router.format) == kOperandBf16;
-  norm_to_operands(rows, type == kOperandBf16 || router_bf16, type == kOperandF16 || (sparse && !router_bf16), nullptr);
+  bool types[2] = {false, false};
+  types[operand_type(layer.format)] = types[operand_type(layer.shared_format)] = true;
+  if (sparse) types[operand_type(layer.router.format)] = true;
+  norm_to_operands(rows, types[kOperandBf16], types[kOperandF16], nullptr);
   if (!sparse) return;
   const int64_t logits = layer.experts + layer.shared;
   GpuPromptArgs score;
@@ -456,7 +459,7 @@ void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeed
   args.experts_total = static_cast<int32_t>(layer.mlps.size());
   args.columns = static_cast<int32_t>(config_.hidden);
   args.width = layer.width;
-  args.tile_bytes = packed_tile_bytes(layer.format);
+  args.tile_bytes = std::max(packed_tile_bytes(layer.format), packed_tile_bytes(layer.shared_format));
   moe_prompt(gpu_, args, moe_work_);
 }
 
