@@ -18,6 +18,8 @@ struct World {
   bool crowd = false;  // 64 requests at once, with room for all
   EngineConfig config;
   RunnerLimits limits;  // pages: of each class
+  // Above 0: pages and slots share their memory. limits.pages then says how many pages a sequence is to have at least.
+  int32_t pages_a_slot = 0;
 };
 
 class Served {
@@ -27,6 +29,7 @@ class Served {
       : layout_(cache_layout(model->config, model->cache_sizes(), world.limits.drafts_max > 0)) {
     world.limits.pages.resize(layout_.classes.size(), world.limits.pages.front());
     if (layout_.state_slot_bytes == 0) world.limits.state_slots = 0;
+    if (layout_.state_slot_bytes > 0 && world.pages_a_slot > 0) share_memory(&world);
     auto runner = ModelRunner::create(model, layout_, world.limits, [this] { wake_.notify(); });
     WEIR_CHECK(runner.ok(), "{}", runner.error().text());
     runner_ = std::move(*runner);
@@ -42,6 +45,7 @@ class Served {
   Served& operator=(const Served&) = delete;
 
   EngineClient client() { return engine_->client(); }
+  const CacheLayout& layout() const { return layout_; }
   void turn() {
     if (!engine_->step()) wake_.wait(200);
   }
@@ -61,6 +65,16 @@ class Served {
   }
 
  private:
+  void share_memory(World* world) {
+    RunnerLimits& limits = world->limits;
+    layout_.pages_a_slot = world->pages_a_slot;
+    const int32_t pages = limits.pages.front();
+    do {
+      ++limits.state_slots;
+      for (int32_t& count : limits.pages) count = limits.state_slots * layout_.pages_a_slot;
+    } while (pages_alone_max(layout_, limits, 0) < pages);
+  }
+
   CacheLayout layout_;
   SteadyClock clock_;
   Wake wake_;
