@@ -56,7 +56,6 @@ World draw_world(Random* random) {
     world.layout.state_slot_bytes = 1;
     limits.state_slots = static_cast<int32_t>(random->between(1, limits.rows_max + (reuse ? 8 : 1)));
   }
-  if (reuse && world.layout.state_slot_bytes > 0 && random->one_in(2)) share_memory(random, &world);
   EngineConfig& config = world.config;
   if (reuse) {
     config.prefix_caching = true;
@@ -74,6 +73,7 @@ World draw_world(Random* random) {
   world.late = random->one_in(20);
   if (random->one_in(40)) world.fault_turn = random->between(1, 60);
   if (random->one_in(30)) world.drain_turn = random->between(1, 60);
+  if (reuse && world.layout.state_slot_bytes > 0 && random->one_in(2)) share_memory(random, &world);
   return world;
 }
 
