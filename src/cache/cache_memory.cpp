@@ -154,15 +154,23 @@ void CacheMemory::give_back_page(size_t page_class, PageId page) {
   PagePool& pool = pages_[page_class];
   pool.give_back(page);
   const int32_t unit = pool.unit(page);
-  if (!shared() || !empty(unit)) return;
-  if (unit == draining_) {
-    draining_ = -1;
-  } else {
-    for (PagePool& pages : pages_) pages.close(unit);
-  }
+  if (!shared() || unit != draining_ || !empty(unit)) return;
+  draining_ = -1;
+  become_slot(unit);
+}
+
+void CacheMemory::become_slot(int32_t unit) {
   --open_;
   take_out_cold(unit);
   free_slots_.push_back(unit);
+}
+
+bool CacheMemory::close_unit() {
+  const int32_t unit = shared() ? pages_.front().emptiest() : -1;
+  if (unit < 0 || !empty(unit)) return false;
+  for (PagePool& pages : pages_) pages.close(unit);
+  become_slot(unit);
+  return true;
 }
 
 void CacheMemory::drain(int32_t unit) {

@@ -2,8 +2,7 @@
 // giving back are O(1).
 //
 // Memory that pages and slots share (CacheLayout::pages_a_slot) is one row of units. A unit is free, a slot, or open:
-// pages are taken from open units alone. A unit whose pages are all free is free again. Without sharing, the pages are
-// one unit that is always open.
+// pages are taken from open units alone. Without sharing, the pages are one unit that is always open.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +35,8 @@ class PagePool {
 
   int32_t unit(PageId page) const { return page.value() / pages_a_unit_; }
   bool empty(int32_t unit) const { return at(unit).free == pages_a_unit_; }
+  // The open unit with the most free pages; -1: none has one.
+  int32_t emptiest() const;
   int32_t free_in(int32_t unit) const { return at(unit).free; }
   // From a closed unit no page is taken.
   void open(int32_t unit);
@@ -54,8 +55,6 @@ class PagePool {
   const Unit& at(int32_t unit) const { return units_[static_cast<size_t>(unit)]; }
   void link(int32_t unit);
   void unlink(int32_t unit);
-
-  int32_t emptiest() const;
 
   int32_t pages_a_unit_;
   int32_t current_ = -1;  // the unit of the page taken last
@@ -96,6 +95,8 @@ class CacheMemory {
   int32_t units_to_open() const { return open_max_ - open_; }
   // Makes a free slot pages. False: it cannot.
   bool open_unit();
+  // Makes an open unit without pages a free slot. False: there is none.
+  bool close_unit();
   // The open unit none of whose pages was taken or touched for longest; -1: none is.
   int32_t coldest_unit() const { return cold_.first; }
   void touch_page(PageId page) { touch(pages_.front().unit(page)); }
@@ -120,6 +121,7 @@ class CacheMemory {
     int32_t last = -1;
   };
   bool empty(int32_t unit) const;
+  void become_slot(int32_t unit);
   void append_cold(int32_t unit);
   void take_out_cold(int32_t unit);
 

@@ -82,12 +82,15 @@ TEST_F(SharedUnits, AUnitIsASlotOrPagesOfEveryClass) {
   }
   for (int32_t i = 0; i < 4; ++i) EXPECT_EQ(std::exchange(seen[memory.take_slot().index()], 1), 0);
   EXPECT_FALSE(memory.take_slot().valid());
-  // A unit is free again when both classes have given it back.
+  // A unit can be a slot when both classes have given it back.
   for (const PageId page : pages[0]) memory.give_back_page(0, page);
+  EXPECT_FALSE(memory.close_unit());
+  for (const PageId page : pages[1]) memory.give_back_page(1, page);
   EXPECT_EQ(memory.slots_free(), 0);
-  for (size_t i = 0; i < 3; ++i) memory.give_back_page(1, pages[1][i]);
-  EXPECT_EQ(memory.slots_free(), 1);
-  EXPECT_EQ(memory.take_slot().index(), pages[1][0].index() / 3);
+  EXPECT_TRUE(memory.close_unit());
+  EXPECT_EQ(memory.pages_free(0), 15);
+  EXPECT_EQ(memory.pages_free(1), 15);
+  EXPECT_TRUE(memory.take_slot().valid());
 }
 
 TEST_F(SharedUnits, FromAUnitThatIsToBecomeASlotNoPageIsTaken) {

@@ -26,7 +26,7 @@ int64_t SequenceCache::pages_beside(int32_t slots_needed) const {
 // A free slot, or the one of the checkpoint that was not used for longest; invalid if rows have them all.
 StateSlotId SequenceCache::take_slot() {
   const int32_t spare = slots_spare();
-  if (memory_.shared() && spare == 0) find_unit_to_drain();
+  if (spare == 0 && !memory_.close_unit()) find_unit_to_drain();
   // Where free slots may become pages, what nobody will miss goes before them.
   const bool idle = memory_.shared() && tree_.checkpoints(Worth::kNothing) > 0 && spare <= slots_spare_max();
   if (memory_.slots_free() > 0 && !idle) return memory_.take_slot();
