@@ -194,6 +194,8 @@ Status plan_reuse(const Options& options, MemoryPlan* plan) {
                           options.command == Command::kPlan || options.command == Command::kRun ||
                           !options.cached_prompts.empty();
   plan->prefix_caching = options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
+  // Operations are timed on pages and slots that are filled side by side, and nothing is kept.
+  if (options.ops) plan->prefix_caching = false;
   if (options.checkpoint_interval % kGridTokens != 0) {
     return Error{ErrorCode::kInvalidArgument, fmt::format("--checkpoint-interval is {}", options.checkpoint_interval),
                  fmt::format("give a multiple of {}, or 0", kGridTokens)};

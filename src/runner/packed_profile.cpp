@@ -32,11 +32,7 @@ Result<std::unique_ptr<PackedProfile>> PackedProfile::create(GpuModel* model, co
                  fmt::format("weir plan says why this model does not take them ({})",
                              packed_takes(model->config).error().message)};
   }
-  // Pages and slots are filled side by side.
-  if (layout.pages_a_slot > 0) {
-    return Error{ErrorCode::kInvalidArgument, "operations are timed where pages and states have memory of their own",
-                 "leave out --enable-prefix-caching and --cached-prompts"};
-  }
+  WEIR_CHECK(layout.pages_a_slot == 0, "pages and slots, which are filled side by side, share memory");
   std::unique_ptr<PackedProfile> profile(new PackedProfile(model));
   profile->limits_ = limits;
   profile->greedy_.temperature = 0;
