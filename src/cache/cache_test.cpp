@@ -297,5 +297,59 @@ TEST_F(SharedMemory, ARowAloneCanHaveEveryUnitThatMayBePages) {
   EXPECT_EQ(cache.pages_used() + cache.slots_used(), 0);
 }
 
+// Four sequences of a unit of pages and a state each, told apart by their salts, and a row that then asks for pages
+// which only one of them can give: its state's memory, or its last page.
+struct Patience : SharedMemory {
+  static constexpr int64_t kUnit = 4 * kGridTokens;
+  static CacheSalt salt(int32_t sequence) { return {static_cast<uint64_t>(sequence), 0, 0, 0}; }
+  PrefixMatch match(int32_t sequence) const { return cache.match(salt(sequence), std::span(tokens).first(kUnit)); }
+  // What requests found missing: so much that patience changes eightfold.
+  void lose(int64_t to_states, int64_t to_pages) {
+    PrefixMatch found;
+    found.matched = to_states;
+    found.lost_to_eviction = to_pages;
+    for (int32_t i = 0; i < 3 * 64; ++i) {
+      cache.join(RowId(0), {}, found);
+      cache.leave(RowId(0));
+    }
+  }
+  void compute(int32_t row, int32_t sequence) {
+    cache.join(RowId(row), salt(sequence), {});
+    cache.adopt(RowId(row), kUnit, {}, &plan);
+    cache.order_save(RowId(row), kUnit, &plan);
+    publish(row, kUnit, false);
+  }
+  // The first sequence's row stays, if it is to: its pages cannot go then, and its state is older than all others'.
+  void fill_and_ask(bool first_stays) {
+    for (int32_t sequence = 1; sequence <= 4; ++sequence) {
+      compute(sequence == 1 ? 1 : 0, sequence);
+      if (sequence > 1 || !first_stays) cache.leave(RowId(sequence == 1 ? 1 : 0));
+    }
+    ASSERT_EQ(cache.checkpoints(), 4);
+    cache.join(RowId(0), salt(5), {});
+    cache.adopt(RowId(0), kGridTokens, {}, &plan);
+  }
+};
+
+TEST_F(Patience, WherePagesAreWhatIsLostMemoryOfStatesIsTakenForThem) {
+  fill_and_ask(false);
+  EXPECT_LT(match(1).matched, kUnit);  // as old as its state
+  cache = SequenceCache(layout, limits_, {true, 1});
+  lose(0, kUnit);
+  fill_and_ask(false);
+  EXPECT_EQ(match(1).matched, kUnit);
+}
+
+TEST_F(Patience, WhereStatesAreWhatIsLostOlderOnesOutlivePages) {
+  fill_and_ask(true);
+  EXPECT_EQ(match(1).reused, 0);
+  EXPECT_EQ(match(2).matched, kUnit);
+  cache = SequenceCache(layout, limits_, {true, 1});
+  lose(kUnit, 0);
+  fill_and_ask(true);
+  EXPECT_EQ(match(1).reused, kUnit);
+  EXPECT_LT(match(2).matched, kUnit);
+}
+
 }  // namespace
 }  // namespace weir
