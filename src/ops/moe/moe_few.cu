@@ -133,18 +133,6 @@ struct FewMoeShared {
   }
 };
 
-// By the warp that brings, once it has asked for all of its own: what a block of the second kernel reads first, for the
-// second-level cache, as nothing else is asked of the memory until that kernel has begun.
-WEIR_DEVICE void ask_ahead(const GpuFewExpertsArgs& args, const FewRoutes& routes) {
-  const int strip = static_cast<int>(blockIdx.x);
-  const int bytes = args.f / kBlockK * kFewUnitBytes;
-  if (strip * kStripRows >= args.d) return;
-  for (int entry = device::lane(); entry < args.ahead; entry += device::kWarp) {
-    device::bulk_prefetch(args.down + routes.experts[entry] * args.stride + static_cast<int64_t>(strip) * bytes,
-                          static_cast<uint32_t>(bytes));
-  }
-}
-
 template <int kEach>
 WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes& routes) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -190,8 +178,6 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
       }
     };
     m.ring.bring(chunks, args.under_way, fill);
-    __syncwarp();  // one lane has brought
-    ask_ahead(args, routes);
   } else {
     // While the first weights are on their way.
     if (args.hands_on != 0 && blockIdx.x == 0 && device::warp() < args.rows) {

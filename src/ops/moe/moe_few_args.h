@@ -41,7 +41,6 @@ struct GpuFewExpertsArgs {
   int32_t ring_bytes = 0;  // of the kernel's weights on their way; filled in
   int32_t under_way = 0;   // chunks of eight units at a time; the same
   int32_t items_max = 0;   // strips of a block of the first kernel; filled in
-  int32_t ahead = 0;       // entries of the second kernel whose weights the first one asks for; the same
   int32_t hands_on = 0;    // whether the second kernel has its routes from the first one's; the same
 };
 

@@ -11,7 +11,6 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kBarrier = 8;
-constexpr int64_t kAhead = 16;     // entries: 16 MiB of experts of 512 x 2,048, which a few microseconds bring
 constexpr int64_t kStatic = 1024;  // shared memory that the kernels have beside what is asked for
 
 bool power_of_two(int64_t n) {
@@ -36,7 +35,6 @@ device::Grid gate_up_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
   args->items_max = static_cast<int32_t>((items(*args) + grid - 1) / grid);
   const int64_t units = args->items_max * int64_t{args->d / kBlockK};
   args->under_way = 6;
-  args->ahead = static_cast<int32_t>(std::min<int64_t>(args->rows * args->top_k, kAhead));
   constexpr int64_t kSlot = kFewWarps * kFewUnitBytes;
   const int64_t fixed = fixed_bytes(args->rows, args->d, units);
   // Of a few rows: what is under way and no more, so that the block fits beside those of the kernel before.
