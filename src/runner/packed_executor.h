@@ -146,7 +146,6 @@ class PackedExecutor final : public Executor {
     int64_t sequences = 0;
     int64_t rows = 0;  // of each
     int64_t segments = 0;
-    int64_t turn = 0;  // the mailbox: a graph is not launched again before it has ended, which the launch would wait for
     auto operator<=>(const Shape&) const = default;
   };
   bool replay(const StepBatch& batch);
