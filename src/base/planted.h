@@ -16,6 +16,7 @@ enum class PlantedBug {
   kLeakedPages,          // a row that leaves keeps its last page
   kUncomputedInKey,      // the last sampled token, which nobody computed, counts as known to the caches
   kCheckpointTooEarly,   // a state is found one block before the tokens that it has seen
+  kSaveOverPages,        // a state is saved where pages are that a row uses
   kPageNotCopied,        // who goes on inside a page gets an empty one
   kSaltForgotten,        // tenants find what others computed
   kStaleLookup,          // what was found for the first in the queue stands although more of it became known

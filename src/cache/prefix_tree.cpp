@@ -102,9 +102,13 @@ BlockId PrefixTree::insert(BlockId parent, const CacheSalt& salt, std::span<cons
   block.next_in_bucket = buckets_[bucket(name)];
   buckets_[bucket(name)] = index;
   const bool partial = block.token_count < block_tokens_;
-  if (parent.valid()) ++at(parent).children;
+  if (parent.valid()) {
+    ++at(parent).children;
+    append(&at(parent).behind, &Block::by_parent, index);
+  }
   if (partial) ++(parent.valid() ? at(parent).partial_children : partial_at_start_);
   append(&by_use_, &Block::by_use, index);
+  block.used_at = ++inserted_;
   ++evictable_;
   ++size_;
   if (!planted(PlantedBug::kStaleLookup)) count_change(block);
@@ -120,7 +124,10 @@ void PrefixTree::remove(BlockId id) {
   take_out(&by_use_, &Block::by_use, id.value());
   --evictable_;
   --size_;
-  if (block.parent.valid()) --at(block.parent).children;
+  if (block.parent.valid()) {
+    --at(block.parent).children;
+    take_out(&at(block.parent).behind, &Block::by_parent, id.value());
+  }
   if (block.token_count < block_tokens_) {
     --(block.parent.valid() ? at(block.parent).partial_children : partial_at_start_);
   }
@@ -174,14 +181,21 @@ void PrefixTree::release(BlockId id) {
   WEIR_CHECK(block.users > 0, "block {} released once more than used", id.value());
   if (--block.users > 0) return;
   append(&by_use_, &Block::by_use, id.value());
+  block.used_at = inserted_;
   ++evictable_;
 }
 
 void PrefixTree::expose(BlockId id) {
-  const Block& block = at(id);
+  Block& block = at(id);
   if (block.users > 0 || block.children > 0 || block.checkpoint.valid()) return;
   take_out(&by_use_, &Block::by_use, id.value());
   prepend(&by_use_, &Block::by_use, id.value());
+  block.used_at = 0;
+}
+
+BlockId PrefixTree::leaf_behind(BlockId block) const {
+  while (at(block).behind.first >= 0) block = BlockId(at(block).behind.first);
+  return block;
 }
 
 void PrefixTree::set_checkpoint(BlockId id, StateSlotId slot) {
@@ -191,6 +205,8 @@ void PrefixTree::set_checkpoint(BlockId id, StateSlotId slot) {
   block.worth = Worth::kUse;
   block.restores = 0;
   append(checkpoints_of(block), &Block::by_checkpoint, id.value());
+  block.checkpoint_used_at = inserted_;
+  ++checkpoints_of_[static_cast<size_t>(block.worth)];
   ++checkpoints_;
   count_change(block);
 }
@@ -201,6 +217,7 @@ StateSlotId PrefixTree::take_checkpoint(BlockId id) {
   const StateSlotId slot = block.checkpoint;
   block.checkpoint = {};
   take_out(checkpoints_of(block), &Block::by_checkpoint, id.value());
+  --checkpoints_of_[static_cast<size_t>(block.worth)];
   --checkpoints_;
   count_change(block);
   return slot;
@@ -211,6 +228,10 @@ void PrefixTree::touch_checkpoint(BlockId id) {
   WEIR_CHECK(block.checkpoint.valid(), "block {} has no checkpoint", id.value());
   ++block.restores;
   move_checkpoint(id, Worth::kUse);
+}
+
+void PrefixTree::refresh_checkpoint(BlockId id, uint64_t name) {
+  if (has(id, name) && at(id).checkpoint.valid()) move_checkpoint(id, at(id).worth);
 }
 
 void PrefixTree::supersede(BlockId id, uint64_t name, Worth worth) {
@@ -224,7 +245,10 @@ void PrefixTree::supersede(BlockId id, uint64_t name, Worth worth) {
 void PrefixTree::move_checkpoint(BlockId id, Worth worth) {
   Block& block = at(id);
   take_out(checkpoints_of(block), &Block::by_checkpoint, id.value());
+  --checkpoints_of_[static_cast<size_t>(block.worth)];
+  ++checkpoints_of_[static_cast<size_t>(worth)];
   block.worth = worth;
+  block.checkpoint_used_at = inserted_;
   append(checkpoints_of(block), &Block::by_checkpoint, id.value());
 }
 

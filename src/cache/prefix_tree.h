@@ -62,6 +62,15 @@ class PrefixTree {
 
   // The next block to evict: longest unused, without children. Invalid: every block is in use.
   BlockId oldest() const { return BlockId(by_use_.first); }
+  // The one that goes behind `block`; invalid: there is none.
+  BlockId next_oldest(BlockId block) const { return BlockId(at(block).by_use.behind); }
+  // When a block that nobody uses, or a checkpoint, was used last, by the number of blocks that came until then. A
+  // block is not used later than its parent. Of one that was exposed: 0.
+  int64_t used_at(BlockId block) const { return at(block).used_at; }
+  int64_t now() const { return inserted_; }
+  int64_t checkpoint_used_at(BlockId block) const { return at(block).checkpoint_used_at; }
+  // A block without children that is the block or stands behind it.
+  BlockId leaf_behind(BlockId block) const;
   // Blocks that nobody uses: all of them can be evicted.
   int32_t evictable() const { return evictable_; }
 
@@ -72,6 +81,9 @@ class PrefixTree {
   StateSlotId take_checkpoint(BlockId block);
   // Marks a checkpoint as used last, by one more sequence.
   void touch_checkpoint(BlockId block);
+  // The sequence that used the checkpoint last has left. Nothing happens if the block of that name is gone, or its
+  // checkpoint.
+  void refresh_checkpoint(BlockId block, uint64_t name);
   // A sequence has a checkpoint further on: the block's counts no more than that until it is used again, if nobody else
   // went on from the block or from its checkpoint. Nothing happens if the block of that name is gone, or its
   // checkpoint.
@@ -79,6 +91,7 @@ class PrefixTree {
   // The block whose checkpoint is to go first: of those that are worth least, the one that was not used for longest.
   // Invalid: there is none.
   BlockId oldest_checkpoint() const;
+  BlockId oldest_checkpoint(Worth worth) const { return BlockId(by_checkpoint_[static_cast<size_t>(worth)].first); }
 
   // From now on changes() counts what may change where a walk leads that found the blocks up to `last` (invalid: none)
   // and no block behind: their checkpoints, those blocks themselves, and blocks right behind them, or at the start,
@@ -98,6 +111,7 @@ class PrefixTree {
   std::span<const PageId> pages(BlockId block) const;
   int32_t size() const { return size_; }
   int32_t checkpoints() const { return checkpoints_; }
+  int32_t checkpoints(Worth worth) const { return checkpoints_of_[static_cast<size_t>(worth)]; }
 
   // The hash of everything from the start to the end of such a block: what remains to know a block by once it is gone.
   uint64_t name(BlockId block) const { return at(block).name; }
@@ -128,9 +142,13 @@ class PrefixTree {
     int32_t restores = 0;         // sequences that went on from the checkpoint
     int32_t next_in_bucket = -1;  // the free list's link too
     int64_t end = 0;
+    int64_t used_at = 0;             // when its last user released it, by inserted_
+    int64_t checkpoint_used_at = 0;  // when the checkpoint was used last
     StateSlotId checkpoint;
     Link by_use;
     Link by_checkpoint;
+    Link by_parent;
+    Order behind;  // its children
     std::array<TokenId, kGridTokens> tokens{};
   };
 
@@ -159,6 +177,8 @@ class PrefixTree {
   int32_t size_ = 0;
   int32_t evictable_ = 0;
   int32_t checkpoints_ = 0;
+  std::array<int32_t, kWorths> checkpoints_of_{};
+  int64_t inserted_ = 0;
   int32_t partial_at_start_ = 0;
   uint64_t walk_ = 1;  // the one that is watched
   uint64_t changes_ = 0;

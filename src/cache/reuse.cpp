@@ -81,11 +81,13 @@ void SequenceCache::adopt(RowId row, int64_t token_count, const PrefixMatch& mat
     begin_append(row, c, plan);
     for (const BlockId used : joined.path) {
       const PageId page = tree_.pages(used)[c];
-      classes_[c].pool.share(page);
+      memory_.pages(c).share(page);
       append(row, c, page, plan);
     }
   }
+  restoring_ = match.reused > 0 ? match.last : BlockId();
   WEIR_CHECK(grow(row, token_count, plan), "row {} joined without room", row.value());
+  restoring_ = BlockId();
   if (match.reused == 0) return;
   note_checkpoint(row, match.last);
   joined.restored = match.last;
@@ -127,6 +129,9 @@ void SequenceCache::order_save(RowId row, int64_t position, StepPlan* plan) {
   edit.row = row;
   edit.state = slot;
   edit.position = position;
+  if (planted(PlantedBug::kSaveOverPages) && memory_.shared()) {
+    edit.state = StateSlotId(memory_.pages(0).unit(classes_[0].tables[row.index()].front()));
+  }
   plan->edits.push_back(edit);
 }
 
@@ -137,15 +142,20 @@ void SequenceCache::begin_work(RowId row, int64_t position, StepPlan* plan) {
   if (working.saves.empty()) return;
   Save& save = working.saves.back();
   if (position < save.position || save.position % block_tokens_ == 0 || save.copied) return;
-  const auto lacks = [](const Class& pages) { return pages.pool.free() == 0; };
-  while (std::any_of(classes_.begin(), classes_.end(), lacks)) {
+  const auto lacks = [this] {
+    for (size_t c = 0; c < classes_.size(); ++c) {
+      if (memory_.pages_free(c) == 0) return true;
+    }
+    return false;
+  };
+  while (lacks()) {
     if (free_memory()) continue;
     drop(&save);
     working.saves.pop_back();
     return;
   }
   for (size_t c = 0; c < classes_.size(); ++c) {
-    save.copies[c] = classes_[c].pool.take();
+    save.copies[c] = memory_.take_page(c);
     copy_page(row, c, classes_[c].tables[row.index()][static_cast<size_t>(save.position / block_tokens_)],
               save.copies[c], plan);
   }
@@ -178,9 +188,10 @@ void SequenceCache::publish_block(RowId row, std::span<const TokenId> tokens) {
   if (!known) {
     for (size_t c = 0; c < classes_.size(); ++c) {
       scratch_[c] = classes_[c].tables[row.index()][index];
-      classes_[c].pool.share(scratch_[c]);
+      memory_.pages(c).share(scratch_[c]);
     }
     block = tree_.insert(parent, owner.salt, tokens, scratch_);
+    blocks_[scratch_.front().index()] = block;
   }
   tree_.use(block);
   owner.path.push_back(block);
@@ -206,11 +217,13 @@ bool SequenceCache::publish_save(RowId row, const Save& save, const TokenReader&
     if (tree_.checkpoint(known).valid()) return false;
     // The block lost its checkpoint; its pages are as good as the copies.
     make_checkpoint(row, known, save.slot);
-    for (size_t c = 0; c < classes_.size(); ++c) classes_[c].pool.give_back(save.copies[c]);
+    for (size_t c = 0; c < classes_.size(); ++c) memory_.give_back_page(c, save.copies[c]);
     return true;
   }
   const auto copies = std::span(save.copies).first(classes_.size());
-  make_checkpoint(row, tree_.insert(parent, owner.salt, tokens, copies), save.slot);
+  const BlockId added = tree_.insert(parent, owner.salt, tokens, copies);
+  blocks_[copies.front().index()] = added;
+  make_checkpoint(row, added, save.slot);
   return true;
 }
 
@@ -240,8 +253,8 @@ void SequenceCache::note_checkpoint(RowId row, BlockId block) {
 }
 
 void SequenceCache::drop(Save* save) {
-  slots_.give_back(save->slot);
-  for (size_t c = 0; c < classes_.size() && save->copied; ++c) classes_[c].pool.give_back(save->copies[c]);
+  memory_.give_back_slot(save->slot);
+  for (size_t c = 0; c < classes_.size() && save->copied; ++c) memory_.give_back_page(c, save->copies[c]);
 }
 
 // A block that another row computed stays, without a state that this row left there or began with.
@@ -252,13 +265,13 @@ void SequenceCache::distrust(RowId row) {
     if ((owner.published[i] & kOwnPages) != 0) {
       tree_.hide(block);
     } else if ((owner.published[i] & kOwnState) != 0 && tree_.checkpoint(block).valid()) {
-      slots_.give_back(tree_.take_checkpoint(block));
+      memory_.give_back_slot(tree_.take_checkpoint(block));
     }
   }
   // Or the state that it went on from was broken already: nobody else shall go on from there.
   const BlockId restored = owner.restored;
   if (restored.valid() && tree_.has(restored, owner.restored_name) && tree_.checkpoint(restored).valid()) {
-    slots_.give_back(tree_.take_checkpoint(restored));
+    memory_.give_back_slot(tree_.take_checkpoint(restored));
   }
   if (owner.partial.valid() && tree_.has(owner.partial, owner.partial_name)) tree_.hide(owner.partial);
 }
@@ -275,13 +288,15 @@ bool SequenceCache::merge_twins() {
     const RowId row = RowId::from(r);
     for (size_t i = 0; i < rows_[r].path.size(); ++i) {
       const BlockId block = rows_[r].path[i];
-      if (has_page_of(row, i) || classes_.front().pool.references(tree_.pages(block).front()) > 1) continue;
+      if (has_page_of(row, i) || memory_.pages(0).references(tree_.pages(block).front()) > 1) continue;
       for (size_t c = 0; c < classes_.size(); ++c) {
-        classes_[c].pool.give_back(tree_.pages(block)[c]);
+        memory_.give_back_page(c, tree_.pages(block)[c]);
         scratch_[c] = classes_[c].tables[r][i];
-        classes_[c].pool.share(scratch_[c]);
+        memory_.pages(c).share(scratch_[c]);
       }
+      blocks_[tree_.pages(block).front().index()] = BlockId();
       tree_.set_pages(block, scratch_);
+      blocks_[scratch_.front().index()] = block;
       rows_[r].published[i] |= kOwnPages;
       --twins_;
       freed = true;

@@ -19,7 +19,7 @@
 #include <span>
 #include <vector>
 
-#include "cache/id_pool.h"
+#include "cache/cache_memory.h"
 #include "cache/prefix_tree.h"
 #include "plan/ids.h"
 #include "plan/layout.h"
@@ -72,7 +72,7 @@ class SequenceCache {
 
   // Gives the row a state slot (invalid if the model has none). There must be one: see slot_free().
   StateSlotId join(RowId row, const CacheSalt& salt, const PrefixMatch& match);
-  bool slot_free() const { return !has_slots_ || slots_.free() + tree_.checkpoints() > 0; }
+  bool slot_free() const { return !has_slots_ || memory_.slots_free() + tree_.checkpoints() > 0; }
   // Gives a row that has just joined the match's pages and pages of its own for the rest of `token_count`, and lets it
   // go on from match.reused. The row must fit. Three edits a class and one more at most; the last one restores the
   // state, if match.reused > 0.
@@ -93,13 +93,14 @@ class SequenceCache {
   // Gives back everything that the row holds.
   void leave(RowId row);
 
-  // Pages of all classes: in all, in rows' tables, and kept for rows to come. The others are free.
+  // Pages of all classes: the most that there can be, in rows' tables, and kept for rows to come. The others are free,
+  // or states where they share their memory.
   int64_t pages_total() const;
   int64_t pages_used() const { return pages_in_tables_; }
   int64_t pages_kept() const { return int64_t{tree_.size()} * static_cast<int64_t>(classes_.size()); }
   int64_t pages_free() const;
-  int32_t slots_total() const { return has_slots_ ? slots_.total() : 0; }
-  int32_t slots_used() const { return has_slots_ ? slots_.used() - tree_.checkpoints() : 0; }
+  int32_t slots_total() const { return memory_.slots_total(); }
+  int32_t slots_used() const { return memory_.slots_used() - tree_.checkpoints(); }
   int32_t checkpoints() const { return tree_.checkpoints(); }
   int64_t evicted_blocks() const { return evicted_blocks_; }
   int64_t evicted_checkpoints() const { return evicted_checkpoints_; }
@@ -107,7 +108,6 @@ class SequenceCache {
  private:
   struct Class {
     int32_t tokens_per_page = 0;
-    IdPool<PageId> pool;
     std::vector<std::vector<PageId>> tables;  // per row, reserved for the longest sequence
     std::vector<int32_t> in_tables;           // per page: tables that name it
   };
@@ -138,15 +138,29 @@ class SequenceCache {
 
   static constexpr uint8_t kOwnPages = 1;
   static constexpr uint8_t kOwnState = 2;
+  static constexpr int32_t kSpareShare = 40;  // of all slots one in so many
 
   static int64_t pages_for(const Class& pages, int64_t token_count) {
     return (token_count + pages.tokens_per_page - 1) / pages.tokens_per_page;
   }
 
   // A row needs a slot of its own beside the checkpoint that it goes on from: then it can go on from none.
-  bool slots_scarce() const { return has_slots_ && slots_.free() == 0 && tree_.checkpoints() < 2; }
+  bool slots_scarce() const { return has_slots_ && memory_.slots_free() == 0 && tree_.checkpoints() < 2; }
   StateSlotId take_slot();
+  int64_t pages_beside(int32_t slots_needed) const;
+  BlockId outlived_state() const;
+  void drop_state(BlockId block);
+  void evict_with_state(BlockId block);
   bool free_memory();
+  bool outlives(BlockId checkpoint, int64_t used_at) const;
+  void learn(const PrefixMatch& match);
+  int64_t unit_used_at(int32_t unit) const;
+  void find_unit_to_drain();
+  // Slots that are free or hold what nobody will miss, and how many of them pages leave alone, so that saves, which
+  // come in bursts, find some.
+  int32_t slots_spare() const { return memory_.slots_free() + tree_.checkpoints(Worth::kNothing); }
+  int32_t slots_spare_max() const { return memory_.shared() ? memory_.slots_total() / kSpareShare + 1 : 0; }
+  void drain(int64_t blocks_max);
   void evict(BlockId block);
   bool merge_twins();
   static void begin_append(RowId row, size_t page_class, StepPlan* plan);
@@ -164,13 +178,18 @@ class SequenceCache {
   bool has_slots_;
   bool reuses_;
   int32_t block_tokens_;
-  IdPool<StateSlotId> slots_;
+  CacheMemory memory_;
   PrefixTree tree_;
   std::vector<Row> rows_;
   std::vector<PageId> scratch_;    // one page of every class
   std::vector<uint64_t> evicted_;  // names of blocks that were evicted, each at the place that its low bits say
   int64_t pages_in_tables_ = 0;    // each page once
-  int64_t twins_ = 0;              // blocks of paths whose pages the row has in copies of its own
+  BlockId restoring_;              // adopt() still needs this block's checkpoint
+  std::vector<BlockId> blocks_;    // by page of the first class: the block that has it
+  // A state of worth goes when it was unused for so many times as long as the pages that would go; 2^patience_log_.
+  double patience_ = 1;
+  double patience_log_ = 0;
+  int64_t twins_ = 0;  // blocks of paths whose pages the row has in copies of its own
   int64_t evicted_blocks_ = 0;
   int64_t evicted_checkpoints_ = 0;
 };

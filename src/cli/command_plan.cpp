@@ -165,28 +165,54 @@ std::string layer_text(const std::vector<int32_t>& layers) {
   return fmt::format("{} of {}..{}", layers.size(), layers.front(), layers.back());
 }
 
+namespace {
+
+int64_t all_classes_bytes(const CacheLayout& layout) {
+  int64_t bytes = 0;
+  for (const PageClass& pages : layout.classes) bytes += pages.bytes_per_page;
+  return bytes;
+}
+
+int32_t most_pages(const MemoryPlan& memory) {
+  return pages_alone_max(memory.layout, memory.limits, 0);
+}
+
+}  // namespace
+
 void print_memory(const MemoryPlan& memory) {
   const RunnerLimits& limits = memory.limits;
   fmt::print("weights as stored      {}\n", mib(memory.weight_bytes));
   if (memory.draft_head_bytes > 0) fmt::print("head of the drafts     {}\n", mib(memory.draft_head_bytes));
-  for (size_t i = 0; i < memory.layout.classes.size(); ++i) {
+  const bool shared = memory.layout.pages_a_slot > 0;
+  for (size_t i = 0; i < memory.layout.classes.size() && !shared; ++i) {
     const PageClass& pages = memory.layout.classes[i];
     fmt::print("{:<22} {}: {} pages of {} tokens, {} each\n", i == 0 ? "KV pages" : "KV of the draft head",
                mib(pages.bytes_per_page * limits.pages[i]), limits.pages[i], kGridTokens, mib(pages.bytes_per_page));
   }
-  fmt::print("recurrent states       {}: {} slots, {} each\n", mib(memory.slot_bytes), limits.state_slots,
-             mib(memory.layout.state_slot_bytes));
+  if (shared) {
+    fmt::print("pages and states       {}: {} units, each a recurrent state ({}) or {} pages of {} tokens ({})\n",
+               mib(memory.page_bytes + memory.slot_bytes), limits.state_slots, mib(memory.layout.state_slot_bytes),
+               memory.layout.pages_a_slot, kGridTokens, mib(all_classes_bytes(memory.layout)));
+  } else {
+    fmt::print("recurrent states       {}: {} slots, {} each\n", mib(memory.slot_bytes), limits.state_slots,
+               mib(memory.layout.state_slot_bytes));
+  }
   fmt::print("work buffers           {} for steps of {} tokens\n", mib(memory.work_bytes), limits.step_tokens_max);
   fmt::print("context                {} tokens; {} full-length sequences fit the pages\n", limits.sequence_tokens_max,
-             int64_t{limits.pages[0]} * kGridTokens / std::max<int64_t>(1, limits.sequence_tokens_max));
+             int64_t{most_pages(memory)} * kGridTokens / std::max<int64_t>(1, limits.sequence_tokens_max));
   fmt::print("free on this machine   {}\n", mib(memory.free_bytes));
 }
 
 Json memory_json(const MemoryPlan& memory) {
-  return {{"weight_bytes", memory.weight_bytes},      {"draft_head_bytes", memory.draft_head_bytes},
-          {"page_bytes", memory.page_bytes},          {"slot_bytes", memory.slot_bytes},
-          {"work_bytes", memory.work_bytes},          {"pages", memory.limits.pages[0]},
-          {"state_slots", memory.limits.state_slots}, {"context_tokens", memory.limits.sequence_tokens_max},
+  return {{"weight_bytes", memory.weight_bytes},
+          {"draft_head_bytes", memory.draft_head_bytes},
+          {"page_bytes", memory.page_bytes},
+          {"slot_bytes", memory.slot_bytes},
+          {"work_bytes", memory.work_bytes},
+          {"pages", memory.limits.pages[0]},
+          {"state_slots", memory.limits.state_slots},
+          {"pages_a_slot", memory.layout.pages_a_slot},
+          {"context_tokens", memory.limits.sequence_tokens_max},
           {"free_bytes", memory.free_bytes}};
 }
 

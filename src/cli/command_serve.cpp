@@ -88,9 +88,15 @@ class Backend {
         config.moe() ? fmt::format("{} experts, top {}", config.experts, config.experts_per_token) : "dense");
     out += fmt::format("device    {}\n", model_.model->device_text());
     out += fmt::format("weights   {} packed\n", gib(model_.model->weight_bytes()));
-    out += fmt::format("caches    {} {}KV in {} pages ({} tokens), {} states for {} sequences\n",
-                       gib(memory.page_bytes), config.kv_format == KvFormat::kFp8 ? "FP8 " : "", limits.pages[0],
-                       int64_t{limits.pages[0]} * kGridTokens, gib(memory.slot_bytes), limits.rows_max);
+    const char* fp8 = config.kv_format == KvFormat::kFp8 ? "FP8 " : "";
+    out +=
+        memory.layout.pages_a_slot > 0
+            ? fmt::format("caches    {} in {} units, each a state or {} pages of {}KV ({} tokens), for {} sequences\n",
+                          gib(memory.page_bytes + memory.slot_bytes), limits.state_slots, memory.layout.pages_a_slot,
+                          fp8, memory.layout.pages_a_slot * kGridTokens, limits.rows_max)
+            : fmt::format("caches    {} {}KV in {} pages ({} tokens), {} states for {} sequences\n",
+                          gib(memory.page_bytes), fp8, limits.pages[0], int64_t{limits.pages[0]} * kGridTokens,
+                          gib(memory.slot_bytes), limits.rows_max);
     out += fmt::format("context   {} tokens; {} tokens a step\n", limits.sequence_tokens_max, limits.step_tokens_max);
     if (text_.templates.standard == nullptr) out += fmt::format("chat      off: {}\n", text_.template_problem);
     out += fmt::format("ready     {}\n", phases_.text());

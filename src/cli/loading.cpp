@@ -12,6 +12,7 @@
 #include "models/draft_head.h"
 #include "models/weights.h"
 #include "ops/sample/pinned_acceptance.h"
+#include "runner/cache_places.h"
 #include "runner/cpu_model.h"
 #include "runner/gpu_model.h"
 #include "runner/host_drafter.h"
@@ -139,6 +140,8 @@ constexpr int64_t kKeptContexts = 4;
 constexpr int64_t kIntervalsAState = 2;
 // Saving a state costs a copy of it; closer together than this they would be most of the work.
 constexpr int64_t kIntervalMin = 256;
+// Of a unit of memory that is a state or pages, one part of so many may be lost to their sizes.
+constexpr int64_t kUnitShareLost = 8;
 // Recurrent states kept for each sequence that runs, where memory is plenty and prompts are short.
 constexpr int64_t kStatesEnough = 4;
 
@@ -191,6 +194,8 @@ Status plan_reuse(const Options& options, MemoryPlan* plan) {
                           options.command == Command::kPlan || options.command == Command::kRun ||
                           !options.cached_prompts.empty();
   plan->prefix_caching = options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
+  // Operations are timed on pages and slots that are filled side by side, and nothing is kept.
+  if (options.ops) plan->prefix_caching = false;
   if (options.checkpoint_interval % kGridTokens != 0) {
     return Error{ErrorCode::kInvalidArgument, fmt::format("--checkpoint-interval is {}", options.checkpoint_interval),
                  fmt::format("give a multiple of {}, or 0", kGridTokens)};
@@ -217,6 +222,35 @@ int64_t checkpoint_slots(const MemoryPlan& plan, int64_t budget, int64_t page_by
   const int64_t pages_a_state = kIntervalsAState * plan.checkpoint_interval / kGridTokens;
   const int64_t share = budget / (slot_bytes + pages_a_state * page_bytes);
   return std::clamp<int64_t>(std::min(share, (budget - page_bytes_min) / slot_bytes), 0, INT32_MAX / 2);
+}
+
+// Gives pages and states one memory of the size that they were to have apart, so that what is kept of each follows what
+// is asked for. False: a slot and whole pages differ too much in size, or a longest sequence that would fit would not
+// any more.
+bool share_memory(int64_t pages, int64_t checkpoints, MemoryPlan* plan) {
+  int64_t page_bytes = 0;
+  for (const PageClass& one : plan->layout.classes) page_bytes += one.bytes_per_page;
+  const int64_t slot_bytes = plan->layout.state_slot_bytes;
+  if (page_bytes == 0 || slot_bytes < page_bytes) return false;
+  const int64_t together = (slot_bytes + page_bytes / 2) / page_bytes;
+  const int64_t unit_bytes = CachePlaces::unit_bytes(plan->layout, together);
+  const int64_t less = std::min(slot_bytes, together * page_bytes);
+  if ((unit_bytes - less) * kUnitShareLost > unit_bytes) return false;
+  const int64_t rows = plan->limits.rows_max;
+  const int64_t units = (pages * page_bytes + (checkpoints + rows) * slot_bytes) / unit_bytes;
+  CacheLayout layout = plan->layout;
+  RunnerLimits limits = plan->limits;
+  layout.pages_a_slot = static_cast<int32_t>(together);
+  limits.state_slots = static_cast<int32_t>(std::min<int64_t>(units, INT32_MAX / together));
+  limits.pages.assign(layout.classes.size(), static_cast<int32_t>(limits.state_slots * together));
+  if (int64_t{pages_alone_max(layout, limits, 0)} * kGridTokens < std::min(pages * kGridTokens, plan->context_tokens)) {
+    return false;
+  }
+  plan->layout = std::move(layout);
+  plan->limits = std::move(limits);
+  plan->slot_bytes = rows * unit_bytes;
+  plan->page_bytes = (plan->limits.state_slots - rows) * unit_bytes;
+  return true;
 }
 
 }  // namespace
@@ -278,6 +312,7 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                  fmt::format("--max-model-len is {}, the model was made for {}", longest, config.max_positions),
                  "lower --max-model-len"};
   }
+  plan.context_tokens = longest;
   // Every class has as many pages.
   int64_t page_bytes = 0;
   for (const PageClass& pages : plan.layout.classes) page_bytes += pages.bytes_per_page;
@@ -307,6 +342,16 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                    fmt::format("give --kv-cache-memory-bytes {} or more", page_bytes)};
     }
   }
+  plan.limits.rows_max = rows;
+  plan.limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
+  if (plan.prefix_caching && share_memory(pages, checkpoints, &plan)) {
+    pages = pages_alone_max(plan.layout, plan.limits, 0);
+  } else {
+    plan.page_bytes = pages * page_bytes;
+    plan.slot_bytes += checkpoints * plan.layout.state_slot_bytes;
+    plan.limits.state_slots = rows + static_cast<int32_t>(checkpoints);
+    plan.limits.pages.assign(plan.layout.classes.size(), static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX)));
+  }
   if (options.max_model_len > 0 && pages < pages_full) {
     return Error{ErrorCode::kExhausted,
                  fmt::format("--max-model-len {} needs {} of KV pages, there are {}", longest,
@@ -314,12 +359,6 @@ Result<MemoryPlan> plan_memory(const Options& options, const ModelConfig& config
                  fmt::format("give --max-model-len {} or --kv-cache-memory-bytes {}", pages * kGridTokens,
                              pages_full * page_bytes)};
   }
-  plan.page_bytes = pages * page_bytes;
-  plan.limits.rows_max = rows;
-  plan.limits.step_tokens_max = static_cast<int32_t>(options.max_num_batched_tokens);
-  plan.slot_bytes += checkpoints * plan.layout.state_slot_bytes;
-  plan.limits.state_slots = rows + static_cast<int32_t>(checkpoints);
-  plan.limits.pages.assign(plan.layout.classes.size(), static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX)));
   plan.limits.sequence_tokens_max = std::min(longest, pages * kGridTokens);
   plan.limits.vocabulary = vocabulary;
   return plan;

@@ -50,8 +50,9 @@ struct MemoryPlan {
   RunnerLimits limits;
   int64_t weight_bytes = 0;      // as stored
   int64_t draft_head_bytes = 0;  // of --draft-vocabulary
-  int64_t page_bytes = 0;        // all pages of all classes
-  int64_t slot_bytes = 0;        // all state slots
+  int64_t page_bytes = 0;        // all pages of all classes; of memory that they share with states, all but slot_bytes
+  int64_t slot_bytes = 0;        // all state slots; of shared memory, what the running sequences' slots take
+  int64_t context_tokens = 0;    // that a sequence may ask for
   bool prefix_caching = false;
   int64_t checkpoint_interval = 0;  // tokens
   int64_t work_bytes = 0;           // buffers of a step of the most tokens

@@ -65,7 +65,7 @@ class Lanes {
   std::array<uint32_t, 16> states_;
 };
 
-// Random words, masked and joined with fixed bits.
+// Random words, masked, plus fixed ones; bytes of scales do not carry.
 struct FillJob {
   std::byte* data = nullptr;
   int64_t bytes = 0;
@@ -79,7 +79,7 @@ void run_job(const FillJob& job) {
   std::array<uint32_t, 16> block = {};
   for (int64_t done = 0; done < job.bytes; done += static_cast<int64_t>(sizeof(block))) {
     const std::array<uint32_t, 16>& random = lanes.next();
-    for (size_t i = 0; i < block.size(); ++i) block[i] = (random[i] & job.keep) | job.fixed;
+    for (size_t i = 0; i < block.size(); ++i) block[i] = (random[i] & job.keep) + job.fixed;
     const int64_t left = std::min(job.bytes - done, static_cast<int64_t>(sizeof(block)));
     std::memcpy(job.data + done, block.data(), static_cast<size_t>(left));
   }
@@ -260,14 +260,12 @@ class DummyMaker {
     matrix->scales = reinterpret_cast<const std::byte*>(scales);
   }
 
-  // Powers of two: 2^e or half of it, at random.
+  // Powers of two: 2^e or twice that, at random.
   void add_group_scales(WeightMatrix* matrix, float scale) {
     const int64_t bytes = matrix->n * matrix->scale_stride;
     // The mean square of a half and a half of {2^e, 2^(e-1)} is that of 2^(e - 0.34).
     const auto exponent = static_cast<uint32_t>(std::lround(std::log2(scale) + 0.34f) + 127 - 1);
-    // The random low bit is added by clearing it in the fixed part.
-    const uint32_t even = exponent & 0xfeu;
-    matrix->scales = add_data(bytes, 0x01010101u, even * 0x01010101u);
+    matrix->scales = add_data(bytes, 0x01010101u, exponent * 0x01010101u);
   }
 
   // Which thread runs a job does not matter: each has its own seed.

@@ -23,6 +23,10 @@ ModelConfig parsed(const std::string& json) {
   return std::move(config).value();
 }
 
+ModelConfig small_config(const TestSizes& sizes) {
+  return parsed(replaced(replaced(flat_moe_config(sizes), "248320", "1000"), "248044", "1"));
+}
+
 // The 35B's router and expert sizes on a narrow model of four layers.
 ModelConfig narrow_config() {
   TestSizes sizes = kSizes35B;
@@ -30,7 +34,7 @@ ModelConfig narrow_config() {
   sizes.layers = 4;
   sizes.experts = 64;
   sizes.width = 64;
-  return parsed(replaced(replaced(flat_moe_config(sizes), "248320", "1000"), "248044", "1"));
+  return small_config(sizes);
 }
 
 std::vector<float> row_values(const WeightMatrix& m, int64_t n) {
@@ -76,6 +80,28 @@ TEST(Dummy, EveryFormatHasTheSizeOfValuesThatKeepsActivationsNearOne) {
     EXPECT_NEAR(std::log2(root_mean_square(weights->embed)), 0.0f, 0.75f);
     EXPECT_EQ(weights->layers[0].moe.router.format, WeightFormat::kBf16);
     ASSERT_TRUE(weights->mtp.has_value());
+  }
+}
+
+// Whatever power of two the width asks for: of MXFP4 an even exponent or an odd one.
+TEST(Dummy, ExpertsOfEveryWidthHaveThatSize) {
+  for (const int64_t width : {64, 128, 256, 512}) {
+    TestSizes sizes = kSizes35B;
+    sizes.hidden = 4 * width;
+    sizes.layers = 1;
+    sizes.experts = 16;
+    sizes.width = width;
+    const ModelConfig config = small_config(sizes);
+    for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8Block, WeightFormat::kMxfp4}) {
+      const Result<ModelWeights> weights = dummy_weights(config, format, 1);
+      ASSERT_TRUE(weights.ok()) << weights.error().text();
+      const MlpWeights& expert = weights->layers[0].moe.experts[2];
+      const auto exponent = [](const WeightMatrix& m, float gain) {
+        return std::log2(root_mean_square(m) * std::sqrt(static_cast<float>(m.k)) / gain);
+      };
+      EXPECT_NEAR(exponent(expert.gate, 1.0f), 0.0f, 0.6f) << weight_format_name(format) << ", K " << expert.gate.k;
+      EXPECT_NEAR(exponent(expert.down, 0.3f), 0.0f, 0.6f) << weight_format_name(format) << ", K " << expert.down.k;
+    }
   }
 }
 

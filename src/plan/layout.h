@@ -1,6 +1,7 @@
 // What the caches of a model are made of, as sizes: the deciding half counts pages and slots and never looks inside.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -39,6 +40,10 @@ struct CacheLayout {
   std::vector<PageClass> classes;
   int64_t state_slot_bytes = 0;
   int64_t hidden_ring_bytes = 0;  // of the slot, its end: the hidden rows that the draft head goes on from
+  // Above 0: pages and slots share their memory, in units of one slot or so many pages of every class. Page p of any
+  // class and slot p / pages_a_slot are never in use together, and RunnerLimits has as many slots as units and
+  // pages_a_slot times as many pages. 0: each has memory of its own.
+  int32_t pages_a_slot = 0;
 };
 
 // The named maxima that memory is reserved for at start.
@@ -54,5 +59,17 @@ struct RunnerLimits {
   // Benchmarks: of 2^32, how likely a draft is accepted whatever it is; -1: it is accepted if it is the token sampled.
   int64_t pinned_acceptance = -1;
 };
+
+// Where pages and slots share their memory, units that are never opened for pages, so that every row can have a slot
+// and some states are kept whatever the rows ask for: an eighth, and at least those that one row's saves can hold.
+inline constexpr int32_t slots_withheld(const RunnerLimits& limits) {
+  return limits.rows_max + std::max(limits.state_slots / 8, limits.steps_in_flight + 1);
+}
+
+// Pages of a class that one sequence can have when it is alone.
+inline int32_t pages_alone_max(const CacheLayout& layout, const RunnerLimits& limits, size_t page_class) {
+  if (layout.pages_a_slot == 0) return limits.pages[page_class];
+  return std::max(0, limits.state_slots - slots_withheld(limits)) * layout.pages_a_slot;
+}
 
 }  // namespace weir

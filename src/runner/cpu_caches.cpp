@@ -53,28 +53,17 @@ CacheLayout cache_layout(const ModelConfig& config, const CacheSizes& sizes, boo
 
 Result<CpuCaches> CpuCaches::create(const ModelConfig& config, const CacheLayout& layout,
                                     const std::vector<int32_t>& pages, int32_t slots) {
-  WEIR_CHECK(pages.size() == layout.classes.size(), "{} page counts for {} classes", pages.size(),
-             layout.classes.size());
   CpuCaches caches;
   caches.config_ = &config;
-  for (size_t i = 0; i < pages.size(); ++i) {
-    Class entry;
-    entry.page_bytes = layout.classes[i].bytes_per_page;
-    entry.count = pages[i];
-    WEIR_ASSIGN_OR_RETURN(entry.memory, ReservedBytes::reserve(entry.page_bytes * entry.count));
-    caches.classes_.push_back(std::move(entry));
-  }
+  caches.places_ = CachePlaces(layout, pages, slots);
   caches.slot_bytes_ = layout.state_slot_bytes;
   caches.gdn_bytes_ = layout.state_slot_bytes - layout.hidden_ring_bytes;
-  caches.slot_count_ = slots;
-  WEIR_ASSIGN_OR_RETURN(caches.slots_, ReservedBytes::reserve(caches.slot_bytes_ * slots));
+  WEIR_ASSIGN_OR_RETURN(caches.memory_, ReservedBytes::reserve(caches.places_.bytes()));
   return caches;
 }
 
 std::byte* CpuCaches::page(PageClassId page_class, PageId page) const {
-  const Class& entry = classes_.at(page_class.index());
-  WEIR_CHECK(page.valid() && page.value() < entry.count, "page {} of {}", page.value(), entry.count);
-  return entry.memory.data() + entry.page_bytes * page.value();
+  return memory_.data() + places_.page(page_class, page);
 }
 
 std::byte* CpuCaches::slot(StateSlotId slot) const {
@@ -87,8 +76,7 @@ float* CpuCaches::hidden_row(StateSlotId slot, int64_t position) const {
 }
 
 std::byte* CpuCaches::memory(StateSlotId slot) const {
-  WEIR_CHECK(slot.valid() && slot.value() < slot_count_, "state slot {} of {}", slot.value(), slot_count_);
-  return slots_.data() + slot_bytes_ * slot.value();
+  return memory_.data() + places_.slot(slot);
 }
 
 void CpuCaches::zero_slot(StateSlotId id) {
@@ -105,19 +93,12 @@ void CpuCaches::zero_slot(StateSlotId id) {
 }
 
 void CpuCaches::copy_page(PageClassId page_class, PageId from, PageId to) {
-  std::memcpy(page(page_class, to), page(page_class, from),
-              static_cast<size_t>(classes_.at(page_class.index()).page_bytes));
+  std::memcpy(page(page_class, to), page(page_class, from), static_cast<size_t>(places_.page_bytes(page_class)));
 }
 
 void CpuCaches::copy_slot(StateSlotId from, StateSlotId to) {
   if (slot_bytes_ == 0) return;
   std::memcpy(memory(to), memory(from), static_cast<size_t>(slot_bytes_));
-}
-
-int64_t CpuCaches::bytes() const {
-  int64_t bytes = slots_.size();
-  for (const Class& entry : classes_) bytes += entry.memory.size();
-  return bytes;
 }
 
 }  // namespace weir

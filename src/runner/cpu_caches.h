@@ -1,4 +1,4 @@
-// Pages and state slots of the CPU backend: one reserved range per class, touched only as it is used.
+// Pages and state slots of the CPU backend: one reserved range, touched only as it is used.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,7 @@
 #include "models/config.h"
 #include "models/program.h"
 #include "plan/layout.h"
+#include "runner/cache_places.h"
 #include "runner/model.h"
 
 namespace weir {
@@ -45,23 +46,17 @@ class CpuCaches final : public Caches {
   void zero_slot(StateSlotId slot) override;
   void copy_page(PageClassId page_class, PageId from, PageId to) override;
   void copy_slot(StateSlotId from, StateSlotId to) override;
-  int64_t bytes() const override;
+  int64_t bytes() const override { return places_.bytes(); }
 
  private:
-  struct Class {
-    ReservedBytes memory;
-    int64_t page_bytes = 0;
-    int64_t count = 0;
-  };
   // The slot's memory, whatever is in it.
   std::byte* memory(StateSlotId slot) const;
 
   const ModelConfig* config_ = nullptr;
-  std::vector<Class> classes_;
-  ReservedBytes slots_;
+  CachePlaces places_;
+  ReservedBytes memory_;
   int64_t slot_bytes_ = 0;
   int64_t gdn_bytes_ = 0;  // of a slot; behind them the ring of hidden rows
-  int64_t slot_count_ = 0;
 };
 
 }  // namespace weir

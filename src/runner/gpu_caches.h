@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/gpu/gpu.h"
+#include "runner/cache_places.h"
 #include "runner/model.h"
 
 namespace weir {
@@ -20,7 +21,7 @@ class GpuCaches final : public Caches {
   void zero_slot(StateSlotId slot) override;
   void copy_page(PageClassId page_class, PageId from, PageId to) override;
   void copy_slot(StateSlotId from, StateSlotId to) override;
-  int64_t bytes() const override;
+  int64_t bytes() const override { return places_.bytes(); }
 
   // Where the slot keeps the last hidden rows; null where it keeps none.
   float* hidden_ring(StateSlotId slot) const {
@@ -35,16 +36,11 @@ class GpuCaches final : public Caches {
   GpuCaches() = default;
   // The slot's memory, whatever is in it.
   std::byte* memory(StateSlotId slot) const;
-  size_t index(const std::byte* slot) const { return static_cast<size_t>((slot - slots_.data()) / slot_bytes_); }
+  size_t index(const std::byte* slot) const { return places_.slot_at(slot - memory_.data()); }
 
-  struct Class {
-    device::Bytes memory;
-    int64_t page_bytes = 0;
-    int64_t count = 0;
-  };
   device::Stream* stream_ = nullptr;
-  std::vector<Class> classes_;
-  device::Bytes slots_;
+  CachePlaces places_;
+  device::Bytes memory_;
   int64_t slot_bytes_ = 0;
   int64_t gdn_bytes_ = 0;  // of a slot
   std::vector<int64_t> bases_;

@@ -68,7 +68,8 @@ class Namer {
     if (rows_ > kFewRows) return few_rows(k, mixed);
     const bool of_head = op.outputs.front().y.buffer == program_.logits;
     if (of_head && normed && format == WeightFormat::kBf16 && k % (2 * kBlockK) == 0) return "head_few";
-    return !of_head && shared_out(format, k) ? "linear_few" : few_rows(k, mixed);
+    if (of_head || !shared_out(format, k)) return few_rows(k, mixed);
+    return normed && rows_ > PackedExecutor::kLinearNormsMax ? "norm_rows, linear_few" : "linear_few";
   }
   std::string experts(const MoeWeights& moe) const {
     if (rows_ > kPackedMoeRows) return "norm_rows, linear_prompt, routes, moe_prompt";
@@ -80,7 +81,10 @@ class Namer {
         !shared_out(expert.down.format, config_.expert_width)) {
       return front + ", experts_gate_up, experts_down";
     }
-    if (rows_ <= kFewRows) return "linear_few, few_gate_up, few_down";
+    if (rows_ <= kFewRows) {
+      return std::string(rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") +
+             "linear_few, few_gate_up, few_down";
+    }
     // As some_experts_takes() says.
     const bool some =
         config_.hidden >= 8 * kBlockK && config_.expert_width >= 2 * kBlockK && config_.expert_width <= 8 * kBlockK;

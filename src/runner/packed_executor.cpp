@@ -331,8 +331,7 @@ void PackedExecutor::run_head(int64_t first, int64_t count) {
 }
 
 // The recorded decode step of this shape, with its tables' way in, the head, the sampling of all rows and the tokens'
-// way out; step_ is of it too. It serves both mailboxes: the device counts the steps. Null without memory for one more:
-// then the same calls are made one by one.
+// way out; step_ is of it too. Null without memory for one more: then the same calls are made one by one.
 device::Graph* PackedExecutor::graph_of(const Shape& shape) {
   if (graphs_.size() >= kGraphsMax && graphs_.count(shape) == 0) return nullptr;
   device::Graph& graph = graphs_[shape];
@@ -360,7 +359,8 @@ bool PackedExecutor::replay(const StepBatch& batch) {
   for (const KvSequence& s : batch.kv) {
     if (s.row_count != rows) return false;
   }
-  const device::Graph* graph = graph_of({sequences, rows, step_.segments});
+  const int64_t turn = flights_[(first_flight_ + flight_count_ - 1) % flights_.size()].mailbox->number % kStepMailboxes;
+  const device::Graph* graph = graph_of({sequences, rows, step_.segments, turn});
   if (graph == nullptr) return false;
   gpu_.stream->replay(*graph);
   return true;
@@ -380,7 +380,9 @@ bool PackedExecutor::record_graphs(int64_t rows) {
       step_.segments = segments;
       step_.fresh = rows;
       point_step_at_tables(sequences, step_.token_count);
-      if (graph_of({sequences, rows, segments}) == nullptr) return false;
+      for (int64_t turn = 0; turn < kStepMailboxes; ++turn) {
+        if (graph_of({sequences, rows, segments, turn}) == nullptr) return false;
+      }
       if (segments >= segments_of(limits_.positions)) break;
     }
   }

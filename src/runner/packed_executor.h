@@ -12,6 +12,7 @@
 #include "ops/attention/attention_paged_gpu.h"
 #include "ops/draft/draft_args.h"
 #include "ops/gdn/gpu_args.h"
+#include "ops/linear/linear_few_gpu.h"
 #include "ops/linear/linear_packed_gpu.h"
 #include "ops/sample/sample_args.h"
 #include "ops/step/step_args.h"
@@ -27,6 +28,9 @@ class PackedExecutor final : public Executor {
   // Rows up to which products are bound by the weights and norm their rows themselves. Which side a step is on does not
   // change a bit.
   static constexpr int64_t kRowsWithNorm = 16;
+  // The same of linear_few(): before experts, and elsewhere, where its blocks have more weights to bring meanwhile.
+  static constexpr int64_t kExpertsNormMax = 2;
+  static constexpr int64_t kLinearNormsMax = 4;
 
   // Segments of a generated row with so many positions before and with it, rounded up: few shapes of steps, and blocks
   // of segments that are not there leave at once.
@@ -142,6 +146,7 @@ class PackedExecutor final : public Executor {
     int64_t sequences = 0;
     int64_t rows = 0;  // of each
     int64_t segments = 0;
+    int64_t turn = 0;  // the mailbox: a graph is not launched again before it has ended, which the launch would wait for
     auto operator<=>(const Shape&) const = default;
   };
   bool replay(const StepBatch& batch);
@@ -156,6 +161,7 @@ class PackedExecutor final : public Executor {
   void execute(const GdnOp& op, const Rows& rows);
   void execute(const FeedForwardOp& op, const Rows& rows);
   void norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y);
+  void norm_before(GpuFewArgs* args);
   bool fewest_rows(const LinearOp& op, const Rows& rows);
   void few_rows(const LinearOp& op, const Rows& rows);
   bool some_rows(const LinearOp& op, const Rows& rows);

@@ -128,15 +128,27 @@ bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
       head_few(gpu_, args);
       return true;
     }
-    if (rows.chosen != nullptr) return false;
+    if (rows.chosen != nullptr || !few_takes(gpu_, args)) return false;
+    if (args.rows > kLinearNormsMax) norm_before(&args);
   } else {
     if (args.count > args.fp8_count) return false;
     args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);
     args.x_stride = args.k;
+    if (!few_takes(gpu_, args)) return false;
   }
-  if (!few_takes(gpu_, args)) return false;
   linear_few(gpu_, args);
   return true;
+}
+
+// Rows normed by a kernel of their own, while the blocks of the one behind it bring their weights: each of these would
+// norm all rows, one after the other.
+void PackedExecutor::norm_before(GpuFewArgs* args) {
+  norm_to_operands({args->rows, nullptr, nullptr, nullptr}, args->count > args->fp8_count, true, nullptr);
+  args->norm = nullptr;
+  args->x_out_f16 = nullptr;
+  args->x_f16 = operands(kOperandF16);
+  args->x_bf16 = operands(kOperandBf16);
+  args->x_stride = args->k;
 }
 
 void PackedExecutor::few_rows(const LinearOp& op, const Rows& rows) {
@@ -298,8 +310,8 @@ bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFe
   front.x_out_f16 = operands(kOperandF16);
   front.k = layer.router.k;
   if (layer.shared == 0 || layer.stride == 0) return false;
-  front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + int64_t{layer.top_k} * layer.width,
-                                  int64_t{layer.slots()} * layer.width, kPackedSwiglu, kOperandF16};
+  front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + rows.count * layer.top_k * layer.width,
+                                  layer.width, kPackedSwiglu, kOperandF16};
   front.fp8_count = 1;
   front.outputs[front.count++] = {layer.router, router_, logits, kPackedStore, 0};
   front.outputs[front.count++] = {layer.shared_gate, router_ + layer.experts, logits, kPackedStore, 0};
@@ -322,6 +334,7 @@ bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFe
   args.f = layer.width;
   args.routes = some_routes_;
   if (few_takes(gpu_, front) && few_experts_takes(gpu_, args)) {
+    if (front.rows > kExpertsNormMax) norm_before(&front);
     linear_few(gpu_, front);
     experts_few(gpu_, args);
   } else if (some_experts_takes(gpu_, args)) {
@@ -349,7 +362,8 @@ void PackedExecutor::front_of_experts(const PackedFeedForward& layer, const Rows
   if (layer.shared != 0) {
     front.outputs[front.count++] = {layer.shared_gate, router_ + layer.experts, logits, kPackedStore, 0};
     front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + int64_t{layer.top_k} * layer.width,
-                                    int64_t{layer.slots()} * layer.width, kPackedSwiglu, type};
+                                    int64_t{layer.slots()} * layer.width, kPackedSwiglu,
+                                    operand_type(layer.shared_format)};
   }
   linear_packed(gpu_, front);
 }
@@ -372,6 +386,7 @@ void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedFo
   args.d = layer.router.k;
   args.f = layer.width;
   args.format = layer.format;
+  args.shared_format = layer.shared_format;
   experts_packed(gpu_, args);
 }
 
@@ -400,9 +415,10 @@ void PackedExecutor::few_rows_dense(const FeedForwardOp& op, const PackedFeedFor
 // Normed rows in the types that experts and router take, and the router's logits, by kernels of many rows.
 void PackedExecutor::score_experts(const PackedFeedForward& layer, const Rows& rows) {
   const bool sparse = layer.router.n > 0;
-  const int32_t type = operand_type(layer.format);
-  const bool router_bf16 = sparse && operand_type(layer.router.format) == kOperandBf16;
-  norm_to_operands(rows, type == kOperandBf16 || router_bf16, type == kOperandF16 || (sparse && !router_bf16), nullptr);
+  bool types[2] = {false, false};
+  types[operand_type(layer.format)] = types[operand_type(layer.shared_format)] = true;
+  if (sparse) types[operand_type(layer.router.format)] = true;
+  norm_to_operands(rows, types[kOperandBf16], types[kOperandF16], nullptr);
   if (!sparse) return;
   const int64_t logits = layer.experts + layer.shared;
   GpuPromptArgs score;
@@ -443,7 +459,7 @@ void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeed
   args.experts_total = static_cast<int32_t>(layer.mlps.size());
   args.columns = static_cast<int32_t>(config_.hidden);
   args.width = layer.width;
-  args.tile_bytes = packed_tile_bytes(layer.format);
+  args.tile_bytes = std::max(packed_tile_bytes(layer.format), packed_tile_bytes(layer.shared_format));
   moe_prompt(gpu_, args, moe_work_);
 }
 

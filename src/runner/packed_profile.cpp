@@ -32,6 +32,7 @@ Result<std::unique_ptr<PackedProfile>> PackedProfile::create(GpuModel* model, co
                  fmt::format("weir plan says why this model does not take them ({})",
                              packed_takes(model->config).error().message)};
   }
+  WEIR_CHECK(layout.pages_a_slot == 0, "pages and slots, which are filled side by side, share memory");
   std::unique_ptr<PackedProfile> profile(new PackedProfile(model));
   profile->limits_ = limits;
   profile->greedy_.temperature = 0;

@@ -121,7 +121,12 @@ class PackedWeights::Uploader {
     }
   }
 
+  void refuse_because(std::string what) { refused_ = refuse(std::move(what)); }
+
   void add(GpuPackedMlp* target, const MlpWeights* source) {
+    if (operand_type(gpu_format(source->gate.format)) != operand_type(gpu_format(source->down.format))) {
+      refuse_because("an MLP whose matrices take activations of two types");
+    }
     add(&target->gate_up, &source->gate, &source->up);
     add(&target->down, &source->down);
   }
@@ -252,20 +257,30 @@ void PackedWeights::collect_layer(const ModelConfig& config, int32_t at, const L
     ff->top_k = static_cast<int32_t>(config.experts_per_token);
     ff->shared = source.moe.shared_gate.n > 0 ? 1 : 0;
     ff->mlps.resize(source.moe.experts.size() + static_cast<size_t>(ff->shared));
-    for (size_t e = 0; e < source.moe.experts.size(); ++e) uploader->add(&ff->mlps[e], &source.moe.experts[e]);
+    ff->format = ff->shared_format = gpu_format(source.moe.experts.front().gate.format);
+    for (size_t e = 0; e < source.moe.experts.size(); ++e) {
+      const MlpWeights& expert = source.moe.experts[e];
+      if (gpu_format(expert.gate.format) != ff->format || gpu_format(expert.down.format) != ff->format) {
+        uploader->refuse_because("routed experts of two formats");
+      }
+      uploader->add(&ff->mlps[e], &expert);
+    }
     if (ff->shared != 0) {
       uploader->add(&ff->mlps.back(), &source.moe.shared);
+      ff->shared_format = gpu_format(source.moe.shared.gate.format);
+      if (gpu_format(source.moe.shared.down.format) != ff->shared_format) {
+        uploader->refuse_because("a shared expert of two formats");
+      }
       uploader->add(&ff->shared_gate, &source.moe.shared_gate);
     }
     ff->width = static_cast<int32_t>(source.moe.experts.front().gate.n);
-    ff->format = gpu_format(source.moe.experts.front().gate.format);
   } else {
     ff->mlps.resize(1);
     uploader->add(ff->mlps.data(), &source.dense);
     ff->experts = 1;
     ff->top_k = 1;
     ff->width = static_cast<int32_t>(source.dense.gate.n);
-    ff->format = gpu_format(source.dense.gate.format);
+    ff->format = ff->shared_format = gpu_format(source.dense.gate.format);
   }
   uploader->add_table(ff);
 }

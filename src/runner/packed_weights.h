@@ -25,9 +25,10 @@ struct PackedFeedForward {
   int32_t experts = 0;                  // X
   int32_t top_k = 0;
   int32_t shared = 0;
-  int32_t width = 0;   // F
-  int32_t format = 0;  // of all experts
-  int64_t stride = 0;  // bytes from one MLP's weights to the next one's, of every kind; 0: they lie otherwise
+  int32_t width = 0;          // F
+  int32_t format = 0;         // of the routed experts, or of the dense MLP
+  int32_t shared_format = 0;  // of the shared expert; `format` where there is none
+  int64_t stride = 0;         // bytes from one MLP's weights to the next one's, of every kind; 0: they lie otherwise
 
   int32_t slots() const { return router.n > 0 ? top_k + shared : 1; }
 };

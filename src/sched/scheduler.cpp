@@ -47,6 +47,18 @@ Status Scheduler::check(const SchedulerConfig& config, const CacheLayout& layout
   if (layout.state_slot_bytes > 0 && limits.state_slots < 1) {
     return refuse("no recurrent-state slot", "give the caches more memory");
   }
+  if (layout.pages_a_slot > 0) {  // every class alike
+    const auto fits = [&](const PageClass& pages, int32_t count) {
+      return pages.tokens_per_page == layout.classes[0].tokens_per_page &&
+             count == int64_t{limits.state_slots} * layout.pages_a_slot;
+    };
+    const bool whole = std::equal(layout.classes.begin(), layout.classes.end(), limits.pages.begin(), fits);
+    if (!whole || layout.state_slot_bytes == 0) return refuse("pages and slots cannot share their memory so", "");
+    if (pages_alone_max(layout, limits, 0) < 1) {
+      return refuse(fmt::format("{} units of memory for {} sequences", limits.state_slots, limits.rows_max),
+                    "give the caches more memory or lower --max-num-seqs");
+    }
+  }
   if (limits.drafts_max < 0 || limits.drafts_max > kDraftsMax) {
     return refuse(fmt::format("{} drafts a step", limits.drafts_max), fmt::format("give 0 to {}", kDraftsMax));
   }

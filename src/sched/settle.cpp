@@ -3,6 +3,7 @@
 #include <memory>
 #include <type_traits>
 
+#include "base/planted.h"
 #include "sched/scheduler.h"
 
 namespace weir {

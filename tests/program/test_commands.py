@@ -172,13 +172,28 @@ def test_memory_that_does_not_fit_is_refused_with_flags_that_do():
 # Per layer, token and head: 256 codes of keys and of values; their scales take a hundredth at most.
 def test_pages_of_fp8_take_half_of_bf16_and_a_quarter_of_float32():
     for device, before in (("cpu", 4), ("cuda", 2)):
-        flags = ("--json", "--device", device, "--max-num-seqs", 4)
+        flags = ("--json", "--device", device, "--max-num-seqs", 4, "--no-enable-prefix-caching")
         plans = {kind: json.loads(weir("plan", GOLDENS / "moe-fit", *flags, "--kv-cache-dtype", kind).stdout)
                  for kind in ("auto", "fp8")}
         assert plans["auto"]["memory"]["pages"] == plans["fp8"]["memory"]["pages"]
         ratio = plans["auto"]["memory"]["page_bytes"] / plans["fp8"]["memory"]["page_bytes"]
         assert before / 1.02 < ratio < before
         assert {row["stored_as"] for row in plans["fp8"]["operations"] if row["operation"] == "attention"} == {"FP8 KV"}
+
+
+# A unit is a state or as many pages as are nearest to its size, whatever a page holds: twice as many of FP8 as of BF16.
+def test_a_state_shares_its_memory_with_pages_by_their_bytes():
+    for device in ("cpu", "cuda"):
+        for kind in ("auto", "fp8"):
+            flags = ("--json", "--device", device, "--max-num-seqs", 4, "--kv-cache-dtype", kind)
+            apart = json.loads(weir("plan", GOLDENS / "moe-fit", *flags, "--no-enable-prefix-caching").stdout)["memory"]
+            shared = json.loads(weir("plan", GOLDENS / "moe-fit", *flags).stdout)["memory"]
+            assert apart["pages_a_slot"] == 0
+            page, state = apart["page_bytes"] / apart["pages"], apart["slot_bytes"] / apart["state_slots"]
+            assert shared["pages_a_slot"] == round(state / page), (device, kind)
+            units = shared["state_slots"]
+            assert shared["pages"] == units * shared["pages_a_slot"]
+            assert max(state, shared["pages_a_slot"] * page) <= (shared["page_bytes"] + shared["slot_bytes"]) / units
 
 
 def test_pages_that_a_device_does_not_have_are_refused():

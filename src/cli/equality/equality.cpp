@@ -340,7 +340,10 @@ class Schedule {
     for (size_t i = 0; i < passed.rejected.size(); ++i) {
       (*reach_)[static_cast<size_t>(Reached::kRejected1) + i] += passed.rejected[i];
     }
-    if (problems_.empty() && stats.pages_free + stats.pages_kept != stats.pages_total) {
+    // What shared memory has free may be a state next.
+    const bool shared = served_->layout().pages_a_slot > 0;
+    if (shared) add(Reached::kShared);
+    if (problems_.empty() && !shared && stats.pages_free + stats.pages_kept != stats.pages_total) {
       problems_.push_back(
           fmt::format("of {} pages {} are free and {} kept", stats.pages_total, stats.pages_free, stats.pages_kept));
     }
@@ -404,11 +407,21 @@ struct Judge::Impl {
     return &*catalogue;
   }
 
-  // Those of worlds with and without drafts: a draft head changes how steps follow each other.
-  Machine* machine_of(const World& world) {
-    const int32_t drafts = world.limits.drafts_max > 0 ? kDraftsMax : 0;
-    auto& machine = machines[drafts > 0 ? 1 : 0];
-    if (!machine) machine = std::make_unique<Machine>(model, widest(vocabulary, drafts));
+  // Pages of a unit in the machines that share memory: another number for another model, and with drafts.
+  int32_t pages_a_slot(bool drafts) const {
+    constexpr std::array<int32_t, 3> kPagesASlot = {1, 2, 5};
+    return kPagesASlot[(static_cast<size_t>(vocabulary) + model->config.layers.size() + (drafts ? 1 : 0)) % 3];
+  }
+
+  // Those of worlds with and without drafts, a draft head changes how steps follow each other, and of worlds whose
+  // pages and slots share their memory and those where each has its own.
+  Machine* machine_of(World* world) {
+    const bool drafts = world->limits.drafts_max > 0;
+    if (world->pages_a_slot > 0) world->pages_a_slot = pages_a_slot(drafts);
+    auto& machine = machines[(drafts ? 1U : 0U) + (world->pages_a_slot > 0 ? 2U : 0U)];
+    if (!machine) {
+      machine = std::make_unique<Machine>(model, widest(vocabulary, drafts ? kDraftsMax : 0), world->pages_a_slot);
+    }
     return machine.get();
   }
 
@@ -416,7 +429,7 @@ struct Judge::Impl {
   bool on_cpu = model->device_text().starts_with("CPU");
   int32_t vocabulary;
   Served cold;
-  std::array<std::unique_ptr<Machine>, 2> machines;
+  std::array<std::unique_ptr<Machine>, 4> machines;
   std::optional<Catalogue> catalogue;
   uint64_t block = 0;
   Work work;
@@ -448,11 +461,15 @@ std::vector<std::string> Judge::run(uint64_t seed, Reach* reach) {
   world.limits.pages = {draw_pages(&random, world, uses)};
   // Some have a runner of their own, with no more memory than they may use.
   const bool own = one_in(&random, 100);
+  // Who is to starve does so by single pages, which units of several would hide.
+  const bool shares = one_in(&random, 2) && !world.starved;
+  if (shares) world.pages_a_slot = static_cast<int32_t>(pick(&random, {1, 2, 5}));
   std::optional<Served> served;
   if (own) {
     served.emplace(impl_->model, world);
   } else {
-    served.emplace(impl_->machine_of(world), world);
+    Machine* machine = impl_->machine_of(&world);
+    served.emplace(machine, world);
   }
   auto problems = Schedule(&*served, uses, reach).run();
   impl_->work.steps += served->passed().steps;

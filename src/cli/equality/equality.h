@@ -43,6 +43,7 @@ enum class Reached : size_t {
   kGoneQueued,
   kGoneInPrefill,
   kGoneInDecode,
+  kShared,
   kCount,
 };
 
@@ -73,6 +74,7 @@ inline constexpr std::array<const char*, static_cast<size_t>(Reached::kCount)> k
     "client gone while queued",
     "client gone in prefill",
     "client gone in decode",
+    "schedules where pages and states share their memory",
 };
 
 using Reach = std::array<int64_t, static_cast<size_t>(Reached::kCount)>;

@@ -24,7 +24,7 @@ TEST_P(Equality, ReuseAndCrowdsChangeNoBit) {
   }
   // A GPU's generated rows are a family of their own, which later prompts do not reuse.
   for (const Reached what : {Reached::kHitOnGrid, Reached::kHitInsidePage, Reached::kHitInGenerated,
-                             Reached::kPreempted, Reached::kPreemptedInPrompt, Reached::kEvicted}) {
+                             Reached::kPreempted, Reached::kPreemptedInPrompt, Reached::kEvicted, Reached::kShared}) {
     if (!judge.reaches(what)) continue;
     EXPECT_GT(reach[static_cast<size_t>(what)], 0) << kReachedNames[static_cast<size_t>(what)];
   }
@@ -113,8 +113,9 @@ TEST_P(PlantedBugs, AreFound) {
 // Others cannot be seen here: what a tenant finds of another is the same text, and no state is behind a token that was
 // not computed. The simulator's validator finds those.
 INSTANTIATE_TEST_SUITE_P(Bugs, PlantedBugs,
-                         testing::Values(PlantedBug::kCheckpointTooEarly, PlantedBug::kPageNotCopied,
-                                         PlantedBug::kStateNotZeroed, PlantedBug::kBatchDependentSplit));
+                         testing::Values(PlantedBug::kCheckpointTooEarly, PlantedBug::kSaveOverPages,
+                                         PlantedBug::kPageNotCopied, PlantedBug::kStateNotZeroed,
+                                         PlantedBug::kBatchDependentSplit));
 
 #endif
 

@@ -26,6 +26,9 @@ struct World {
   bool crowd = false;    // 64 requests at once, with room for all
   EngineConfig config;
   RunnerLimits limits;  // pages: of each class
+  // Above 0: pages and slots share their memory (CacheLayout::pages_a_slot). limits.pages then says how many pages one
+  // sequence can have at least, and limits.state_slots, of which there are as many as that takes, nothing.
+  int32_t pages_a_slot = 0;
 };
 
 // A runner with its caches. Worlds use it one after the other, and each finds in pages and slots what those before it
@@ -33,17 +36,24 @@ struct World {
 class Machine {
  public:
   // Borrows the model.
-  Machine(Model* model, RunnerLimits limits)
+  Machine(Model* model, RunnerLimits limits, int32_t pages_a_slot = 0)
       : layout_(cache_layout(model->config, model->cache_sizes(), limits.drafts_max > 0)) {
+    if (layout_.state_slot_bytes > 0) layout_.pages_a_slot = pages_a_slot;
     fit(&limits);
     auto runner = ModelRunner::create(model, layout_, limits, [this] { wake_.notify(); });
     WEIR_CHECK(runner.ok(), "{}", runner.error().text());
     runner_ = std::move(*runner);
   }
-  // What the layout says about limits: page counts of every class, no slots where there are no states.
+  // What the layout says about limits: page counts of every class, no slots where there are no states, and as many
+  // units as it takes where pages and slots share them.
   void fit(RunnerLimits* limits) const {
-    limits->pages.resize(layout_.classes.size(), limits->pages.front());
+    const int32_t pages = limits->pages.front();
+    limits->pages.resize(layout_.classes.size(), pages);
     if (layout_.state_slot_bytes == 0) limits->state_slots = 0;
+    if (layout_.pages_a_slot == 0) return;
+    limits->state_slots = 0;
+    while (pages_alone_max(layout_, *limits, 0) < pages) ++limits->state_slots;
+    limits->pages.assign(layout_.classes.size(), limits->state_slots * layout_.pages_a_slot);
   }
   const CacheLayout& layout() const { return layout_; }
   StepRunner* runner() { return runner_.get(); }
@@ -148,10 +158,13 @@ class Lane final : public StepRunner {
 class Served {
  public:
   // On a machine of its own. Borrows the model.
-  Served(Model* model, const World& world) : Served(std::make_unique<Machine>(model, world.limits), world) {}
+  Served(Model* model, const World& world)
+      : Served(std::make_unique<Machine>(model, world.limits, world.pages_a_slot), world) {}
   // Borrows the machine, whose limits hold those of the world.
   Served(Machine* machine, World world) : machine_(machine) {
     machine->fit(&world.limits);
+    WEIR_CHECK(world.limits.state_slots <= machine->runner()->limits().state_slots, "{} state slots of {}",
+               world.limits.state_slots, machine->runner()->limits().state_slots);
     lane_ = std::make_unique<Lane>(machine->runner(), world.limits);
     auto engine = Engine::create(world.config, machine->layout(), lane_.get(), &clock_, machine->wake());
     WEIR_CHECK(engine.ok(), "{}", engine.error().text());
@@ -163,6 +176,7 @@ class Served {
   Served& operator=(const Served&) = delete;
 
   EngineClient client() { return engine_->client(); }
+  const CacheLayout& layout() const { return machine_->layout(); }
   const Passed& passed() const { return lane_->passed(); }
   void watch(Lane::Watch watch) { lane_->watch(std::move(watch)); }
   void turn() {

@@ -4,6 +4,23 @@
 
 namespace weir::sim {
 
+namespace {
+
+// Pages and slots in one memory: from what one sequence needs to four times as much.
+void share_memory(Random* random, World* world) {
+  RunnerLimits& limits = world->limits;
+  const auto width = int64_t{world->layout.classes.front().tokens_per_page};
+  const int64_t pages = random->pick({1, 2, 3, 8, 70});
+  const int64_t alone = (limits.sequence_tokens_max + width * pages - 1) / (width * pages);
+  const int64_t pinned = limits.rows_max + limits.steps_in_flight + 2;
+  const int64_t units = pinned + random->between(std::max<int64_t>(1, alone / 2), world->tight ? alone : alone * 4);
+  world->layout.pages_a_slot = static_cast<int32_t>(pages);
+  limits.state_slots = static_cast<int32_t>(units);
+  for (int32_t& count : limits.pages) count = static_cast<int32_t>(units * pages);
+}
+
+}  // namespace
+
 // Sizes are tiny on purpose: every limit is met often, and a schedule takes a millisecond.
 World draw_world(Random* random) {
   World world;
@@ -56,6 +73,7 @@ World draw_world(Random* random) {
   world.late = random->one_in(20);
   if (random->one_in(40)) world.fault_turn = random->between(1, 60);
   if (random->one_in(30)) world.drain_turn = random->between(1, 60);
+  if (reuse && world.layout.state_slot_bytes > 0 && random->one_in(2)) share_memory(random, &world);
   return world;
 }
 

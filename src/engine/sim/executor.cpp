@@ -95,8 +95,28 @@ void Executor::join(const StepPlan& plan, const Edit& edit) {
   Slot& slot = slots_[edit.state.index()];
   if (slot.owner >= 0)
     violate(plan, "slot {} of row {} goes to row {}", edit.state.value(), slot.owner, edit.row.value());
+  take_pages_of(plan, edit.state);
   slot = Slot{edit.row.value(), {kScriptStart}};
   row.slot = edit.state;
+}
+
+void Executor::take_pages_of(const StepPlan& plan, StateSlotId slot) {
+  for (Class& pages : classes_) {
+    for (int32_t i = 0; i < layout_.pages_a_slot; ++i) {
+      const auto page = slot.index() * static_cast<size_t>(layout_.pages_a_slot) + static_cast<size_t>(i);
+      if (pages.tables[page] > 0) violate(plan, "slot {} takes the place of page {} of a row", slot.value(), page);
+      const auto width = static_cast<size_t>(pages.tokens_per_page);
+      std::fill_n(pages.cells.begin() + static_cast<ptrdiff_t>(page * width), width, Cell());
+    }
+  }
+}
+
+// A page that a row takes over was written when no slot was there: a slot that came since has emptied it.
+void Executor::take_slot_of(const StepPlan& plan, PageId page) {
+  if (layout_.pages_a_slot == 0) return;
+  Slot& slot = slots_[page.index() / static_cast<size_t>(layout_.pages_a_slot)];
+  if (slot.owner >= 0) violate(plan, "page {} takes the place of the slot of row {}", page.value(), slot.owner);
+  slot.histories.assign(1, 0);
 }
 
 void Executor::leave(DeviceRow* row, int32_t index) {
@@ -120,6 +140,7 @@ void Executor::append(const StepPlan& plan, const Edit& edit) {
       violate(plan, "page {}", page.value());
       return;
     }
+    take_slot_of(plan, page);
     ++pages.tables[page.index()];
     auto& table = rows_[edit.row.index()].pages[edit.page_class.index()];
     table.push_back(page);
@@ -134,6 +155,7 @@ void Executor::copy(const StepPlan& plan, const Edit& edit) {
   const PageId from = plan.pages.at(static_cast<size_t>(edit.first));
   const PageId to = plan.pages.at(static_cast<size_t>(edit.first + 1));
   if (pages.tables.at(to.index()) > 1) violate(plan, "page {}, which rows share, is overwritten", to.value());
+  take_slot_of(plan, to);
   const auto width = static_cast<int64_t>(pages.tokens_per_page);
   std::copy_n(pages.cells.begin() + int64_t{from.value()} * width, width,
               pages.cells.begin() + int64_t{to.value()} * width);
@@ -161,6 +183,7 @@ void Executor::save(const StepPlan& plan, DeviceRow* row) {
     violate(plan, "a state at {} is saved late, at {}", row->save_position, row->position);
   }
   const Slot& from = slots_[row->slot.index()];
+  take_pages_of(plan, row->save_to);
   to = Slot{-1, {from.histories.begin(), from.histories.begin() + row->save_position + 1}};
   row->save_to = StateSlotId();
 }

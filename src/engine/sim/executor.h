@@ -70,6 +70,9 @@ class Executor {
   void order_save(const StepPlan& plan, const Edit& edit);
   void save(const StepPlan& plan, DeviceRow* row);
   void restore(const StepPlan& plan, const Edit& edit);
+  // Where pages and slots share their memory: what is written takes the other's place, and nobody may still use it.
+  void take_pages_of(const StepPlan& plan, StateSlotId slot);
+  void take_slot_of(const StepPlan& plan, PageId page);
   bool is_slot(StateSlotId slot) const { return slot.valid() && slot.index() < slots_.size(); }
   bool work_is_sound(const StepPlan& plan, const SequenceWork& work);
   void compute(const StepPlan& plan, const SequenceWork& work, StepResult* result, SequenceResult* yielded);

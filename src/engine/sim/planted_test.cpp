@@ -45,6 +45,7 @@ INSTANTIATE_TEST_SUITE_P(All, PlantedBugs,
                                          Case{PlantedBug::kLeakedPages, "LeakedPages", "pages are used"},
                                          Case{PlantedBug::kUncomputedInKey, "UncomputedInKey", "where"},
                                          Case{PlantedBug::kCheckpointTooEarly, "CheckpointTooEarly", "goes on from it"},
+                                         Case{PlantedBug::kSaveOverPages, "SaveOverPages", "takes the place of page"},
                                          Case{PlantedBug::kPageNotCopied, "PageNotCopied", "where"},
                                          Case{PlantedBug::kSaltForgotten, "SaltForgotten", "another tenant"}),
                          [](const testing::TestParamInfo<Case>& info) { return info.param.name; });

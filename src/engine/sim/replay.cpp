@@ -48,6 +48,11 @@ RunnerLimits limits_of(const Trace& trace, const ReplayConfig& config) {
   limits.step_tokens_max = config.step_tokens;
   limits.sequence_tokens_max = config.context;
   limits.vocabulary = kTraceVocabulary;
+  if (config.units > 0) {
+    limits.state_slots = config.units;
+    limits.pages = {config.units * config.pages_a_state};
+    return limits;
+  }
   limits.pages = {config.pages > 0 ? config.pages : static_cast<int32_t>(pages_without_bounds(trace, config))};
   const int64_t kept = config.states > 0 ? config.states : states_without_bounds(trace, config);
   limits.state_slots = config.rows + static_cast<int32_t>(kept);
@@ -66,7 +71,7 @@ SchedulerConfig scheduler_config_of(const Trace& trace, const ReplayConfig& conf
 }
 
 CacheLayout layout_of(const ReplayConfig& config) {
-  return {{{"kv", 1, kGridTokens}}, config.has_states ? 1 : 0};
+  return {{{"kv", 1, kGridTokens}}, config.has_states ? 1 : 0, 0, config.units > 0 ? config.pages_a_state : 0};
 }
 
 class Replay {
@@ -146,7 +151,9 @@ class Replay {
     }
     report_.plan_pages_max = std::max(report_.plan_pages_max, pages);
     report_.plan_evicted_max = std::max(report_.plan_evicted_max, evicted);
-    report_.plan_evicted_excess = std::max(report_.plan_evicted_excess, evicted - pages - slots);
+    // A unit that is to become a slot costs as many blocks again as pages are taken, and those of one unit beside.
+    const int64_t allowed = config_.units > 0 ? 2 * pages + slots + config_.pages_a_state : pages + slots;
+    report_.plan_evicted_excess = std::max(report_.plan_evicted_excess, evicted - allowed);
     ++report_.steps;
   }
 

@@ -11,8 +11,12 @@
 namespace weir::sim {
 
 struct ReplayConfig {
-  int32_t pages = 0;              // of 64 tokens; 0: as many as are ever asked for
-  int32_t states = 0;             // kept states, beside one for each row; 0: as many as are ever asked for
+  int32_t pages = 0;   // of 64 tokens; 0: as many as are ever asked for
+  int32_t states = 0;  // kept states, beside one for each row; 0: as many as are ever asked for
+  // Above 0: as many units of memory, each a state or pages_a_state pages, instead of `pages` and `states`; the rows'
+  // states are among them.
+  int32_t units = 0;
+  int32_t pages_a_state = 64;
   int32_t rows = 64;              // sequences at once
   int32_t step_tokens = 8192;     // tokens in a step
   int64_t interval = 4096;        // tokens between kept states: a 35B model's state is as large as the KV of so many
@@ -45,8 +49,8 @@ struct ReplayReport {
   int64_t first_token_us = 0;  // from arrival to the first token, mean
   int64_t pages_kept = 0;      // at the end
   int64_t checkpoints_kept = 0;
-  // Most over all plans: pages that are new to a row or copied, blocks evicted, and blocks evicted beyond the pages
-  // and slots that the plan took.
+  // Most over all plans: pages that are new to a row or copied, blocks evicted, and blocks evicted beyond what the
+  // pages and slots that the plan took account for.
   int64_t plan_pages_max = 0;
   int64_t plan_evicted_max = 0;
   int64_t plan_evicted_excess = INT64_MIN;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <fstream>
 
 namespace weir::sim {
@@ -118,6 +120,39 @@ TEST(EvictionStorms, APlanOfATenfoldOversubscribedCacheEvictsNoMoreThanItTakes) 
   EXPECT_GT(report.lost_to_eviction, 0);
   EXPECT_LE(report.plan_evicted_excess, 0);
   EXPECT_EQ(report.evicted_between_plans, 0);
+}
+
+TEST(EvictionStorms, PagesThatBecomeStatesCostAsManyBlocksAsAPlanTakesPages) {
+  ReplayConfig config;
+  config.rows = 256;
+  config.units = 256 + 180;
+  const ReplayReport report = replayed(trace_of(TraceTurns::kPrompts), config);
+  EXPECT_EQ(report.requests + report.refused, 600);
+  EXPECT_GT(report.evicted_blocks, 20'000);
+  EXPECT_GT(report.evicted_checkpoints, 100);
+  EXPECT_LE(report.plan_evicted_excess, 0);
+  EXPECT_EQ(report.evicted_between_plans, 0);
+}
+
+// 48 GiB beside the rows' states. Fixed shares of a tenth of pages or of states reuse a fraction of what the best does.
+TEST(Replay, SharedMemoryFindsNearlyTheBestShareOfPagesAndStates) {
+  const Trace trace = trace_of(TraceTurns::kPrompts);
+  const auto fixed = [&](int32_t tenths) {
+    ReplayConfig config;
+    config.pages = 614 * tenths / 10 * 64;
+    config.states = 614 - 614 * tenths / 10;
+    return replayed(trace, config).reused_tokens;
+  };
+  ReplayConfig config;
+  config.units = config.rows + 614;
+  const int64_t shared = replayed(trace, config).reused_tokens;
+  int64_t best = 0;
+  for (const int32_t tenths : {2, 3, 4, 5, 6, 7, 8}) best = std::max(best, fixed(tenths));
+  std::printf("shared %lld, best %lld, 10 %% pages %lld, 90 %% pages %lld\n", static_cast<long long>(shared),
+              static_cast<long long>(best), static_cast<long long>(fixed(1)), static_cast<long long>(fixed(9)));
+  EXPECT_GE(share(shared, best), 0.9);
+  EXPECT_LE(share(fixed(1), best), 0.8);
+  EXPECT_LE(share(fixed(9), best), 0.8);
 }
 
 }  // namespace

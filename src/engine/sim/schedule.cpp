@@ -91,7 +91,9 @@ class Schedule {
     for (size_t i = 0; i < world_.layout.classes.size(); ++i) {
       const int64_t width = world_.layout.classes[i].tokens_per_page;
       rules.tokens_per_page.push_back(static_cast<int32_t>(width));
-      rules.tokens_max = std::min(rules.tokens_max, width * world_.limits.pages[i]);
+      rules.tokens_max = std::min(rules.tokens_max, width * pages_alone_max(world_.layout, world_.limits, i));
+      rules.pages_a_slot += world_.layout.pages_a_slot;
+      if (rules.pages_a_slot > 0) rules.shared_pages += world_.limits.pages[i];
     }
     return rules;
   }

@@ -14,11 +14,13 @@ namespace weir::sim {
 namespace {
 
 int usage() {
-  fmt::print(stderr,
-             "usage: trace_replay FILE [--requests N] [--turns blocks|prompts|answers] [--pages N] [--states N]\n"
-             "  [--interval TOKENS] [--rows N] [--step-tokens N] [--context TOKENS] [--step-us N] [--token-us N]\n"
-             "  [--no-states 1] [--unbounded 0|1] [--times 0|1]\n"
-             "0 pages or states: as many as are ever asked for\n");
+  fmt::print(
+      stderr,
+      "usage: trace_replay FILE [--requests N] [--turns blocks|prompts|answers] [--pages N] [--states N]\n"
+      "  [--interval TOKENS] [--rows N] [--step-tokens N] [--context TOKENS] [--step-us N] [--token-us N]\n"
+      "  [--units N [--pages-a-state N]]: one memory of so many states or pages, instead of --pages and --states\n"
+      "  [--no-states 1] [--unbounded 0|1] [--times 0|1]\n"
+      "0 pages or states: as many as are ever asked for\n");
   return 2;
 }
 
@@ -86,6 +88,8 @@ bool take(std::string_view flag, const char* text, Asked* asked) {
   if (flag == "--requests") return asked->requests = value, true;
   if (flag == "--pages") return config.pages = small, true;
   if (flag == "--states") return config.states = small, true;
+  if (flag == "--units") return config.units = small, true;
+  if (flag == "--pages-a-state") return config.pages_a_state = small, true;
   if (flag == "--interval") return config.interval = value, true;
   if (flag == "--rows") return config.rows = small, true;
   if (flag == "--step-tokens") return config.step_tokens = small, true;

@@ -336,9 +336,11 @@ void Validator::on_turn_end(const EngineStats& stats, const std::vector<DeviceRo
 }
 
 void Validator::on_idle(const EngineStats& stats, bool faulted) {
-  if (stats.pages_free + stats.pages_kept != stats.pages_total) {
-    violate(fmt::format("idle, and of {} pages {} are free and {} kept", stats.pages_total, stats.pages_free,
-                        stats.pages_kept));
+  const int64_t pages = rules_.shared_pages > 0 ? rules_.shared_pages : stats.pages_total;
+  const int64_t in_states = stats.checkpoints * rules_.pages_a_slot;
+  if (stats.pages_free + stats.pages_kept + in_states != pages) {
+    violate(fmt::format("idle, and of {} pages {} are free, {} kept and {} states", pages, stats.pages_free,
+                        stats.pages_kept, in_states));
   }
   for (const auto& [id, watched] : watched_) {
     if (watched.finish == FinishReason::kNone) violate_at(id, "has no end");

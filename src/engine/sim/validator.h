@@ -25,6 +25,9 @@ struct Rules {
   int32_t vocabulary = 0;
   int32_t rows_max = 0;
   std::vector<int32_t> tokens_per_page;
+  // Where pages and slots share their memory: pages of all classes in a slot, and in all of the memory. 0 else.
+  int64_t pages_a_slot = 0;
+  int64_t shared_pages = 0;
 };
 
 // Where a sequence is, as far as plans and events have told.

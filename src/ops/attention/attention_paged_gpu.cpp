@@ -10,8 +10,9 @@ namespace {
 
 constexpr int64_t kPrepareWarps = 8;
 constexpr int64_t kManyRows = 256;  // from here on a block a row fills the device
-// Below so many (row, key head, segment), with more than one segment, blocks take pages.
-constexpr int64_t kSpreadBelow = 512;
+// Up to so many (row, key head, segment), with more than one segment, blocks take pages: there may be as few as a
+// quarter of these segments, and a block each of them would leave multiprocessors without one.
+constexpr int64_t kSpreadMax = 512;
 constexpr int64_t kResident = 396;       // blocks of generated rows at a time: three on each of 132 multiprocessors
 constexpr int64_t kFp8Resident = 528;    // of FP8 pages: four
 constexpr int64_t kShortPairs = 48;      // (row, key head) of at most a segment: so many clusters run at a time
@@ -35,7 +36,7 @@ void check(const GpuPagedAttentionArgs& args) {
 }
 
 bool spread(int64_t pairs, int64_t segments_max) {
-  return segments_max > 1 && pairs * segments_max < kSpreadBelow;
+  return segments_max > 1 && pairs * segments_max <= kSpreadMax;
 }
 
 }  // namespace
@@ -54,7 +55,8 @@ void paged_attention_prepare(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_
 
 void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t count, int64_t segments_max) {
   check(args);
-  WEIR_CHECK(count <= kGridMax && segments_max > 0, "{} rows of {} segments", count, segments_max);
+  WEIR_CHECK(count <= kGridMax && segments_max > 0 && segments_max <= kGridMax, "{} rows of {} segments", count,
+             segments_max);
   if (count == 0) return;
   GpuPagedAttentionArgs call = args;
   const int64_t pairs = count * args.kv_heads;
@@ -65,24 +67,27 @@ void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t c
   call.slots = segments_max == 1 ? 0 : static_cast<int32_t>(slots);
   WEIR_CHECK(call.slots == 0 || args.partial != nullptr, "{} segments and nowhere to join them", segments_max);
   device::Grid grid;
-  grid.x = slots;
-  grid.y = args.kv_heads;
-  grid.z = count;
   grid.threads = 128;
   const bool fp8 = args.fp8 != 0;
   grid.shared_bytes = fp8 ? kFp8RowsShared : kRowsShared;
+  if (count <= 8) grid.shared_split = kFewSplit;  // of the merge too, which has none of its own
   grid.overlap = true;
   if (segments_max == 1 && pairs <= kShortPairs) {
     grid.x = grid.cluster = kPagedSegmentPages;
+    grid.y = args.kv_heads;
+    grid.z = count;
     return gpu.launch(fp8 ? "weir_paged_short_fp8" : "weir_paged_short", grid, call);
   }
-  if (pages) grid.x = std::clamp<int64_t>((fp8 ? kFp8Resident : kResident) / pairs, 1, slots);
+  grid.x = args.kv_heads;
+  grid.y = count;
+  grid.z = pages ? std::clamp<int64_t>((fp8 ? kFp8Resident : kResident) / pairs, 1, slots) : slots;
   gpu.launch(fp8 ? "weir_paged_rows_fp8" : "weir_paged_rows", grid, call);
   if (call.slots == 0) return;
   grid.shared_bytes = 0;
   if (pages) {
     grid.x = kPagedHeadDim / kMergeColumns;
     grid.y = args.heads;
+    grid.z = count;
     grid.threads = static_cast<int>(kMergeLaneThreads * std::clamp<int64_t>((segments_max + 1) / 2 * 2, 4, 32));
     return gpu.launch("weir_paged_merge_pages", grid, call);
   }
@@ -94,7 +99,7 @@ void paged_attention_rows(Gpu& gpu, const GpuPagedAttentionArgs& args, int64_t c
 
 int64_t paged_attention_partial_bytes(int64_t heads, int64_t kv_heads, int64_t count_max, int64_t segments_max) {
   const int64_t segments = count_max * segments_max;
-  const int64_t spread_segments = std::min(segments, kSpreadBelow / kv_heads);
+  const int64_t spread_segments = std::min(segments, kSpreadMax / kv_heads);
   const int64_t slots = std::max(segments, spread_segments * kPagedSegmentPages);
   return slots * heads * (kPagedHeadDim + 2) * static_cast<int64_t>(sizeof(float));
 }

@@ -115,7 +115,7 @@ TEST_F(PagedAttention, PagesOfFp8GiveTheBitsOfPagesOfBf16WithTheirValues) {
       for (int t = std::max(0, tokens - 3); t < tokens; ++t) rows.push_back({0, t});
       bf16.prepare(rows);
       bf16.take_pages(fp8, 0);
-      for (const int64_t segments : {4, 512}) {
+      for (const int64_t segments : {4, 1024}) {
         const auto got = fp8.generated(rows, {segments, 3, false});
         EXPECT_EQ(got, bf16.attend(rows, {segments, 0, false})) << segments << " segments";
       }
@@ -144,9 +144,9 @@ TEST_F(PagedAttention, GeneratedRowsAgreeWithTheDefinition) {
       const auto spread = world.generated(rows, {6, 0, false});
       EXPECT_LT(world.difference(spread, rows), kTolerance) << "by pages";
       // So many segments that each is one block's.
-      EXPECT_EQ(world.generated(rows, {512, 0, false}), spread) << "by segments";
+      EXPECT_EQ(world.generated(rows, {1024, 0, false}), spread) << "by segments";
       EXPECT_EQ(world.generated(rows, {6, 1, false}), spread) << "old pages early";
-      EXPECT_EQ(world.generated(rows, {512, 1, false}), spread) << "old pages early, by segments";
+      EXPECT_EQ(world.generated(rows, {1024, 1, false}), spread) << "old pages early, by segments";
       if (tokens > kPagedSegment) continue;
       EXPECT_EQ(world.generated(rows, {1, 1, false}), spread) << "in a cluster";
     }
@@ -200,7 +200,7 @@ TEST_F(PagedAttention, MoreSegmentsThanAMergeHasLanesAndPagesThanARowHasBlocks) 
     for (const int back : {1, 100, 600, 5000, 17'000, 20'000}) rows.push_back({0, kTokens - back});
     const auto spread = world.generated(rows, {64, 0, false});
     EXPECT_LT(world.difference(spread, rows), kTolerance);
-    EXPECT_EQ(world.generated(rows, {512, 0, false}), spread) << "by segments";
+    EXPECT_EQ(world.generated(rows, {1024, 0, false}), spread) << "by segments";
     for (size_t i = 0; i < rows.size(); ++i) {
       EXPECT_EQ(row_of(spread, i, shape), world.generated({rows[i]}, {64, 0, false})) << "row " << i;
     }

@@ -77,16 +77,19 @@ struct Reader {
   RowShared<Tile>& shared;
   int64_t t;  // row of the step
   GpuRow row;
+  const uint8_t* const* list;  // of the row's pages
   int kv;
   int group;
   int pages;
 
-  WEIR_DEVICE Reader(const GpuPagedAttentionArgs& a, RowShared<Tile>& s)
+  // Of the call's row `index` and a key head.
+  WEIR_DEVICE Reader(const GpuPagedAttentionArgs& a, RowShared<Tile>& s, unsigned index, unsigned kv_head)
       : args(a),
         shared(s),
-        t(step_row(a, static_cast<int>(blockIdx.z))),
+        t(step_row(a, static_cast<int>(index))),
         row(a.rows[t]),
-        kv(static_cast<int>(blockIdx.y)),
+        list(row.position < 0 ? nullptr : a.pages[row.sequence]),
+        kv(static_cast<int>(kv_head)),
         group(a.heads / a.kv_heads),
         pages(pages_of(row)) {}
   // The first visible token of a page, and the end of them.
@@ -97,7 +100,7 @@ struct Reader {
     return args.fresh == 0 ? 0 : min(tokens(page), max(0, row.position + 1 - args.fresh - page * kPagedTokens));
   }
   WEIR_DEVICE const uint8_t* keys(int page) const {
-    return args.pages[row.sequence][page] + args.page_offset + int64_t{kv} * 2 * Tile::kBytes;
+    return list[page] + args.page_offset + int64_t{kv} * 2 * Tile::kBytes;
   }
   WEIR_DEVICE void expect(int page, device::Barrier* barrier) const {
     device::barrier_expect(barrier, static_cast<uint32_t>(tokens(page)) * Tile::kTokenBytes + Tile::kScaleBytes);

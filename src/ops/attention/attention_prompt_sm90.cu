@@ -148,19 +148,27 @@ WEIR_DEVICE void bring_pages(const GpuPagedAttentionArgs& args, Shared& shared, 
 }
 
 // A tile of codes becomes one of bf16, tokens from `tokens` on zeros; a warpgroup. Eight lanes that follow each other
-// take four chunks of two tokens, whose reads and writes have no banks in common.
+// take four chunks of two tokens, whose reads and writes have no banks in common. Loads do not pass stores: those of
+// the next token come before this one's.
 WEIR_DEVICE void expand(const uint8_t* codes, uint8_t* tile, int tokens) {
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
   const int odd = thread / 4 % 2;
   const int chunk = ((thread / 8 % 4) ^ odd) * 4 + thread % 4;
   const int first = thread / device::kWarp * 2 + odd;
-  const uint8_t* from = codes + (chunk ^ first) * 16;
-  uint8_t* low = tile + chunk / 4 * kPagedQuarter + ((2 * chunk ^ first) % 8) * 16;
-  uint8_t* high = tile + chunk / 4 * kPagedQuarter + (((2 * chunk + 1) ^ first) % 8) * 16;
-#pragma unroll 2
-  for (int token = first; token < kPagedTokens; token += 8) {
-    const uint4 word = *reinterpret_cast<const uint4*>(from + token * kE);
-    const uint32_t scale = fp8_scale(token < tokens ? codes[kPagedFp8Codes + token] : 0U);
+  const uint8_t* from = codes + first * kE + (chunk ^ first) * 16;
+  const uint8_t* scales = codes + kPagedFp8Codes + first;
+  uint8_t* low = tile + chunk / 4 * kPagedQuarter + first * 128 + ((2 * chunk ^ first) % 8) * 16;
+  uint8_t* high = tile + chunk / 4 * kPagedQuarter + first * 128 + (((2 * chunk + 1) ^ first) % 8) * 16;
+  uint4 next = *reinterpret_cast<const uint4*>(from);
+  uint32_t next_scale = scales[0];
+#pragma unroll
+  for (int token = 0; token < kPagedTokens; token += 8) {
+    const uint4 word = next;
+    const uint32_t scale = fp8_scale(first + token < tokens ? next_scale : 0U);
+    if (token + 8 < kPagedTokens) {
+      next = *reinterpret_cast<const uint4*>(from + (token + 8) * kE);
+      next_scale = scales[token + 8];
+    }
     *reinterpret_cast<uint4*>(low + token * 128) = {fp8_even(word.x, scale), fp8_even(word.y, scale),
                                                     fp8_even(word.z, scale), fp8_even(word.w, scale)};
     *reinterpret_cast<uint4*>(high + token * 128) = {fp8_odd(word.x, scale), fp8_odd(word.y, scale),
@@ -172,20 +180,24 @@ WEIR_DEVICE void expand(const uint8_t* codes, uint8_t* tile, int tokens) {
 WEIR_DEVICE void bring_fp8_pages(const GpuPagedAttentionArgs& args, Fp8Shared& shared, const Tile& own) {
   const int tokens_last = own.tile.position + own.tile.row_count - (own.pages - 1) * kPagedTokens;
   const bool asks = static_cast<int>(threadIdx.x) == kComputing;
-  const auto ask = [&](int page, int part) {
-    const uint8_t* from =
-        args.pages[own.tile.sequence][page] + args.page_offset + (int64_t{own.kv} * 2 + part) * kPagedFp8TileBytes;
+  const uint8_t* const* list = args.pages[own.tile.sequence];
+  const int64_t offset = args.page_offset + int64_t{own.kv} * 2 * kPagedFp8TileBytes;
+  const auto ask = [&](const uint8_t* page, int part) {
     device::barrier_expect(&shared.codes_here[part], kPagedFp8TileBytes);
-    device::bulk_copy(shared.codes[part], from, kPagedFp8TileBytes, &shared.codes_here[part]);
+    device::bulk_copy(shared.codes[part], page + offset + part * kPagedFp8TileBytes, kPagedFp8TileBytes,
+                      &shared.codes_here[part]);
   };
   if (asks) {
-    ask(0, 0);
-    ask(0, 1);
+    const uint8_t* first = list[0];
+    ask(first, 0);
+    ask(first, 1);
   }
   for (int page = 0; page < own.pages; ++page) {
     const int stage = page % kStages;
     const auto phase = static_cast<uint32_t>(page / kStages + 1) & 1U;
     const int tokens = page + 1 == own.pages ? tokens_last : kPagedTokens;
+    // Read here, so that nobody waits for it where it is needed.
+    const uint8_t* next = asks && page + 1 < own.pages ? list[page + 1] : nullptr;
 #pragma unroll 1
     for (int part = 0; part < 2; ++part) {
       if (page >= kStages) device::barrier_wait(part == 0 ? &shared.of.k_free[stage] : &shared.of.v_free[stage], phase);
@@ -195,7 +207,7 @@ WEIR_DEVICE void bring_fp8_pages(const GpuPagedAttentionArgs& args, Fp8Shared& s
       device::warp_arrive(part == 0 ? &shared.of.k_here[stage] : &shared.of.v_here[stage]);
       // Nobody reads these codes any more.
       device::threads_barrier(3, kGroupThreads);
-      if (asks && page + 1 < own.pages) ask(page + 1, part);
+      if (next != nullptr) ask(next, part);
     }
   }
 }

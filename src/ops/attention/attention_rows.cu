@@ -1,5 +1,7 @@
 // Attention of generated rows over paged keys and values: bound by reading each page once. A block takes one row, one
-// key head and a segment of eight pages or, of few rows, single pages a stride apart. A page's 64 KiB of keys and
+// key head and a segment of eight pages or, of few rows, single pages a stride apart. Blocks of a segment follow each
+// other, so that those that find nothing to do, behind every row's last page, come last: the device deals blocks out in
+// turn, and would give some multiprocessors several of the others and some none. A page's 64 KiB of keys and
 // values come by the copy engine, older tokens of the first before the kernels before have ended; three blocks run on a
 // multiprocessor, and while the scores of a page become weights the keys of the next are under way. Pages of a segment
 // are joined in ascending order, here or by the merge, so bits depend on position and context alone.
@@ -23,7 +25,7 @@ WEIR_DEVICE void join_parts(Part& into, const Part& from) {
 
 template <class Tile>
 WEIR_DEVICE void keep_part(const Reader<Tile>& r, int slot, const Part& part) {
-  const int index = static_cast<int>(blockIdx.z);
+  const int index = static_cast<int>(blockIdx.y);
   const int column = device::warp() * 64 + device::lane() % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -42,11 +44,11 @@ WEIR_DEVICE void keep_part(const Reader<Tile>& r, int slot, const Part& part) {
 template <class Tile>
 WEIR_DEVICE void attend_rows(const GpuPagedAttentionArgs& args, uint8_t* memory) {
   RowShared<Tile>& shared = *reinterpret_cast<RowShared<Tile>*>(memory);
-  const Reader<Tile> r(args, shared);
+  const Reader<Tile> r(args, shared, blockIdx.y, blockIdx.x);
   const bool spread = args.spread != 0;
-  const int block = static_cast<int>(blockIdx.x);
+  const int block = static_cast<int>(blockIdx.z);
   const int first = spread ? block : block * kPagedSegmentPages;
-  const int step = spread ? static_cast<int>(gridDim.x) : 1;
+  const int step = spread ? static_cast<int>(gridDim.z) : 1;
   const int end = spread ? r.pages : min(r.pages, first + kPagedSegmentPages);
   if (first >= end) {
     // One block of a row waits, so that this kernel does not end before the ones before it.

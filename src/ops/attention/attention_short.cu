@@ -83,7 +83,7 @@ template <class Tile>
 WEIR_DEVICE void attend_short(const GpuPagedAttentionArgs& args, uint8_t* memory) {
   RowShared<Tile>& shared = *reinterpret_cast<RowShared<Tile>*>(memory);
   Left& left = *reinterpret_cast<Left*>(Tile::kFp8 ? shared.k : shared.v);
-  const Reader<Tile> r(args, shared);
+  const Reader<Tile> r(args, shared, blockIdx.z, blockIdx.y);
   const int page = static_cast<int>(blockIdx.x);
   if (r.pages == 0 || (r.pages == 1 && page > 0)) {
     // The row's first block waits, so that this kernel does not end before the ones before it.

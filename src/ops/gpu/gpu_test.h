@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -48,8 +49,9 @@ class OnDevice {
 
 class GpuTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    auto opened = device::Device::open(0, gpu_kernel_images());
+  void SetUp() override { open(gpu_kernel_images()); }
+  void open(std::span<const device::KernelImage> images) {
+    auto opened = device::Device::open(0, images);
     if (!opened.ok()) GTEST_SKIP() << opened.error().text();
     device_ = std::move(*opened);
     stream_ = device_->stream();

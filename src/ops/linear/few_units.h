@@ -145,21 +145,16 @@ WEIR_DEVICE void keep_unit(float* sums, int columns, const float (&d)[4]) {
   }
 }
 
-// By a warp that multiplies: its unit of every eight of `count`. `multiply(unit, place, d)`; sums go to
-// sums[unit][columns][16].
-template <class Multiply>
-WEIR_DEVICE void run_units(const FewRing& ring, int count, int columns, float* sums, const Multiply& multiply) {
+// By a warp that multiplies: its unit of every eight of `count`, `work(unit, place)`.
+template <class Work>
+WEIR_DEVICE void run_units(const FewRing& ring, int count, const Work& work) {
   int slot = 0;
   uint32_t phase = 0;
 #pragma unroll 1
   for (int first = 0; first < count; first += kFewWarps) {
     const int unit = first + device::warp();
     device::barrier_wait(&ring.filled[slot], phase);
-    if (unit < count) {
-      float d[4];
-      multiply(unit, ring.data + slot * ring.slot_bytes + device::warp() * (ring.slot_bytes / kFewWarps), d);
-      keep_unit(sums + unit * columns * kStripRows, columns, d);
-    }
+    if (unit < count) work(unit, ring.data + slot * ring.slot_bytes + device::warp() * (ring.slot_bytes / kFewWarps));
     device::warp_arrive(&ring.free[slot]);
     if (++slot == ring.slots) {
       slot = 0;
@@ -188,6 +183,15 @@ WEIR_DEVICE float join_units(const float* sums, int stride, const float* scales,
     }
   }
   return total;
+}
+
+// Part `part` of `parts` threads' of what lies in memory as it is to lie in shared memory: `bytes` of 16. Not by the
+// copy engine, where it would queue behind weights.
+WEIR_DEVICE void copy_beside(uint8_t* to, const void* from, int bytes, int part, int parts) {
+#pragma unroll 4
+  for (int i = 16 * part; i < bytes; i += 16 * parts) {
+    device::copy16(to + i, static_cast<const uint8_t*>(from) + i);
+  }
 }
 
 // Zeros behind the rows in shared memory, for columns that are not there.

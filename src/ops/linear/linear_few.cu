@@ -181,26 +181,28 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
     norm_rows(args, m, norm, begin, end);
     few_barrier();
   } else {
-    if (thread == 0) device::barrier_expect(m.ring.rows, args.rows * args.k * 2);
-    __syncwarp();
-    if (thread < args.rows) {
-      device::bulk_copy(m.rows + thread * m.row_bytes,
-                        args.x_f16 + (args.x_rows == nullptr ? thread : args.x_rows[thread]) * args.x_stride,
-                        args.k * 2, m.ring.rows);
+    const auto* x = m.f16 ? args.x_f16 : args.x_bf16;
+#pragma unroll 1
+    for (int r = 0; r < args.rows; ++r) {
+      copy_beside(m.rows + r * m.row_bytes, x + (args.x_rows == nullptr ? r : args.x_rows[r]) * args.x_stride,
+                  args.k * 2, thread, kFewWarps * device::kWarp);
     }
-    __syncwarp();
-    device::barrier_wait(m.ring.rows, 0);
+    device::copies_commit();
+    device::copies_wait<0>();
+    few_barrier();
   }
   if (thread == 0) m.ring.note_rows();
   const int row = min(device::lane() % 8, args.rows);
   const uint32_t columns = device::shared_address(m.rows + row * m.row_bytes + device::lane() / 8 * 16);
-  run_units(m.ring, count, args.rows, m.sums, [&](int unit, const uint8_t* place, float (&d)[4]) {
+  run_units(m.ring, count, [&](int unit, const uint8_t* place) {
+    float d[4];
     const uint32_t at = columns + static_cast<uint32_t>((unit & (blocks - 1)) * kBlockK * 2);
     if (m.f16) {
       multiply_fp8(place, at, d);
     } else {
       multiply_bf16(place, at, d);
     }
+    keep_unit(m.sums + unit * args.rows * kStripRows, args.rows, d);
   });
   device::copies_wait<0>();
   few_barrier();

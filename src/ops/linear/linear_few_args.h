@@ -25,8 +25,9 @@ struct GpuFewArgs {
   GpuPackedOutput outputs[kGpuLinearGroupMax];
   const uint8_t* weights = nullptr;  // of the FP8 outputs; filled in, as the next
   const float* scales = nullptr;
-  const float* x = nullptr;         // with `norm`
-  const uint16_t* x_f16 = nullptr;  // without; only FP8 outputs then
+  const float* x = nullptr;          // with `norm`
+  const uint16_t* x_f16 = nullptr;   // without: the rows that FP8 outputs take
+  const uint16_t* x_bf16 = nullptr;  // and those of BF16 ones
   const int32_t* x_rows = nullptr;
   const float* norm = nullptr;
   uint16_t* x_out_bf16 = nullptr;

@@ -8,12 +8,6 @@
 namespace weir {
 namespace {
 
-// The rows' experts, each row's in ascending order, the shared one behind them.
-struct FewRoutes {
-  int experts[kFewMoeRows * kFewSlots];  // [row][slots], without gaps
-  float weights[kFewMoeRows * kFewSlots];
-};
-
 // The slot's expert and its key, by lane: the best of a row in lane 0, and so on. Of equal keys the lower index is the
 // better one.
 struct Best {
@@ -95,10 +89,9 @@ WEIR_DEVICE Best best_of_row(const float* logits, int experts, int top_k, bool w
   return out;
 }
 
-// One row by one warp: what choose_experts() chooses. `slots`: of a row in routes; `weigh`: weights too, and the shared
-// expert.
+// One row by one warp: what choose_experts() chooses. `weigh`: weights too, and the shared expert.
 template <int kEach>
-WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, int slots, FewRoutes& routes) {
+WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, FewRoutes& routes) {
   const int lane = device::lane();
   const float* logits = args.router + row * (args.experts + args.shared);
   const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
@@ -107,16 +100,17 @@ WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, int 
   int rank = 0;
 #pragma unroll 2
   for (int s = 0; s < args.top_k; ++s) rank += __shfl_sync(device::kAllLanes, chosen, s) < chosen ? 1 : 0;
-  if (lane < args.top_k) routes.experts[row * slots + rank] = chosen;
+  if (lane < args.top_k) routes.experts[row * args.top_k + rank] = chosen;
   if (!weigh) return;
   const float value = route_value(best.key);
   const float largest = __shfl_sync(device::kAllLanes, value, 0);
   const float e = lane < args.top_k ? expf(value - largest) : 0.0F;
   const float weight = e / device::warp_sum(e);
-  if (lane < args.top_k) routes.weights[row * slots + rank] = weight;
+  if (lane < args.top_k) routes.weights[row * args.top_k + rank] = weight;
   if (lane == args.top_k && args.shared != 0) {
-    routes.experts[row * slots + args.top_k] = args.experts;
-    routes.weights[row * slots + args.top_k] = device::sigmoid(shared_logit);
+    const int routed = args.rows * args.top_k;
+    if (row == 0) routes.experts[routed] = args.experts;
+    routes.weights[routed + row] = device::sigmoid(shared_logit);
   }
 }
 
@@ -138,6 +132,18 @@ struct FewMoeShared {
     ring = {shared, barriers, barriers + 32, barriers + 64, barriers + 65, args.ring_bytes / kSlotBytes, kSlotBytes};
   }
 };
+
+// By the warp that brings, once it has asked for all of its own: what a block of the second kernel reads first, for the
+// second-level cache, as nothing else is asked of the memory until that kernel has begun.
+WEIR_DEVICE void ask_ahead(const GpuFewExpertsArgs& args, const FewRoutes& routes) {
+  const int strip = static_cast<int>(blockIdx.x);
+  const int bytes = args.f / kBlockK * kFewUnitBytes;
+  if (strip * kStripRows >= args.d) return;
+  for (int entry = device::lane(); entry < args.ahead; entry += device::kWarp) {
+    device::bulk_prefetch(args.down + routes.experts[entry] * args.stride + static_cast<int64_t>(strip) * bytes,
+                          static_cast<uint32_t>(bytes));
+  }
+}
 
 template <int kEach>
 WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes& routes) {
@@ -165,7 +171,7 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
     }
     __syncwarp();
   } else if (device::warp() < args.rows) {
-    choose<kEach>(args, device::warp(), false, args.top_k, routes);
+    choose<kEach>(args, device::warp(), false, routes);
   }
   __syncthreads();
   if (few_brings()) {
@@ -184,7 +190,13 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
       }
     };
     m.ring.bring(chunks, args.under_way, fill);
+    __syncwarp();  // one lane has brought
+    ask_ahead(args, routes);
   } else {
+    // While the first weights are on their way.
+    if (args.hands_on != 0 && blockIdx.x == 0 && device::warp() < args.rows) {
+      choose<kEach>(args, device::warp(), true, *reinterpret_cast<FewRoutes*>(args.routes));
+    }
 #pragma unroll 1
     for (int i = thread; i < count; i += kFewWarps * device::kWarp) {
       const int item = i >> block_bits;
@@ -196,9 +208,11 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
     device::barrier_wait(m.ring.rows, 0);
     const uint32_t base = device::shared_address(m.rows + device::lane() / 8 * 16);
     const bool own = device::lane() % 8 == 0;  // column 0 is the item's row, the others zeros
-    run_units(m.ring, count, 1, m.sums, [&](int unit, const uint8_t* place, float (&d)[4]) {
+    run_units(m.ring, count, [&](int unit, const uint8_t* place) {
+      float d[4];
       const int row = own ? ((first + (unit >> block_bits)) >> strip_bits) / args.top_k : args.rows;
       multiply_fp8(place, base + static_cast<uint32_t>(row * m.row_bytes + (unit & (blocks - 1)) * kBlockK * 2), d);
+      keep_unit(m.sums + unit * kStripRows, 1, d);
     });
     device::copies_wait<0>();
   }
@@ -213,29 +227,42 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
                                  m.scales + item * blocks * 2 + row / 8, blocks);
     const float up = __shfl_down_sync(device::kAllLanes, sum, kStripRows / 2);
     if (begin + device::lane() >= values || row >= kStripRows / 2) continue;
-    const int entry = (first + item) >> strip_bits;
-    const int64_t to = entry / args.top_k * (args.top_k + args.shared) + entry % args.top_k;
-    args.hidden[to * args.f + strip_of(item) * (kStripRows / 2) + row] =
+    const int64_t entry = (first + item) >> strip_bits;
+    args.hidden[entry * args.f + strip_of(item) * (kStripRows / 2) + row] =
         static_cast<uint16_t>(device::f16x2(device::silu(sum) * up, 0.0F));
   }
 }
 
+// The shared expert's units are multiplied by all rows at once, a column a row; the others by the row of their entry,
+// in column 0.
 template <int kEach>
 WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes& routes) {
   const int thread = static_cast<int>(threadIdx.x);
   const int blocks = args.f / kBlockK;
   const int block_bits = log_of(blocks);
-  const int slots = args.top_k + args.shared;
-  const int entries = args.rows * slots;
-  const int count = entries << block_bits;
+  const int routed = args.rows * args.top_k;
+  const int entries = routed + args.rows * args.shared;
+  const int count = (routed + args.shared) << block_bits;
   const int chunks = (count + kFewWarps - 1) / kFewWarps;
-  const FewMoeShared m(args, shared, entries, args.f, count);
+  const FewMoeShared m(args, shared, entries, args.f, entries << block_bits);
   const int strip = static_cast<int>(blockIdx.x);
-  // The router's logits are of the kernel before the one before this, which has ended.
-  if (few_brings()) {
-    m.ring.prepare();
+  const auto bring_rows = [&] {
+    copy_beside(m.rows, args.hidden, entries * m.row_bytes, thread, kFewWarps * device::kWarp);
+    device::copies_commit();
+  };
+  if (few_brings()) m.ring.prepare();
+  if (args.hands_on != 0) {
+    // This block does not stand beside the kernel before, whose end is near then: its routes are there sooner.
+    device::wait_for_previous();
+    const auto* from = reinterpret_cast<const FewRoutes*>(args.routes);
+    if (!few_brings()) bring_rows();
+    if (thread < entries) {
+      if (thread <= routed) routes.experts[thread] = __ldcg(from->experts + thread);
+      routes.weights[thread] = __ldcg(from->weights + thread);
+    }
   } else if (device::warp() < args.rows) {
-    choose<kEach>(args, device::warp(), true, slots, routes);
+    // The router's logits are of the kernel before the one before this, which has ended.
+    choose<kEach>(args, device::warp(), true, routes);
   }
   clear_row(m.rows + entries * m.row_bytes, m.row_bytes);
   __syncthreads();
@@ -270,37 +297,49 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
   if (!few_brings()) {
     device::wait_for_previous();
     device::start_next();
-    if (thread == 0) {
-      device::barrier_expect(m.ring.rows, entries * m.row_bytes);
-      device::bulk_copy(m.rows, args.hidden, entries * m.row_bytes, m.ring.rows);
-    }
-    __syncwarp();
+    if (args.hands_on == 0) bring_rows();
     before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
-    device::barrier_wait(m.ring.rows, 0);
+    // All but the scales, where these came last.
+    if (args.hands_on != 0) {
+      device::copies_wait<1>();
+    } else {
+      device::copies_wait<0>();
+    }
+    few_barrier();
     if (thread == 0) m.ring.note_rows();
     const uint32_t base = device::shared_address(m.rows + device::lane() / 8 * 16);
-    const bool own = device::lane() % 8 == 0;
-    run_units(m.ring, count, 1, m.sums, [&](int unit, const uint8_t* place, float (&d)[4]) {
-      const int at = own ? unit >> block_bits : entries;
-      multiply_fp8(place, base + static_cast<uint32_t>(at * m.row_bytes + (unit & (blocks - 1)) * kBlockK * 2), d);
+    const int column = device::lane() % 8;
+    run_units(m.ring, count, [&](int unit, const uint8_t* place) {
+      const int entry = unit >> block_bits;
+      const int block = unit & (blocks - 1);
+      const int columns = entry == routed ? args.rows : 1;
+      const int at = column < columns ? entry + column : entries;
+      float d[4];
+      multiply_fp8(place, base + static_cast<uint32_t>(at * m.row_bytes + block * kBlockK * 2), d);
+      keep_unit(m.sums + ((entry << block_bits) + block * columns) * kStripRows, columns, d);
     });
   }
   device::copies_wait<0>();
   __syncthreads();
   // Every entry's dot by itself, where its first sum stood; then those of a row, weighed, in ascending order.
+  const auto first_sum = [&](int entry) {
+    return m.sums + (entry < routed ? entry << block_bits : (routed << block_bits) + entry - routed) * kStripRows + row;
+  };
 #pragma unroll 1
   for (int entry = r; entry < entries; entry += kFewThreads / kStripRows) {
-    float* of = m.sums + entry * blocks * kStripRows + row;
-    *of = join_units(of, kStripRows, m.scales + entry * blocks * 2 + row / 8, blocks);
+    float* of = first_sum(entry);
+    *of = join_units(of, (entry < routed ? 1 : args.rows) * kStripRows,
+                     m.scales + (min(entry, routed) << block_bits) * 2 + row / 8, blocks);
   }
   __syncthreads();
   if (!writes) return;
   float sum = 0;
 #pragma unroll 2
-  for (int slot = 0; slot < slots; ++slot) {
-    const int entry = r * slots + slot;
-    sum = fmaf(routes.weights[entry], m.sums[entry * blocks * kStripRows + row], sum);
+  for (int slot = 0; slot < args.top_k; ++slot) {
+    const int entry = r * args.top_k + slot;
+    sum = fmaf(routes.weights[entry], *first_sum(entry), sum);
   }
+  if (args.shared != 0) sum = fmaf(routes.weights[routed + r], *first_sum(routed + r), sum);
   *y = before + sum;
 }
 

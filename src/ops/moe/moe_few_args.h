@@ -10,6 +10,13 @@ namespace weir {
 inline constexpr int32_t kFewMoeRows = 8;
 inline constexpr int32_t kFewSlots = 16;  // of a row, the shared expert's among them
 
+// The rows' experts, each row's in ascending order, the shared one behind them; weights of the rows' entries, those of
+// the shared expert behind them.
+struct FewRoutes {
+  int32_t experts[kFewMoeRows * kFewSlots];  // [rows][top_k], without gaps, then the shared one
+  float weights[kFewMoeRows * kFewSlots];    // [rows][top_k], then [rows]
+};
+
 // As GpuExpertsArgs of moe_packed_args.h; the weights of expert e lie e * stride bytes behind those of expert 0.
 struct GpuFewExpertsArgs {
   const uint8_t* gate_up = nullptr;
@@ -19,8 +26,8 @@ struct GpuFewExpertsArgs {
   int64_t stride = 0;
   const float* router = nullptr;  // [rows][X + shared]
   const uint16_t* x = nullptr;    // [rows][D], f16
-  uint16_t* hidden = nullptr;     // [rows][top_k + shared][F], f16
-  uint8_t* routes = nullptr;      // of experts_some(): some_routes_bytes()
+  uint16_t* hidden = nullptr;     // f16: [rows][top_k][F], then the shared expert's [rows][F]; see experts_few()
+  uint8_t* routes = nullptr;      // of experts_some(): some_routes_bytes(); of experts_few(): FewRoutes
   float* y = nullptr;
   int64_t y_stride = 0;
   int32_t add = 1;
@@ -34,6 +41,8 @@ struct GpuFewExpertsArgs {
   int32_t ring_bytes = 0;  // of the kernel's weights on their way; filled in
   int32_t under_way = 0;   // chunks of eight units at a time; the same
   int32_t items_max = 0;   // strips of a block of the first kernel; filled in
+  int32_t ahead = 0;       // entries of the second kernel whose weights the first one asks for; the same
+  int32_t hands_on = 0;    // whether the second kernel has its routes from the first one's; the same
 };
 
 }  // namespace weir

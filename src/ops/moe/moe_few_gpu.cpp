@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kBarrier = 8;
+constexpr int64_t kAhead = 16;     // entries: 16 MiB of experts of 512 x 2,048, which a few microseconds bring
 constexpr int64_t kStatic = 1024;  // shared memory that the kernels have beside what is asked for
 
 bool power_of_two(int64_t n) {
@@ -35,8 +36,12 @@ device::Grid gate_up_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
   args->items_max = static_cast<int32_t>((items(*args) + grid - 1) / grid);
   const int64_t units = args->items_max * int64_t{args->d / kBlockK};
   args->under_way = 6;
+  args->ahead = static_cast<int32_t>(std::min<int64_t>(args->rows * args->top_k, kAhead));
+  constexpr int64_t kSlot = kFewWarps * kFewUnitBytes;
   const int64_t fixed = fixed_bytes(args->rows, args->d, units);
-  args->ring_bytes = few_ring_bytes(units, kFewWarps * kFewUnitBytes, info.shared_bytes_max - kStatic - fixed);
+  // Of a few rows: what is under way and no more, so that the block fits beside those of the kernel before.
+  const int64_t most = args->rows > 1 && args->rows <= 4 ? args->under_way * kSlot : kFewRingMax;
+  args->ring_bytes = few_ring_bytes(units, kSlot, std::min(most, info.shared_bytes_max - kStatic - fixed));
   return few_grid(grid, args->ring_bytes + fixed, true);
 }
 
@@ -138,6 +143,9 @@ void experts_few(Gpu& gpu, GpuFewExpertsArgs args) {
              args.experts, args.d, args.f);
   // A lane looks at 8 or 16 experts.
   const bool many = args.experts > 256;
+  // Blocks of one or two rows stand beside the kernel before and have the time to work them out.
+  args.hands_on = args.rows > 2 ? 1 : 0;
+  WEIR_CHECK(args.hands_on == 0 || args.routes != nullptr, "{} rows without memory for their routes", args.rows);
   const device::Grid up = gate_up_grid(gpu, &args);
   gpu.launch(many ? "weir_few_gate_up_many" : "weir_few_gate_up", up, args);
   const device::Grid down = down_grid(gpu, &args);

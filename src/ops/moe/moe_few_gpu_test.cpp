@@ -6,6 +6,7 @@
 #include "ops/linear/linear_few_gpu.h"
 #include "ops/linear/packed_test_tools.h"
 #include "ops/moe/moe_packed_gpu.h"
+#include "ops/norm/norm_rows_gpu.h"
 
 namespace weir {
 namespace {
@@ -92,8 +93,9 @@ class MoeFew : public GpuTest {
           front.x_stride = c.d;
           front.k = static_cast<int32_t>(c.d);
           front.rows = rows;
-          front.outputs[front.count++] = {m.mlps.back().gate_up, hidden.data() + c.top_k * c.f, slots * c.f,
-                                          kPackedSwiglu, kOperandF16};
+          front.outputs[front.count++] = {m.mlps.back().gate_up,
+                                          hidden.data() + (which == 0 ? 1 : rows) * c.top_k * c.f,
+                                          which == 0 ? slots * c.f : c.f, kPackedSwiglu, kOperandF16};
           linear_packed(g, front);
         }
         if (which == 0) {
@@ -161,7 +163,9 @@ class MoeFew : public GpuTest {
     for (const int32_t rows : row_counts) {
       OnDevice<float> x = upload(normal_values(static_cast<size_t>(rows * kK), 2, 4));
       OnDevice<float> norm = upload(normal_values(kK, 0.1F, 5));
-      const auto run = [&](bool few) {
+      // By the general kernels, by those of few rows, and by the latter with rows that were normed before.
+      enum class By { kGeneral, kFew, kFewNormed };
+      const auto run = [&](By by) {
         OnDevice<float> a = zeros<float>(static_cast<size_t>(rows * n));
         OnDevice<float> b = zeros<float>(static_cast<size_t>(rows) * 33);
         OnDevice<float> c = zeros<float>(static_cast<size_t>(rows * head_n));
@@ -173,9 +177,25 @@ class MoeFew : public GpuTest {
           args->k = kK;
           args->rows = rows;
         };
-        if (few) {
+        OnDevice<uint16_t> bf16_rows = zeros<uint16_t>(static_cast<size_t>(rows * kK));
+        OnDevice<uint16_t> f16_rows = zeros<uint16_t>(static_cast<size_t>(rows * kK));
+        if (by != By::kGeneral) {
           GpuFewArgs args;
           fill(&args);
+          if (by == By::kFewNormed) {
+            GpuNormRowsArgs before;
+            before.x = x.data();
+            before.x_stride = kK;
+            before.weight = norm.data();
+            before.size = kK;
+            before.eps = args.eps;
+            before.bf16 = bf16_rows.data();
+            before.f16 = f16_rows.data();
+            norm_rows(g, before, rows);
+            args.norm = nullptr;
+            args.x_bf16 = bf16_rows.data();
+            args.x_f16 = f16_rows.data();
+          }
           args.outputs[0] = {fp8.packed, a.data(), n, kPackedStore, 0};
           args.outputs[1] = {bf16.packed, b.data(), 33, kPackedStore, 0};
           args.count = 2;
@@ -208,7 +228,9 @@ class MoeFew : public GpuTest {
         all.insert(all.end(), third.begin(), third.end());
         return all;
       };
-      EXPECT_EQ(run(true), run(false)) << rows << " rows";
+      const auto general = run(By::kGeneral);
+      EXPECT_EQ(run(By::kFew), general) << rows << " rows";
+      EXPECT_EQ(run(By::kFewNormed), general) << rows << " rows, normed before";
     }
   }
 };

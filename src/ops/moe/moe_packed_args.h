@@ -31,8 +31,8 @@ constexpr int64_t routes_bytes(int rows, int experts, int top_k) {
 // Routing: p = softmax over the X logits of a row; the top_k largest (ties: the lower index; NaN behind everything),
 // weights that sum to 1. A row's slots are its experts in ascending index, the shared expert (weight sigmoid of logit
 // X) behind them. hidden[row][slot][F] = SiLU(gate x) * up x; the shared expert's is there already. x and hidden are in
-// operand_type(format). y[row] (+)=
-// sum over slots, ascending, of weight * down(hidden), from zero.
+// operand_type(format), the shared expert's hidden in operand_type(shared_format). y[row] (+)= sum over slots,
+// ascending, of weight * down(hidden), from zero.
 struct GpuExpertsArgs {
   const GpuPackedMlp* table = nullptr;  // [X], then the shared expert
   const float* router = nullptr;        // [rows][X + shared]
@@ -47,14 +47,29 @@ struct GpuExpertsArgs {
   int32_t shared = 0;  // 1: there is a shared expert
   int32_t d = 0;
   int32_t f = 0;
-  int32_t format = kGpuFp8Block;  // of all experts
-  PackedRing ring;                // filled in
+  int32_t format = kGpuFp8Block;         // of the routed experts
+  int32_t shared_format = kGpuFp8Block;  // of the shared one; anything where there is none
+  PackedRing ring;                       // filled in
 };
 
 // Units of a stage of `down`: whole dot products.
 constexpr int32_t experts_down_units(const GpuExpertsArgs& args, int32_t units) {
   const int32_t few = packed_stage_units(args.format, units);
   return few * kBlockK >= args.f ? few : units;
+}
+// Whether the shared expert is stored otherwise than the routed ones: then each of its entries has a stage of its own.
+constexpr bool experts_apart(const GpuExpertsArgs& args) {
+  return args.shared != 0 && args.shared_format != args.format;
+}
+constexpr int32_t experts_down_strip_bytes(const GpuExpertsArgs& args, int32_t format) {
+  return args.f / kTileK * packed_tile_bytes(format);
+}
+// Of a stage of `down`: what lies before the rows of hidden.
+constexpr int32_t experts_down_weight_bytes(const GpuExpertsArgs& args, int32_t units) {
+  const int32_t routed = experts_down_units(args, units) * packed_unit_bytes(args.format);
+  const int32_t blocks = (args.f / kTileK + 1) / 2;
+  const int32_t shared = experts_apart(args) ? blocks * packed_unit_bytes(args.shared_format) : 0;
+  return routed > shared ? routed : shared;
 }
 
 }  // namespace weir

@@ -5,19 +5,25 @@
 
 namespace weir {
 
-// A block's strips, and of each the entries; a stage holds whole dot products of as many entries as fit.
+// A block's strips, and of each the entries; a stage holds whole dot products of as many entries as fit, or of one
+// entry of a shared expert that is stored otherwise.
 struct DownWalk {
   const RouteEntry* entry_list;
   const EntryWeights* weights;
   int entries;
+  int like;  // entries stored like the first: those behind them are the shared expert's
   int strip_tiles;
-  int together;  // entries of a stage
+  int together;  // of those, in a stage
   int strip;
   int end;
   int entry = 0;
 
   WEIR_DEVICE DownWalk(const GpuExpertsArgs& args, const RouteEntry* e, const EntryWeights* w, int count)
-      : entry_list(e), weights(w), entries(count), strip_tiles(args.f / kTileK) {
+      : entry_list(e),
+        weights(w),
+        entries(count),
+        like(experts_apart(args) ? count - route_words(args.rows) : count),
+        strip_tiles(args.f / kTileK) {
     together = experts_down_units(args, args.ring.units) / blocks();
     const auto strips = static_cast<unsigned>((args.d + kStripRows - 1) / kStripRows);
     strip = static_cast<int>(strips * blockIdx.x / gridDim.x);
@@ -25,24 +31,38 @@ struct DownWalk {
   }
   WEIR_DEVICE int blocks() const { return (strip_tiles + 1) / 2; }
   WEIR_DEVICE bool more() const { return strip < end; }
-  WEIR_DEVICE bool last() const { return entry + together >= entries; }
+  WEIR_DEVICE bool apart() const { return entry >= like; }
+  WEIR_DEVICE bool last() const { return entry + count() >= entries; }
   WEIR_DEVICE void next() {
-    entry += together;
+    entry += count();
     if (entry >= entries) {
       entry = 0;
       ++strip;
     }
   }
-  WEIR_DEVICE int count() const { return min(together, entries - entry); }
+  WEIR_DEVICE int count() const { return apart() ? 1 : min(together, like - entry); }
   WEIR_DEVICE int units() const { return count() * blocks(); }
   WEIR_DEVICE const float* scale(int i) const {
     const int e = i / (2 * blocks());
     const float* scales = weights[entry + e].scales;
     return scales == nullptr ? nullptr : scales + (strip - e) * blocks() * 2 + i;
   }
+  // From the first stage of a strip, or the first of its entries that are stored otherwise: the stages of one format.
   WEIR_DEVICE PackedRun run() const {
-    const int a_strip = (entries + together - 1) / together;
-    return {(end - strip) * a_strip, a_strip, together * blocks(), (entries - (a_strip - 1) * together) * blocks()};
+    if (apart()) return {entries - like, 1, blocks(), blocks()};
+    const int a_strip = (like + together - 1) / together;
+    const int strips = like < entries ? 1 : end - strip;
+    return {strips * a_strip, a_strip, together * blocks(), (like - (a_strip - 1) * together) * blocks()};
+  }
+  WEIR_DEVICE void next_run() {
+    if (like == entries) {
+      strip = end;
+    } else if (apart()) {
+      entry = 0;
+      ++strip;
+    } else {
+      entry = like;
+    }
   }
 };
 
@@ -51,15 +71,11 @@ struct DownPipe {
   const GpuExpertsArgs& args;
   const Pipe& pipe;
   int columns;
-  int strip_bytes;
   int hidden;  // offset in a slot
 
   WEIR_DEVICE DownPipe(const GpuExpertsArgs& a, const Pipe& p)
-      : args(a),
-        pipe(p),
-        columns(min(a.rows, 8)),
-        strip_bytes(a.f / kTileK * packed_tile_bytes(a.format)),
-        hidden(experts_down_units(a, a.ring.units) * packed_unit_bytes(a.format)) {}
+      : args(a), pipe(p), columns(min(a.rows, 8)), hidden(experts_down_weight_bytes(a, a.ring.units)) {}
+  WEIR_DEVICE int format(const DownWalk& walk) const { return walk.apart() ? args.shared_format : args.format; }
   WEIR_DEVICE int row(int entry, int column) const {
     return hidden + (entry * columns + column) * packed_row_bytes(args.f);
   }
@@ -68,6 +84,7 @@ struct DownPipe {
   WEIR_DEVICE void bring_weights(const DownWalk& walk, RingPlace at) const {
     const int lane = device::lane();
     const bool mine = lane < walk.count();
+    const int strip_bytes = experts_down_strip_bytes(args, format(walk));
     const unsigned rows = __reduce_add_sync(device::kAllLanes, mine ? walk.entry_list[walk.entry + lane].count : 0U);
     device::Barrier* filled = &pipe.weights.filled[at.slot];
     if (lane == 0) {
@@ -118,26 +135,28 @@ WEIR_DEVICE void bring_down(const DownPipe& down, DownWalk walk) {
   }
 }
 
-WEIR_DEVICE void multiply_down(const DownPipe& down, const DownWalk& walk) {
-  const GpuExpertsArgs& args = down.args;
+WEIR_DEVICE void multiply_down(const DownPipe& down, DownWalk walk) {
   const int blocks = walk.blocks();
-  OwnUnit own[2];
-  uint32_t columns[2][1];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int u = device::warp() + i * kPackedWarps;
-    const int e = min(u / blocks, walk.together - 1);
-    const int block = u % blocks;
-    const int row = down.row(e, min(device::lane() % 8, down.columns - 1));
-    own[i] = {e * down.strip_bytes + block * packed_unit_bytes(args.format),
-              walk.strip_tiles % 2 != 0 && block == blocks - 1, false};
-    columns[i][0] = column_address(down.pipe.data + row, 0, 0, block * kBlockK);
-  }
   RingPlace at;
   RingPlace to;
-  with_packed_format(args.format, [&]<int kFormat>() {
-    multiply_run<kFormat, 1, true>(down.pipe, at, to, walk.run(), own, columns, 0);
-  });
+  for (; walk.more(); walk.next_run()) {
+    const int format = down.format(walk);
+    const int together = walk.apart() ? 1 : walk.together;
+    OwnUnit own[2];
+    uint32_t columns[2][1];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int u = device::warp() + i * kPackedWarps;
+      const int e = min(u / blocks, together - 1);
+      const int block = u % blocks;
+      const int row = down.row(e, min(device::lane() % 8, down.columns - 1));
+      own[i] = {e * experts_down_strip_bytes(down.args, format) + block * packed_unit_bytes(format),
+                walk.strip_tiles % 2 != 0 && block == blocks - 1, false};
+      columns[i][0] = column_address(down.pipe.data + row, 0, 0, block * kBlockK);
+    }
+    with_packed_format(
+        format, [&]<int kFormat>() { multiply_run<kFormat, 1, true>(down.pipe, at, to, walk.run(), own, columns, 0); });
+  }
 }
 
 // Warp j of those that join holds rows 8j .. 8j + 7 of the strip, so that an output stays in one warp. Lane l has row l

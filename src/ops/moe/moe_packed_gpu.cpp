@@ -67,7 +67,8 @@ void experts_packed(Gpu& gpu, const GpuExpertsArgs& args) {
       routing_bytes(args) + int64_t{args.rows} * 2 * kStripRows * 4,
       [&](int units) {
         const int here = experts_down_units(args, units);
-        return here < blocks ? 0 : here * unit_bytes + here / blocks * columns * packed_row_bytes(args.f);
+        if (here < blocks) return 0;
+        return experts_down_weight_bytes(args, units) + here / blocks * columns * packed_row_bytes(args.f);
       },
       args);
 }

@@ -21,7 +21,7 @@ struct Experts {
 
 class MoePacked : public GpuTest {
  protected:
-  Experts make(int64_t d, int64_t f, int32_t experts, int32_t top_k, int32_t format) {
+  Experts make(int64_t d, int64_t f, int32_t experts, int32_t top_k, int32_t routed_format, int32_t shared_format) {
     Experts m;
     m.d = d;
     m.f = f;
@@ -30,6 +30,7 @@ class MoePacked : public GpuTest {
     std::vector<GpuPackedMlp> table;
     for (int32_t e = 0; e <= experts; ++e) {
       const auto seed = static_cast<uint64_t>(10 * e);
+      const int32_t format = e < experts ? routed_format : shared_format;
       m.gate.push_back(random_matrix(f, d, format, seed + 1));
       m.up.push_back(random_matrix(f, d, format, seed + 2));
       m.down.push_back(random_matrix(d, f, format, seed + 3));
@@ -41,25 +42,32 @@ class MoePacked : public GpuTest {
     return m;
   }
 
+  Experts make(int64_t d, int64_t f, int32_t experts, int32_t top_k, int32_t format) {
+    return make(d, f, experts, top_k, format, format);
+  }
+
   // y of rows x (in the operand type) with these router logits [rows][experts + 1].
-  std::vector<float> run(const Experts& m, const std::vector<float>& x, const std::vector<float>& logits, int32_t rows,
-                         int32_t format, std::vector<float>* hidden_out = nullptr) {
-    const int32_t type = operand_type(format);
-    OnDevice<uint16_t> in = upload(to_operand(x, type));
+  std::vector<float> run(const Experts& m, const std::vector<float>& x, const std::vector<float>& logits,
+                         int32_t rows) {
+    const int32_t format = m.down.front().format;
+    const int32_t shared_format = m.down.back().format;
+    const int32_t shared_type = operand_type(shared_format);
+    OnDevice<uint16_t> in = upload(to_operand(x, operand_type(format)));
+    OnDevice<uint16_t> shared_in = upload(to_operand(x, shared_type));
     OnDevice<float> router = upload(logits);
     const int64_t slots = m.top_k + 1;
     OnDevice<uint16_t> hidden = zeros<uint16_t>(static_cast<size_t>(rows * slots * m.f));
     OnDevice<float> y = zeros<float>(static_cast<size_t>(rows * m.d));
     Gpu g = gpu();
     GpuPackedLinearArgs shared;
-    shared.x_bf16 = in.data();
-    shared.x_f16 = in.data();
+    shared.x_bf16 = shared_in.data();
+    shared.x_f16 = shared_in.data();
     shared.x_stride = m.d;
     shared.k = static_cast<int32_t>(m.d);
     shared.rows = rows;
     shared.count = 1;
     shared.outputs[0] = {m.gate_up_packed.back().packed, hidden.data() + m.top_k * m.f, slots * m.f, kPackedSwiglu,
-                         type};
+                         shared_type};
     linear_packed(g, shared);
     GpuExpertsArgs args;
     args.table = m.table.data();
@@ -75,15 +83,14 @@ class MoePacked : public GpuTest {
     args.d = static_cast<int32_t>(m.d);
     args.f = static_cast<int32_t>(m.f);
     args.format = format;
+    args.shared_format = shared_format;
     experts_packed(g, args);
-    if (hidden_out != nullptr) *hidden_out = from_operand(hidden.read(), type);
     return y.read();
   }
 
-  // The same in float64, with hidden values rounded to the operand type.
+  // The same in float64, with hidden values rounded to the operand type of their expert.
   static std::vector<float> reference(const Experts& m, const std::vector<float>& x, const std::vector<float>& logits,
                                       int32_t rows) {
-    const int32_t type = operand_type(m.down.front().format);
     std::vector<float> y;
     const auto width = static_cast<size_t>(m.experts + 1);
     for (int32_t r = 0; r < rows; ++r) {
@@ -103,7 +110,8 @@ class MoePacked : public GpuTest {
         std::vector<float> h = reference_product(row, m.gate[static_cast<size_t>(e)]);
         const std::vector<float> u = reference_product(row, m.up[static_cast<size_t>(e)]);
         for (size_t i = 0; i < h.size(); ++i) h[i] = h[i] / (1 + std::exp(-h[i])) * u[i];
-        const std::vector<float> out = reference_product(rounded(h, type), m.down[static_cast<size_t>(e)]);
+        const TestMatrix& down = m.down[static_cast<size_t>(e)];
+        const std::vector<float> out = reference_product(rounded(h, operand_type(down.format)), down);
         for (size_t i = 0; i < total.size(); ++i) total[i] += weight * static_cast<double>(out[i]);
       }
       for (const double t : total) y.push_back(static_cast<float>(t));
@@ -130,9 +138,31 @@ TEST_F(MoePacked, EqualsTheExpertsOneByOne) {
         const std::vector<float> x =
             rounded(normal_values(static_cast<size_t>(rows * c.d), 1, 21), operand_type(format));
         const std::vector<float> logits = normal_values(static_cast<size_t>(rows * (c.experts + 1)), 2, 22);
-        const double difference = relative_difference(run(m, x, logits, rows, format), reference(m, x, logits, rows));
+        const double difference = relative_difference(run(m, x, logits, rows), reference(m, x, logits, rows));
         EXPECT_LT(difference, 2e-3) << "format " << format << ", " << c.experts << " experts, d " << c.d << ", f "
                                     << c.f << ", rows " << rows;
+      }
+    }
+  }
+}
+
+// As published: experts of MXFP4 beside a shared one of BF16.
+TEST_F(MoePacked, TheSharedExpertMayBeStoredOtherwise) {
+  constexpr int32_t kFormats[][2] = {{kGpuMxfp4, kGpuBf16},
+                                     {kGpuBf16, kGpuMxfp4},
+                                     {kGpuFp8Block, kGpuBf16},
+                                     {kGpuMxfp4, kGpuFp8Block},
+                                     {kGpuFp8Row, kGpuFp8Block}};
+  for (const auto& [format, shared] : kFormats) {
+    for (const Case& c : kCases) {
+      if (c.experts > 100) continue;
+      const Experts m = make(c.d, c.f, c.experts, c.top_k, format, shared);
+      for (const int32_t rows : {1, 4, 8, 9, 64}) {
+        const std::vector<float> x = rounded(normal_values(static_cast<size_t>(rows * c.d), 1, 61), kOperandBf16);
+        const std::vector<float> logits = normal_values(static_cast<size_t>(rows * (c.experts + 1)), 2, 62);
+        const double difference = relative_difference(run(m, x, logits, rows), reference(m, x, logits, rows));
+        EXPECT_LT(difference, 2e-3) << "formats " << format << " and " << shared << ", " << c.experts << " experts, d "
+                                    << c.d << ", f " << c.f << ", rows " << rows;
       }
     }
   }
@@ -142,12 +172,12 @@ TEST_F(MoePacked, ARowHasTheSameBitsAmongOthers) {
   const Experts m = make(256, 128, 16, 4, kGpuFp8Block);
   const std::vector<float> x = rounded(normal_values(64 * 256, 1, 31), kOperandF16);
   const std::vector<float> logits = normal_values(64 * 17, 2, 32);
-  const std::vector<float> all = run(m, x, logits, 64, kGpuFp8Block);
+  const std::vector<float> all = run(m, x, logits, 64);
   for (const int32_t rows : {1, 5, 8}) {
     for (const int32_t first : {0, 17, 56}) {
       const std::vector<float> some(x.begin() + first * 256, x.begin() + (first + rows) * 256);
       const std::vector<float> of(logits.begin() + first * 17, logits.begin() + (first + rows) * 17);
-      const std::vector<float> y = run(m, some, of, rows, kGpuFp8Block);
+      const std::vector<float> y = run(m, some, of, rows);
       EXPECT_TRUE(std::equal(y.begin(), y.end(), all.begin() + first * 256)) << rows << " rows from " << first;
     }
   }
@@ -158,10 +188,10 @@ TEST_F(MoePacked, TiesGoToTheLowerIndexAndNansComeLast) {
   const std::vector<float> x = rounded(normal_values(128, 1, 41), kOperandBf16);
   const std::vector<float> tied = {1, 3, 3, 3, 0, 1, 0};
   std::vector<float> clear = {-9, 3, 3, -9, -9, -9, 0};
-  EXPECT_EQ(run(m, x, tied, 1, kGpuBf16), run(m, x, clear, 1, kGpuBf16));
+  EXPECT_EQ(run(m, x, tied, 1), run(m, x, clear, 1));
   const std::vector<float> nan = {NAN, 3, -INFINITY, NAN, -5, -8, 0};
   clear = {-9, 3, -9, -9, -5, -9, 0};
-  EXPECT_EQ(run(m, x, nan, 1, kGpuBf16), run(m, x, clear, 1, kGpuBf16));
+  EXPECT_EQ(run(m, x, nan, 1), run(m, x, clear, 1));
 }
 
 // A layer of the 35B model, twice, so that the second-level cache does not serve the weights.

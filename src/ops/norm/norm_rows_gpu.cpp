@@ -1,6 +1,7 @@
 #include "ops/norm/norm_rows_gpu.h"
 
 #include "base/check.h"
+#include "ops/linear/few_share.h"
 
 namespace weir {
 
@@ -19,6 +20,7 @@ void norm_rows(Gpu& gpu, GpuNormRowsArgs args, int64_t rows) {
     gpu.launch(args.size == 1024 ? "weir_norm_rows_many_1024" : "weir_norm_rows_many_2048", grid, args);
     return;
   }
+  if (rows <= kFewRows) grid.shared_split = kFewSplit;
   grid.x = rows;
   grid.threads = 256;
   gpu.launch("weir_norm_rows", grid, args);
