@@ -60,7 +60,7 @@ void report_decode(const Options& options, int64_t streams, const Measured& meas
       static_cast<double>(machine.working_set_bytes) / 1e6, reading_s * 1e3, 100.0 * reading_s / step_s);
 }
 
-void report_prefill(const Options& options, const Measured& prefill, const StepCost& cost,
+void report_prefill(const Options& options, const ModelConfig& config, const Measured& prefill, const StepCost& cost,
                     const MachineLimits& machine) {
   const double gflops = 2.0 * cost.prompt_macs(options.prompt_tokens) / prefill.first_token_s / 1e9;
   const double rate = static_cast<double>(options.prompt_tokens) / prefill.first_token_s;
@@ -68,8 +68,9 @@ void report_prefill(const Options& options, const Measured& prefill, const StepC
   if (options.json) {
     fmt::print(
         "{{\"what\": \"machine\", \"threads\": {}, \"fma_gflops\": {:.1f}, \"read_gbs\": {:.1f}, "
-        "\"working_set_bytes\": {}}}\n",
-        machine.threads, machine.fma_gflops, machine.read_gbs, machine.working_set_bytes);
+        "\"working_set_bytes\": {}, \"kv_format\": \"{}\"}}\n",
+        machine.threads, machine.fma_gflops, machine.read_gbs, machine.working_set_bytes,
+        config.kv_format == KvFormat::kFp8 ? "FP8" : "F32");
     fmt::print(
         "{{\"what\": \"prefill\", \"tokens\": {}, \"tokens_s\": {:.1f}, \"gflops\": {:.1f}, \"percent_of_peak\": "
         "{:.1f}}}\n",
@@ -95,7 +96,7 @@ Status bench_cpu(const Options& options, const std::vector<int64_t>& streams, co
   WEIR_ASSIGN_OR_RETURN(const auto host, EngineHost::start(options, model));
   WEIR_ASSIGN_OR_RETURN(const Measured prefill,
                         best_streams(*host, *model, options.repeats, {1, options.prompt_tokens, 2}));
-  report_prefill(options, prefill, cost, machine);
+  report_prefill(options, on_cpu.config, prefill, cost, machine);
   double one_stream = 0;
   for (const int64_t count : streams) {
     WEIR_ASSIGN_OR_RETURN(const Measured measured,
@@ -108,6 +109,7 @@ Status bench_cpu(const Options& options, const std::vector<int64_t>& streams, co
     }
     // The working set of many steps: all weights, and the state and KV that the streams bring.
     const int64_t own = cost.state_bytes + measured.context * cost.context_bytes;
+    host->settle();  // it uses the threads that the measurement needs
     const MachineLimits limits = measure_machine(*on_cpu.cpu, on_cpu.weights.bytes() + count * own);
     report_decode(options, count, measured, cost, limits, one_stream);
   }

@@ -1,5 +1,6 @@
 #include "cli/host.h"
 
+#include <chrono>
 #include <random>
 
 namespace weir {
@@ -26,6 +27,10 @@ Result<std::unique_ptr<EngineHost>> EngineHost::start(const Options& options, Lo
   host->engine_ = std::make_unique<Engine>(std::move(engine));
   host->thread_ = std::thread([raw = host.get()] { raw->engine_->run(raw->stop_); });
   return host;
+}
+
+void EngineHost::settle() {
+  while (client().stats().steps_in_flight > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
 EngineHost::~EngineHost() {

@@ -21,6 +21,9 @@ class EngineHost {
   ~EngineHost();
 
   EngineClient client() { return engine_->client(); }
+  // Waits until no step is under way, when all sequences have ended: their last step may have others behind it. The
+  // model's threads are free then.
+  void settle();
   const Clock& clock() const { return clock_; }
   const ModelRunner& runner() const { return *runner_; }
 

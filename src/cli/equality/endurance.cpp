@@ -1,6 +1,7 @@
 #include "cli/equality/endurance.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <vector>
 
@@ -41,30 +42,48 @@ World world_of(Model* model) {
   return world;
 }
 
+struct Round {
+  uint8_t drafted;
+  uint8_t accepted;
+};
+
+void add(const Round& round, Tenth* tenth) {
+  tenth->drafted += round.drafted;
+  tenth->accepted += round.accepted;
+}
+
 }  // namespace
 
-Endurance run_endurance(Model* model, int64_t rounds, const Deadline& deadline) {
+bool Endurance::decays() const {
+  const Tenth& first = by_age.front();
+  const Tenth& last = by_age.back();
+  if (first.drafted == 0 || last.drafted == 0) return true;
+  const auto variance = [](const Tenth& tenth) {
+    return tenth.rate() * (1 - tenth.rate()) / static_cast<double>(tenth.drafted);
+  };
+  constexpr double kLess = 0.01;
+  constexpr double kDeviations = 5;  // many: the drafts of a round do not hold by chances of their own
+  return last.rate() < first.rate() - std::max(kLess, kDeviations * std::sqrt(variance(first) + variance(last)));
+}
+
+Endurance run_endurance(Model* model, int64_t rounds, const Deadline& deadline, uint64_t first) {
   Endurance out;
+  std::vector<Round> ran;  // how many it will be is known at the end
   Served served(model, world_of(model));
   served.watch([&](const SequenceWork& work, const SequenceResult& yielded) {
     if (yielded.drafted_count == 0) return;
-    const auto add = [&](Tenth* tenth) {
-      tenth->drafted += yielded.drafted_count;
-      tenth->accepted += yielded.token_count - 1;
-    };
-    add(&out.by_age[static_cast<size_t>(std::min<int64_t>(9, out.rounds * 10 / rounds))]);
-    add(&out.by_position[static_cast<size_t>(std::min<int64_t>(9, work.position * 10 / kTokens))]);
-    ++out.rounds;
+    ran.push_back({static_cast<uint8_t>(yielded.drafted_count), static_cast<uint8_t>(yielded.token_count - 1)});
+    add(ran.back(), &out.by_position[static_cast<size_t>(std::min<int64_t>(9, work.position * 10 / kTokens))]);
   });
   EngineClient client = served.client();
-  uint64_t seed = 0;
+  uint64_t seed = first;
   std::vector<std::vector<TokenId>> conversations(kAtOnce);
   std::map<SequenceId, size_t> open;
   const auto go_on = [&](size_t which) {
     auto& tokens = conversations[which];
     if (static_cast<int64_t>(tokens.size()) + kTurnTokens > kTokens) tokens.clear();
     tokens.insert(tokens.end(), kTurn.begin(), kTurn.end());
-    open[served.submit(tokens, sampling_of(++seed), {}, 0)] = which;
+    open[served.submit(tokens, sampling_of(seed++), {}, 0)] = which;
   };
   // They begin at different lengths, so that the tenths of the steps are of sequences of all lengths.
   for (size_t i = 0; i < conversations.size(); ++i) {
@@ -79,9 +98,11 @@ Endurance run_endurance(Model* model, int64_t rounds, const Deadline& deadline) 
       conversations[which].insert(conversations[which].end(), event.tokens.begin(), event.tokens.end());
       if (event.header.finish == FinishReason::kNone) continue;
       open.erase(event.header.id);
-      if (out.rounds < rounds && !deadline.passed()) go_on(which);
+      if (std::ssize(ran) < rounds && !deadline.passed()) go_on(which);
     }
   }
+  for (size_t i = 0; i < ran.size(); ++i) add(ran[i], &out.by_age[i * 10 / ran.size()]);
+  out.rounds = std::ssize(ran);
   out.steps = served.passed().steps;
   return out;
 }

@@ -54,15 +54,51 @@ TEST(Endurance, AcceptanceDoesNotDecay) {
   }
 }
 
+// Of a run that ends for want of time, the tenths are those of what ran.
+TEST(Endurance, IsJudgedByWhatRanInTheTime) {
+  auto model = load_golden_model(golden_with_drafts(), 4096);
+  ASSERT_TRUE(model.ok()) << model.error().text();
+  const Endurance out = run_endurance(model->get(), 1'000'000'000, Deadline(1));
+  EXPECT_LT(out.rounds, 1'000'000'000);
+  for (const Tenth& tenth : out.by_age) EXPECT_GT(tenth.drafted, 0);
+  EXPECT_FALSE(out.decays());
+}
+
+TEST(Endurance, DecaysByMoreThanAHundredthAndMoreThanChance) {
+  const auto decays = [](int64_t drafted, int64_t first, int64_t last) {
+    Endurance out;
+    out.by_age.front() = {drafted, first};
+    out.by_age.back() = {drafted, last};
+    return out.decays();
+  };
+  EXPECT_FALSE(decays(300'000, 99'000, 97'000));
+  EXPECT_TRUE(decays(300'000, 99'000, 95'000));
+  EXPECT_FALSE(decays(300'000, 95'000, 99'000));
+  EXPECT_FALSE(decays(300, 99, 70));
+  EXPECT_TRUE(decays(300, 99, 20));
+  EXPECT_TRUE(decays(0, 0, 0));
+}
+
 #else
 
+// Without a bug this program finds nothing: what it finds is the bugs.
+TEST(Planted, NothingIsFoundWhereNothingIsPlanted) {
+  auto model = load_golden_model("next", 4096);
+  ASSERT_TRUE(model.ok()) << model.error().text();
+  Judge judge(model->get());
+  Reach reach{};
+  for (uint64_t seed = 1; seed < kBlockSchedules / 4; ++seed) {
+    ASSERT_EQ(judge.run(seed, &reach), std::vector<std::string>()) << "seed " << seed;
+  }
+}
+
 // Each bug must change what some request sees, within a block or two.
-class Planted : public testing::TestWithParam<PlantedBug> {
+class PlantedBugs : public testing::TestWithParam<PlantedBug> {
  protected:
   void TearDown() override { planted_bug = PlantedBug::kNone; }
 };
 
-TEST_P(Planted, IsFound) {
+TEST_P(PlantedBugs, AreFound) {
   auto model = load_golden_model("next", 4096);
   ASSERT_TRUE(model.ok()) << model.error().text();
   Judge judge(model->get());
@@ -76,7 +112,7 @@ TEST_P(Planted, IsFound) {
 
 // Others cannot be seen here: what a tenant finds of another is the same text, and no state is behind a token that was
 // not computed. The simulator's validator finds those.
-INSTANTIATE_TEST_SUITE_P(Bugs, Planted,
+INSTANTIATE_TEST_SUITE_P(Bugs, PlantedBugs,
                          testing::Values(PlantedBug::kCheckpointTooEarly, PlantedBug::kSaveOverPages,
                                          PlantedBug::kPageNotCopied, PlantedBug::kStateNotZeroed,
                                          PlantedBug::kBatchDependentSplit));
