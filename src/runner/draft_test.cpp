@@ -18,9 +18,14 @@ constexpr StateSlotId kCheckpoint{kTestSlots - 1};
 // which target and draft share, so that many drafts are right though the weights are random.
 enum class Kind { kGreedy, kWide, kSampled, kHot, kPenalties, kStopIds };
 
+// The spy reads the logits of every step where the host has them.
+constexpr const char* kHostOnly =
+    "a GPU keeps its logits: tests/program/test_drafts.py and equality_sim test drafts there";
+
 class Draft : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
+    if (tests_use_gpu()) GTEST_SKIP() << kHostOnly;
     auto model = load(GetParam());
     ASSERT_TRUE(model.ok()) << model.error().text();
     model_ = std::make_unique<SpyModel>(std::move(*model));
@@ -368,7 +373,7 @@ class DraftVocabulary : public Draft {
   // All biased ids and a few others; hardly one is its own index.
   void SetUp() override {
     Draft::SetUp();
-    if (HasFatalFailure()) return;
+    if (HasFatalFailure() || IsSkipped()) return;
     const auto vocabulary = static_cast<TokenId>(model_->config.vocabulary);
     auto model = load_golden_model(GetParam(), 512,
                                    draft_ids(2, std::vector<TokenId>{3, 17, 40, 41, 60, 77, 90, 130}, vocabulary));
@@ -415,6 +420,9 @@ INSTANTIATE_TEST_SUITE_P(Models, DraftVocabulary, testing::Values("moe-odd", "mo
 // The head of the shipped model was trained.
 class DraftShipped : public testing::Test {
  protected:
+  void SetUp() override {
+    if (tests_use_gpu()) GTEST_SKIP() << kHostOnly;
+  }
   // Greedy, 120 tokens behind prompts of 20, 40 and 60; drafts among `ids`, all if there are none.
   static std::vector<Yielded> run(int32_t drafts, const std::vector<TokenId>& ids, DraftCounts* counts) {
     const std::string folder = "share/weir-xs";

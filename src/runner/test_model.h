@@ -44,10 +44,14 @@ struct ModelTestName {
   }
 };
 
+inline bool tests_use_gpu() {
+  const char* device = std::getenv("WEIR_TEST_DEVICE");
+  return device != nullptr && std::string_view(device) != "cpu";
+}
+
 // One of them with a draft head that the tests' device can run beside sequences.
 inline const char* golden_with_drafts() {
-  const char* device = std::getenv("WEIR_TEST_DEVICE");
-  return device == nullptr || std::string_view(device) == "cpu" ? "moe-odd" : "moe-fit";
+  return tests_use_gpu() ? "moe-fit" : "moe-odd";
 }
 
 // "<name>", or "<name> fp8": with pages of FP8.
