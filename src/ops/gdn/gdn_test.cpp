@@ -4,46 +4,14 @@
 
 #include <cstring>
 
-#include "ops/cases.h"
+#include "ops/gdn/gdn_cases.h"
 
 namespace weir {
 namespace {
 
 using cases::Floats;
-
-struct Layer {
-  explicit Layer(const GdnShape& s)
-      : shape(s),
-        conv(cases::random_floats(1, s.channels() * kGdnConvWidth, 0.5F)),
-        a_log(cases::random_floats(2, s.value_heads, 1.0F)),
-        dt_bias(cases::random_floats(3, s.value_heads, 1.0F)),
-        norm(cases::random_floats(4, s.value_dim, 1.0F)) {
-    // From memories of a few tokens to memories of thousands.
-    for (size_t j = 0; j < dt_bias.size(); ++j) dt_bias[j] -= static_cast<float>(2 * j);
-    parameters = make_gdn_parameters(s, view(conv), view(a_log), view(dt_bias), view(norm));
-  }
-  static VectorView view(const Floats& v) { return {v.data(), static_cast<int64_t>(v.size())}; }
-  GdnShape shape;
-  Floats conv;
-  Floats a_log;
-  Floats dt_bias;
-  Floats norm;
-  GdnParameters parameters;
-};
-
-struct Sequence {
-  Sequence(const GdnShape& s, uint64_t seed, int64_t count)
-      : tokens(count),
-        u(cases::random_floats(seed, count * s.channels())),
-        z(cases::random_floats(seed + 1, count * s.values())),
-        b(cases::random_floats(seed + 2, count * s.value_heads)),
-        a(cases::random_floats(seed + 3, count * s.value_heads)) {}
-  int64_t tokens;
-  Floats u;
-  Floats z;
-  Floats b;
-  Floats a;
-};
+using gdn_test::Layer;
+using Sequence = gdn_test::Inputs;
 
 constexpr int64_t kOffset = 64;  // the layer's part does not begin the slot
 
@@ -82,8 +50,8 @@ void step(Cpu& cpu, const Layer& layer, const Sequence& s, Slot& slot, int64_t p
 
 Floats run(Cpu& cpu, const Layer& layer, const Sequence& s, int64_t chunk) {
   Slot slot(layer.shape);
-  Floats y(static_cast<size_t>(s.tokens * layer.shape.values()));
-  for (int64_t t = 0; t < s.tokens; t += chunk) step(cpu, layer, s, slot, t, std::min(chunk, s.tokens - t), y);
+  Floats y(static_cast<size_t>(s.rows * layer.shape.values()));
+  for (int64_t t = 0; t < s.rows; t += chunk) step(cpu, layer, s, slot, t, std::min(chunk, s.rows - t), y);
   return y;
 }
 
@@ -127,7 +95,7 @@ TEST(Gdn, SequencesSideBySideDoNotTouchEachOther) {
   const Sequence both(shape, 30, 150);  // rows 0..99 are one sequence, 100..149 another
   Slot first(shape);
   Slot second(shape);
-  Floats y(static_cast<size_t>(both.tokens * shape.values()));
+  Floats y(static_cast<size_t>(both.rows * shape.values()));
   const GdnSequence sequences[] = {{0, 100, 0, first.data()}, {100, 50, 0, second.data()}};
   GdnArgs args;
   args.parameters = &layer.parameters;
