@@ -123,15 +123,11 @@ int32_t CacheMemory::pages_max(size_t page_class) const {
 }
 
 void CacheMemory::append_cold(int32_t unit) {
-  links_[static_cast<size_t>(unit)] = {cold_.last, -1};
-  (cold_.last >= 0 ? links_[static_cast<size_t>(cold_.last)].behind : cold_.first) = unit;
-  cold_.last = unit;
+  cold_.append(unit, [&](int32_t i) -> OrderLink& { return links_[static_cast<size_t>(i)]; });
 }
 
 void CacheMemory::take_out_cold(int32_t unit) {
-  const Link own = links_[static_cast<size_t>(unit)];
-  (own.before >= 0 ? links_[static_cast<size_t>(own.before)].behind : cold_.first) = own.behind;
-  (own.behind >= 0 ? links_[static_cast<size_t>(own.behind)].before : cold_.last) = own.before;
+  cold_.take_out(unit, [&](int32_t i) -> OrderLink& { return links_[static_cast<size_t>(i)]; });
 }
 
 void CacheMemory::touch(int32_t unit) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "cache/index_order.h"
 #include "plan/ids.h"
 #include "plan/layout.h"
 
@@ -112,14 +113,6 @@ class CacheMemory {
   int32_t pages_draining() const;
 
  private:
-  struct Link {
-    int32_t before = -1;
-    int32_t behind = -1;
-  };
-  struct Order {
-    int32_t first = -1;
-    int32_t last = -1;
-  };
   bool empty(int32_t unit) const;
   void become_slot(int32_t unit);
   void append_cold(int32_t unit);
@@ -133,8 +126,8 @@ class CacheMemory {
   std::vector<PagePool> pages_;      // per class
   std::vector<int32_t> free_slots_;  // the last one given back is taken first, so that what is used stays warm
   std::vector<uint8_t> taken_;       // per slot
-  Order cold_;                       // of open units
-  std::vector<Link> links_;          // per unit
+  IndexOrder cold_;                  // of open units
+  std::vector<OrderLink> links_;     // per unit
 };
 
 }  // namespace weir

@@ -253,7 +253,7 @@ void PrefixTree::move_checkpoint(BlockId id, Worth worth) {
 }
 
 BlockId PrefixTree::oldest_checkpoint() const {
-  for (const Order& order : by_checkpoint_) {
+  for (const IndexOrder& order : by_checkpoint_) {
     if (order.first >= 0) return BlockId(order.first);
   }
   return {};
@@ -265,38 +265,16 @@ std::span<const PageId> PrefixTree::pages(BlockId block) const {
                                    static_cast<size_t>(page_classes_));
 }
 
-void PrefixTree::append(Order* order, Link Block::* link, int32_t index) {
-  blocks_[static_cast<size_t>(index)].*link = {order->last, -1};
-  if (order->last >= 0) {
-    (blocks_[static_cast<size_t>(order->last)].*link).behind = index;
-  } else {
-    order->first = index;
-  }
-  order->last = index;
+void PrefixTree::append(IndexOrder* order, OrderLink Block::* link, int32_t index) {
+  order->append(index, [&](int32_t i) -> OrderLink& { return blocks_[static_cast<size_t>(i)].*link; });
 }
 
-void PrefixTree::prepend(Order* order, Link Block::* link, int32_t index) {
-  blocks_[static_cast<size_t>(index)].*link = {-1, order->first};
-  if (order->first >= 0) {
-    (blocks_[static_cast<size_t>(order->first)].*link).before = index;
-  } else {
-    order->last = index;
-  }
-  order->first = index;
+void PrefixTree::prepend(IndexOrder* order, OrderLink Block::* link, int32_t index) {
+  order->prepend(index, [&](int32_t i) -> OrderLink& { return blocks_[static_cast<size_t>(i)].*link; });
 }
 
-void PrefixTree::take_out(Order* order, Link Block::* link, int32_t index) {
-  const Link own = blocks_[static_cast<size_t>(index)].*link;
-  if (own.before >= 0) {
-    (blocks_[static_cast<size_t>(own.before)].*link).behind = own.behind;
-  } else {
-    order->first = own.behind;
-  }
-  if (own.behind >= 0) {
-    (blocks_[static_cast<size_t>(own.behind)].*link).before = own.before;
-  } else {
-    order->last = own.before;
-  }
+void PrefixTree::take_out(IndexOrder* order, OrderLink Block::* link, int32_t index) {
+  order->take_out(index, [&](int32_t i) -> OrderLink& { return blocks_[static_cast<size_t>(i)].*link; });
 }
 
 }  // namespace weir

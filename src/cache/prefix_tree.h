@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/id.h"
+#include "cache/index_order.h"
 #include "plan/ids.h"
 #include "plan/layout.h"
 
@@ -119,15 +120,6 @@ class PrefixTree {
   static uint64_t name_behind(uint64_t parent, std::span<const TokenId> tokens);
 
  private:
-  // Neighbours in one of the two orders; -1: none.
-  struct Link {
-    int32_t before = -1;
-    int32_t behind = -1;
-  };
-  struct Order {
-    int32_t first = -1;
-    int32_t last = -1;
-  };
   struct Block {
     uint64_t name = 0;
     CacheSalt salt{};  // of blocks at the start
@@ -145,10 +137,10 @@ class PrefixTree {
     int64_t used_at = 0;             // when its last user released it, by inserted_
     int64_t checkpoint_used_at = 0;  // when the checkpoint was used last
     StateSlotId checkpoint;
-    Link by_use;
-    Link by_checkpoint;
-    Link by_parent;
-    Order behind;  // its children
+    OrderLink by_use;
+    OrderLink by_checkpoint;
+    OrderLink by_parent;
+    IndexOrder behind;  // its children
     std::array<TokenId, kGridTokens> tokens{};
   };
 
@@ -162,10 +154,10 @@ class PrefixTree {
           std::span<const TokenId> tokens) const;
   BlockId look_up(uint64_t name, BlockId parent, const CacheSalt& salt, std::span<const TokenId> tokens) const;
   void move_checkpoint(BlockId id, Worth worth);
-  void prepend(Order* order, Link Block::* link, int32_t index);
-  void append(Order* order, Link Block::* link, int32_t index);
-  Order* checkpoints_of(const Block& block) { return &by_checkpoint_[static_cast<size_t>(block.worth)]; }
-  void take_out(Order* order, Link Block::* link, int32_t index);
+  void prepend(IndexOrder* order, OrderLink Block::* link, int32_t index);
+  void append(IndexOrder* order, OrderLink Block::* link, int32_t index);
+  IndexOrder* checkpoints_of(const Block& block) { return &by_checkpoint_[static_cast<size_t>(block.worth)]; }
+  void take_out(IndexOrder* order, OrderLink Block::* link, int32_t index);
 
   uint64_t seed_;
   int32_t block_tokens_;
@@ -182,8 +174,8 @@ class PrefixTree {
   int32_t partial_at_start_ = 0;
   uint64_t walk_ = 1;  // the one that is watched
   uint64_t changes_ = 0;
-  Order by_use_;                              // of blocks without users
-  std::array<Order, kWorths> by_checkpoint_;  // per worth
+  IndexOrder by_use_;                              // of blocks without users
+  std::array<IndexOrder, kWorths> by_checkpoint_;  // per worth
 };
 
 }  // namespace weir
