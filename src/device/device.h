@@ -166,7 +166,8 @@ class Stream {
   void record(Event* event);
   // Later work waits for `event`.
   void wait_for(const Event& event);
-  // Between these, calls are recorded instead of run. Nothing may wait on the stream meanwhile.
+  // Between these, calls are recorded instead of run. Nothing may wait on the stream meanwhile; other threads may work
+  // with other streams, and reserve and free.
   void begin_graph();
   Result<Graph> end_graph();
   void replay(const Graph& graph);
@@ -188,7 +189,8 @@ class Stream {
   std::vector<Event>* moments_ = nullptr;
 };
 
-// One opened device with its kernels. All members may be called from any one thread at a time.
+// One opened device with its kernels. All members may be called from any one thread at a time. The same device may be
+// opened several times in a process: each has its kernels, and what they run on streams of their own runs side by side.
 class Device {
  public:
   // Devices that the driver shows; empty when there is a driver and no device. kUnsupported: no driver, one that is too

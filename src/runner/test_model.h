@@ -18,10 +18,13 @@
 
 namespace weir {
 
+inline constexpr int kTestThreads = 2;
+
+// With `threads` of the host.
 inline Result<std::unique_ptr<Model>> make_test_model(const ModelConfig& config, const ModelWeights& weights,
-                                                      int64_t positions) {
+                                                      int64_t positions, int threads = kTestThreads) {
   CpuOptions options;
-  options.threads = 2;
+  options.threads = threads;
   const char* device = std::getenv("WEIR_TEST_DEVICE");
   const std::string name = device == nullptr ? "cpu" : device;
   if (name.starts_with("cuda")) {
@@ -68,7 +71,8 @@ inline GoldenName golden_name(const std::string& text) {
 // The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path, of a golden_name(); its drafts
 // drawn among `draft_ids`, if there are any.
 inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& text_of_name, int64_t positions,
-                                                        const std::vector<TokenId>& draft_ids = {}) {
+                                                        const std::vector<TokenId>& draft_ids = {},
+                                                        int threads = kTestThreads) {
   const auto [name, fp8] = golden_name(text_of_name);
   const std::string folder = name.find('/') == std::string::npos ? "tests/data/goldens/" + name : name;
   std::ifstream file(folder + "/config.json");
@@ -78,9 +82,11 @@ inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& text_
   if (fp8) config.kv_format = KvFormat::kFp8;
   WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(folder));
   WEIR_ASSIGN_OR_RETURN(auto weights, load_weights(config, *checkpoint));
-  ThreadPool pool({.threads = 2});
-  if (!draft_ids.empty()) add_draft_head(&weights, draft_ids, &pool);
-  return make_test_model(config, weights, positions);
+  if (!draft_ids.empty()) {
+    ThreadPool pool({.threads = threads});
+    add_draft_head(&weights, draft_ids, &pool);
+  }
+  return make_test_model(config, weights, positions, threads);
 }
 
 }  // namespace weir

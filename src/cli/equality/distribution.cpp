@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <thread>
 #include <vector>
 
 #include "cli/equality/served.h"
@@ -81,15 +82,16 @@ size_t cell_of(const std::vector<TokenId>& tokens) {
   return cell;
 }
 
-}  // namespace
+// What some of the samples gave.
+struct Drawn {
+  std::array<int64_t, kCells> counts{};
+  int64_t samples = 0;
+  int64_t drafted = 0;
+  int64_t accepted = 0;
+  int64_t steps = 0;
+};
 
-double Fit::p_value() const {
-  const auto k = static_cast<double>(degrees);
-  const double z = (std::cbrt(chi_square / k) - (1.0 - 2.0 / (9.0 * k))) / std::sqrt(2.0 / (9.0 * k));
-  return 0.5 * std::erfc(z / std::sqrt(2.0));
-}
-
-Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples, uint64_t first, const Deadline& deadline) {
+Drawn draw_samples(Model* model, int32_t drafts, int64_t samples, uint64_t first, const Deadline& deadline) {
   World world;
   world.limits.rows_max = kCrowd;
   world.limits.step_tokens_max = kCrowd * (1 + drafts);
@@ -104,11 +106,11 @@ Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples, uint64_t 
   Served served(model, world);
   EngineClient client = served.client();
 
-  std::array<int64_t, kCells> counts{};
+  Drawn drawn;
   std::map<SequenceId, std::vector<TokenId>> open;
   Event event;
   int64_t sent = 0;
-  for (int64_t done = 0; done < samples;) {
+  while (drawn.samples < samples) {
     if (deadline.passed()) samples = sent;
     while (sent < samples && static_cast<int32_t>(open.size()) < 2 * kCrowd) {
       const SamplingParams sampling = sampling_of(first + static_cast<uint64_t>(sent++), drafts);
@@ -119,25 +121,29 @@ Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples, uint64_t 
       auto& tokens = open.at(event.header.id);
       tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
       if (event.header.finish == FinishReason::kNone) continue;
-      ++counts[cell_of(tokens)];
+      ++drawn.counts[cell_of(tokens)];
       open.erase(event.header.id);
-      ++done;
+      ++drawn.samples;
     }
   }
-  Fit fit;
-  fit.samples = samples;
-  const auto cells = expected_cells(model);
-  // The statistic's distribution holds for cells in which some samples are expected: the rare ones count together.
+  drawn.drafted = client.stats().draft_tokens;
+  drawn.accepted = client.stats().accepted_tokens;
+  drawn.steps = served.passed().steps;
+  return drawn;
+}
+
+// The statistic's distribution holds for cells in which some samples are expected: the rare ones count together.
+void compare(const std::array<double, kCells>& cells, const std::array<int64_t, kCells>& counts, Fit* fit) {
   double rare_expected = 0;
   int64_t rare_count = 0;
-  fit.degrees = -1;
-  const auto add = [&fit](double expected, int64_t count) {
+  fit->degrees = -1;
+  const auto add = [fit](double expected, int64_t count) {
     if (expected <= 0) return;
-    fit.chi_square += (static_cast<double>(count) - expected) * (static_cast<double>(count) - expected) / expected;
-    ++fit.degrees;
+    fit->chi_square += (static_cast<double>(count) - expected) * (static_cast<double>(count) - expected) / expected;
+    ++fit->degrees;
   };
   for (size_t i = 0; i < kCells; ++i) {
-    const double expected = cells[i] * static_cast<double>(samples);
+    const double expected = cells[i] * static_cast<double>(fit->samples);
     if (expected >= kExpectedMin) {
       add(expected, counts[i]);
     } else {
@@ -146,9 +152,40 @@ Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples, uint64_t 
     }
   }
   add(rare_expected, rare_count);
-  fit.drafted = client.stats().draft_tokens;
-  fit.accepted = client.stats().accepted_tokens;
-  fit.steps = served.passed().steps;
+}
+
+}  // namespace
+
+double Fit::p_value() const {
+  const auto k = static_cast<double>(degrees);
+  const double z = (std::cbrt(chi_square / k) - (1.0 - 2.0 / (9.0 * k))) / std::sqrt(2.0 / (9.0 * k));
+  return 0.5 * std::erfc(z / std::sqrt(2.0));
+}
+
+Fit fit_of_three_tokens(std::span<Model* const> models, int32_t drafts, int64_t samples, uint64_t first,
+                        const Deadline& deadline) {
+  const auto parts = std::ssize(models);
+  std::vector<Drawn> drawn(models.size());
+  std::vector<std::thread> threads;
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t begin = samples * i / parts;
+    const int64_t end = samples * (i + 1) / parts;
+    threads.emplace_back([&, i, begin, end] {
+      const auto at = static_cast<size_t>(i);
+      drawn[at] = draw_samples(models[at], drafts, end - begin, first + static_cast<uint64_t>(begin), deadline);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  Fit fit;
+  std::array<int64_t, kCells> counts{};
+  for (const Drawn& part : drawn) {
+    for (size_t i = 0; i < kCells; ++i) counts[i] += part.counts[i];
+    fit.samples += part.samples;
+    fit.drafted += part.drafted;
+    fit.accepted += part.accepted;
+    fit.steps += part.steps;
+  }
+  compare(expected_cells(models.front()), counts, &fit);
   return fit;
 }
 

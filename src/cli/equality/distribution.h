@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "cli/equality/deadline.h"
 #include "runner/model.h"
@@ -20,8 +21,9 @@ struct Fit {
 };
 
 // `samples` sequences, fewer if time runs out, with the seeds from `first` on, of a prompt whose next tokens are biased
-// to few ids. 0 to kDraftsMax drafts.
-Fit fit_of_three_tokens(Model* model, int32_t drafts, int64_t samples, uint64_t first = 1,
+// to few ids. 0 to kDraftsMax drafts. `models` are one model loaded several times: each has a thread and a part of the
+// seeds, and how many there are changes the number of steps alone.
+Fit fit_of_three_tokens(std::span<Model* const> models, int32_t drafts, int64_t samples, uint64_t first = 1,
                         const Deadline& deadline = Deadline());
 
 }  // namespace weir::equality

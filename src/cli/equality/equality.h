@@ -90,7 +90,7 @@ struct Work {
   int64_t rows = 0;
 };
 
-// Holds what serves all schedules of a model: a cold engine, and runners for the worlds.
+// Holds what serves all schedules of a model: a cold engine, and runners for the worlds. For one thread at a time.
 class Judge {
  public:
   // Borrows the model.

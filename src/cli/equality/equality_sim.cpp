@@ -6,6 +6,7 @@
 // equality_sim --distribution N [--models NAME] [--drafts K] [--seed S]: N samples of three tokens, of the seeds from S
 // on, with 0, 1, 2 and 3 drafts each, or with K, against the model's probabilities. Ends with 1 where chance would give
 // such a chi-square once in a thousand times.
+// --jobs N: schedules and samples by N threads of this one process, each with models of its own.
 // --seconds T: all of them end within about T seconds, and say how far they got; with 1 if that is nowhere.
 #include <fmt/format.h>
 
@@ -15,12 +16,14 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cli/equality/deadline.h"
 #include "cli/equality/distribution.h"
 #include "cli/equality/endurance.h"
 #include "cli/equality/equality.h"
+#include "cli/equality/jobs.h"
 #include "runner/test_model.h"
 
 namespace weir::equality {
@@ -30,6 +33,8 @@ namespace {
 constexpr const char* kModels =
     "moe-fit,moe-odd,moe-fit,next,moe-fit,moe-fp8,moe-fit,moe-real,moe-fit,moe-mxfp4,moe-fit,dense-tied";
 
+constexpr int64_t kJobsMax = 256;  // far more than there are processors to turn engines
+
 struct Options {
   int64_t schedules = 100;
   uint64_t seed = 1;
@@ -38,23 +43,39 @@ struct Options {
   int64_t steps = 0;
   int64_t drafts = -1;
   int64_t seconds = 0;
+  int64_t jobs = 1;
   std::string models;
 };
 
 int usage() {
   fmt::print(stderr,
              "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N "
-             "[--drafts K] [--seed S] | --endurance N [--seed S]; [--seconds T]\n");
+             "[--drafts K] [--seed S] | --endurance N [--seed S]; [--jobs N] [--seconds T]\n");
   return 2;
 }
 
-int distribution(Model* model, const Options& options) {
+using Loaded = Result<std::vector<std::unique_ptr<Model>>>;
+
+// The model that --models names, so many times.
+Loaded load(const Options& options, int64_t times) {
+  std::vector<std::unique_ptr<Model>> models;
+  for (int64_t i = 0; i < times; ++i) {
+    WEIR_ASSIGN_OR_RETURN(auto model, load_golden_model(options.models.empty() ? golden_with_drafts() : options.models,
+                                                        kPositions, {}, host_threads(times)));
+    models.push_back(std::move(model));
+  }
+  return models;
+}
+
+int distribution(const std::vector<std::unique_ptr<Model>>& loaded, const Options& options) {
+  std::vector<Model*> models;
+  for (const auto& model : loaded) models.push_back(model.get());
   bool fits = true;
   for (const int32_t drafts : {0, 1, 2, 3}) {
     if (options.drafts >= 0 && options.drafts != drafts) continue;
     // Each has its part of the time.
     const Deadline deadline(options.drafts >= 0 ? options.seconds : options.seconds / 4);
-    const Fit fit = fit_of_three_tokens(model, drafts, options.samples, options.seed, deadline);
+    const Fit fit = fit_of_three_tokens(models, drafts, options.samples, options.seed, deadline);
     fmt::print(
         "{} drafts: {} samples, chi-square {:.1f} with {} degrees of freedom, p = {:.3f}; {} of {} drafts accepted; {} "
         "steps, {:.1f} s\n",
@@ -79,86 +100,51 @@ int endurance(Model* model, const Options& options, const Deadline& deadline) {
   return out.decays() ? 1 : 0;
 }
 
-// What --models names: each model once, whose turn it is, and how many schedules each had.
-struct Models {
-  std::map<std::string, std::unique_ptr<Model>> loaded;
-  std::map<std::string, std::unique_ptr<Judge>> judges;
-  std::vector<std::string> turns;
-  std::map<std::string, int64_t> schedules;
-
-  bool load(const std::string& names) {
-    for (size_t begin = 0; begin < names.size();) {
-      const size_t end = std::min(names.find(',', begin), names.size());
-      turns.push_back(names.substr(begin, end - begin));
-      begin = end + 1;
-      auto& place = loaded[turns.back()];
-      if (place != nullptr) continue;
-      auto model = load_golden_model(turns.back(), 4096);
-      if (!model.ok()) {
-        fmt::print(stderr, "{}: {}\n", turns.back(), model.error().text());
-        return false;
-      }
-      place = std::move(*model);
-      judges[turns.back()] = std::make_unique<Judge>(place.get());
-    }
-    return !turns.empty();
-  }
-  const std::string& turn(uint64_t seed) const { return turns[seed / kBlockSchedules % turns.size()]; }
-  bool reach(Reached what) const {
-    return std::any_of(judges.begin(), judges.end(), [what](const auto& entry) { return entry.second->reaches(what); });
-  }
-};
-
-int report(const Models& models, const Options& options, const Reach& reach, const Deadline& deadline) {
+int report(const Tally& tally, const Options& options, const Deadline& deadline) {
   int64_t least = INT64_MAX;
-  for (size_t i = 0; i < reach.size(); ++i) {
-    const bool possible = models.reach(static_cast<Reached>(i));
-    fmt::print("{:>10}  {}{}\n", reach[i], kReachedNames[i], possible ? "" : " (not here)");
-    if (possible) least = std::min(least, reach[i]);
+  for (size_t i = 0; i < tally.reach.size(); ++i) {
+    const bool possible = tally.possible[i];
+    fmt::print("{:>10}  {}{}\n", tally.reach[i], kReachedNames[i], possible ? "" : " (not here)");
+    if (possible) least = std::min(least, tally.reach[i]);
   }
-  Work work;
-  for (const auto& [name, judge] : models.judges) {
-    const Work more = judge->work();
-    work.alone += more.alone;
-    work.alone_steps += more.alone_steps;
-    work.alone_rows += more.alone_rows;
-    work.steps += more.steps;
-    work.rows += more.rows;
-  }
+  const Work& work = tally.work;
   fmt::print("{} requests alone in {} steps of {} rows; schedules in {} steps of {} rows; {:.1f} s\n", work.alone,
              work.alone_steps, work.alone_rows, work.steps, work.rows, deadline.elapsed_s());
-  int64_t done = 0;
   std::string of_each;
-  for (const auto& [name, count] : models.schedules) {
-    done += count;
+  for (const auto& [name, count] : tally.schedules) {
     of_each += fmt::format("{}{} of {}", of_each.empty() ? "" : ", ", count, name);
   }
-  if (done == 0) {
+  if (tally.done() == 0) {
     fmt::print("no schedule was run\n");
     return 1;
   }
-  fmt::print("{} of {} schedules from seed {} ({}): every request has the bits that it has alone\n", done,
+  fmt::print("{} of {} schedules from seed {} ({}): every request has the bits that it has alone\n", tally.done(),
              options.schedules, options.seed, of_each);
   if (least >= options.reach_min) return 0;
   fmt::print("something was reached only {} times, less than {}\n", least, options.reach_min);
   return 1;
 }
 
-int schedules(Models* models, const Options& options, const Deadline& deadline) {
-  Reach reach{};
-  int64_t done = 0;
-  for (; done < options.schedules && !deadline.passed(); ++done) {
-    const uint64_t one = options.seed + static_cast<uint64_t>(done);
-    const std::string& name = models->turn(one);
-    const auto problems = models->judges[name]->run(one, &reach);
-    ++models->schedules[name];
-    if (problems.empty()) continue;
-    for (const auto& problem : problems) fmt::print("{}\n", problem);
-    fmt::print("seed {} fails: equality_sim --schedules 1 --seed {} --models {} (after {} schedules from seed {})\n",
-               one, one, name, done, options.seed);
-    return 1;
+int schedules(const Options& options, const Deadline& deadline) {
+  Asked asked{.seed = options.seed, .schedules = options.schedules, .jobs = options.jobs, .turns = {}};
+  const std::string names = options.models.empty() ? kModels : options.models;
+  for (size_t begin = 0; begin < names.size();) {
+    const size_t end = std::min(names.find(',', begin), names.size());
+    asked.turns.push_back(names.substr(begin, end - begin));
+    begin = end + 1;
   }
-  return report(*models, options, reach, deadline);
+  const auto tally = run_schedules(asked, deadline);
+  if (!tally.ok()) {
+    fmt::print(stderr, "{}\n", tally.error().text());
+    return 2;
+  }
+  if (!tally->failure) return report(*tally, options, deadline);
+  const Failure& failure = *tally->failure;
+  for (const auto& problem : failure.problems) fmt::print("{}\n", problem);
+  fmt::print("seed {} fails: equality_sim --schedules 1 --seed {} --models {} (after {} schedules from seed {}{})\n",
+             failure.seed, failure.seed, failure.model, tally->done() - 1, options.seed,
+             options.jobs > 1 ? fmt::format(" by {} jobs", options.jobs) : "");
+  return 1;
 }
 
 bool parse(int argc, char** argv, Options* options) {
@@ -172,9 +158,13 @@ bool parse(int argc, char** argv, Options* options) {
     char* end = nullptr;
     const unsigned long long value = std::strtoull(argv[i + 1], &end, 10);
     if (*end != '\0') return false;
-    const std::map<std::string_view, int64_t*> numbers = {
-        {"--schedules", &options->schedules},  {"--reach-min", &options->reach_min}, {"--endurance", &options->steps},
-        {"--distribution", &options->samples}, {"--drafts", &options->drafts},       {"--seconds", &options->seconds}};
+    const std::map<std::string_view, int64_t*> numbers = {{"--schedules", &options->schedules},
+                                                          {"--reach-min", &options->reach_min},
+                                                          {"--endurance", &options->steps},
+                                                          {"--distribution", &options->samples},
+                                                          {"--drafts", &options->drafts},
+                                                          {"--seconds", &options->seconds},
+                                                          {"--jobs", &options->jobs}};
     if (flag == "--seed") {
       options->seed = value;
     } else if (const auto number = numbers.find(flag); number != numbers.end()) {
@@ -183,24 +173,20 @@ bool parse(int argc, char** argv, Options* options) {
       return false;
     }
   }
-  return true;
+  return options->jobs >= 1 && options->jobs <= kJobsMax;
 }
 
 int run(int argc, char** argv) {
   Options options;
   if (!parse(argc, argv, &options)) return usage();
   const Deadline deadline(options.seconds);
-  if (options.steps > 0 || options.samples > 0) {
-    auto model = load_golden_model(options.models.empty() ? golden_with_drafts() : options.models, 4096);
-    if (!model.ok()) {
-      fmt::print(stderr, "{}\n", model.error().text());
-      return 2;
-    }
-    return options.steps > 0 ? endurance(model->get(), options, deadline) : distribution(model->get(), options);
+  if (options.steps == 0 && options.samples == 0) return schedules(options, deadline);
+  const Loaded models = load(options, options.steps > 0 ? 1 : options.jobs);
+  if (!models.ok()) {
+    fmt::print(stderr, "{}\n", models.error().text());
+    return 2;
   }
-  Models models;
-  if (!models.load(options.models.empty() ? kModels : options.models)) return 2;
-  return schedules(&models, options, deadline);
+  return options.steps > 0 ? endurance(models->front().get(), options, deadline) : distribution(*models, options);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "cli/equality/distribution.h"
 #include "cli/equality/endurance.h"
 #include "cli/equality/equality.h"
+#include "cli/equality/jobs.h"
 #include "runner/test_model.h"
 
 namespace weir::equality {
@@ -38,7 +39,7 @@ TEST(Distribution, OfThreeTokensIsTheModelsWhateverIsDrafted) {
   auto model = load_golden_model(golden_with_drafts(), 4096);
   ASSERT_TRUE(model.ok()) << model.error().text();
   for (const int32_t drafts : {0, 3}) {
-    const Fit fit = fit_of_three_tokens(model->get(), drafts, 5'000);
+    const Fit fit = fit_of_three_tokens({{model->get()}}, drafts, 5'000);
     EXPECT_GT(fit.p_value(), 1e-3) << drafts << " drafts: chi-square " << fit.chi_square;
     EXPECT_EQ(fit.accepted > 0 && fit.accepted < fit.drafted, drafts > 0);
   }
@@ -92,6 +93,11 @@ TEST(Planted, NothingIsFoundWhereNothingIsPlanted) {
   }
 }
 
+class PlantedJobs : public testing::Test {
+ protected:
+  void TearDown() override { planted_bug = PlantedBug::kNone; }
+};
+
 // Each bug must change what some request sees, within a block or two.
 class PlantedBugs : public testing::TestWithParam<PlantedBug> {
  protected:
@@ -108,6 +114,21 @@ TEST_P(PlantedBugs, AreFound) {
     if (!judge.run(seed, &reach).empty()) return;
   }
   FAIL() << "every request had the bits that it has alone";
+}
+
+// One of several threads meets a bug: all end, and a schedule that fails is named.
+TEST_F(PlantedJobs, EndAtTheFirstDifference) {
+  planted_bug = PlantedBug::kPageNotCopied;
+  const Asked asked{.seed = 1, .schedules = 4 * kBlockSchedules, .jobs = 2, .turns = {"next"}};
+  const auto tally = run_schedules(asked);
+  ASSERT_TRUE(tally.ok()) << tally.error().text();
+  ASSERT_TRUE(tally->failure);
+  EXPECT_LT(tally->done(), asked.schedules);
+  EXPECT_FALSE(tally->failure->problems.empty());
+  auto model = load_golden_model(tally->failure->model, 4096);
+  ASSERT_TRUE(model.ok()) << model.error().text();
+  Reach reach{};
+  EXPECT_FALSE(Judge(model->get()).run(tally->failure->seed, &reach).empty());
 }
 
 // Others cannot be seen here: what a tenant finds of another is the same text, and no state is behind a token that was
