@@ -39,12 +39,13 @@ struct GpuStepReportArgs {
   int32_t reserved = 0;
 };
 
-// 16-byte loads that a thread of the fetching kernel has under way, and the blocks: enough for some hundred kilobytes
-// in one round trip.
+// 16-byte loads that a thread of the fetching kernel has under way, and the most blocks: half a megabyte in one round
+// trip. No more blocks than what is read ahead needs: each reads the head past the caches, and such reads of one line
+// take a microsecond each, one after the other (64 blocks made every step 60 us longer than one does).
 inline constexpr int32_t kStepFetchThreads = 256;
 inline constexpr int32_t kStepFetchReaders =
     32;  // more, one of which reads the head, so that no copying thread waits for it
-inline constexpr int32_t kStepFetchLoads = 2;
-inline constexpr int32_t kStepFetchBlocks = 64;
+inline constexpr int32_t kStepFetchLoads = 8;
+inline constexpr int32_t kStepFetchBlocks = 16;
 
 }  // namespace weir

@@ -16,7 +16,8 @@ void step_fetch(Gpu& gpu, const GpuStepFetchArgs& args) {
   }
   constexpr int64_t kTile = kStepFetchThreads * kStepFetchLoads * kWord;
   device::Grid grid;
-  grid.x = std::min<int64_t>(kStepFetchBlocks, (args.bytes_max + kTile - 1) / kTile);
+  const int64_t ahead = std::min(args.ahead, args.bytes_max);
+  grid.x = std::clamp<int64_t>((ahead + kTile - 1) / kTile, 1, kStepFetchBlocks);
   grid.threads = kStepFetchThreads + kStepFetchReaders;
   gpu.launch("weir_step_fetch", grid, args);
 }
