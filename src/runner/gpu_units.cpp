@@ -69,8 +69,9 @@ class Namer {
     const bool of_head = op.outputs.front().y.buffer == program_.logits;
     if (of_head && normed && format == WeightFormat::kBf16 && k % (2 * kBlockK) == 0) return "head_few";
     if (of_head || !shared_out(format, k)) return few_rows(k, mixed);
-    return normed && rows_ > PackedExecutor::kLinearNormsMax ? "norm_rows, linear_few" : "linear_few";
+    return linear_few();
   }
+  std::string linear_few() const { return rows_ == 1 ? "linear_one" : "linear_few"; }
   std::string experts(const MoeWeights& moe) const {
     if (rows_ > kPackedMoeRows) return "norm_rows, linear_prompt, routes, moe_prompt";
     const MlpWeights& expert = moe.experts.front();
@@ -82,8 +83,7 @@ class Namer {
       return front + ", experts_gate_up, experts_down";
     }
     if (rows_ <= kFewRows) {
-      return std::string(rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") +
-             "linear_few, few_gate_up, few_down";
+      return (rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") + linear_few() + ", few_gate_up, few_down";
     }
     // As some_experts_takes() says.
     const bool some =

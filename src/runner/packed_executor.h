@@ -28,9 +28,8 @@ class PackedExecutor final : public Executor {
   // Rows up to which products are bound by the weights and norm their rows themselves. Which side a step is on does not
   // change a bit.
   static constexpr int64_t kRowsWithNorm = 16;
-  // The same of linear_few(): before experts, and elsewhere, where its blocks have more weights to bring meanwhile.
-  static constexpr int64_t kExpertsNormMax = 2;
-  static constexpr int64_t kLinearNormsMax = 4;
+  // The same of linear_few() before experts; elsewhere its blocks have weights to bring meanwhile, and it always does.
+  static constexpr int64_t kExpertsNormMax = 4;
 
   // Segments of a generated row with so many positions before and with it, rounded up: few shapes of steps, and blocks
   // of segments that are not there leave at once.

@@ -129,7 +129,6 @@ bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
       return true;
     }
     if (rows.chosen != nullptr || !few_takes(gpu_, args)) return false;
-    if (args.rows > kLinearNormsMax) norm_before(&args);
   } else {
     if (args.count > args.fp8_count) return false;
     args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);

@@ -31,42 +31,58 @@ struct FewShared {
 
 inline constexpr int kPieces = 4;  // float4 of a row that a thread takes, at most
 
-// Rows into shared memory, normed, by the warps that multiply: warp w sums the squares of the w-th eighth of each row,
-// the eighths are added in ascending order. `begin` and `end` are the thread's part of a row, of float4.
-WEIR_DEVICE void norm_rows(const GpuFewArgs& args, const FewShared& m, const float4 (&norm)[kPieces], int begin,
-                           int end) {
-  const int pieces = (end - begin + device::kWarp - 1) / device::kWarp;
+// Rows [first, first + kRows) of the step, those that are there, into shared memory, normed, by the warps that
+// multiply: warp w sums the squares of the w-th eighth of each row, the eighths are added in ascending order. All rows'
+// reads are under way at once. A thread takes kEach float4 of a row, a warp's width apart from `begin` on; none of a
+// short row's at or behind `end`.
+template <int kEach, int kRows>
+WEIR_DEVICE void norm_together(const GpuFewArgs& args, const FewShared& m, const float4 (&norm)[kPieces], int begin,
+                               int end, int first) {
   uint16_t* out = m.f16 ? args.x_out_f16 : args.x_out_bf16;
   if (static_cast<int>(blockIdx.x) != (m.f16 ? 0 : args.fp8_blocks)) out = nullptr;
-#pragma unroll 1
-  for (int r = 0; r < args.rows; ++r) {
+  const int pieces = (end - begin + device::kWarp - 1) / device::kWarp;
+  float4 v[kRows][kEach];
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    const int r = first + i;
+    if (kRows > 1 && r >= args.rows) break;
     const auto* row =
         reinterpret_cast<const float4*>(args.x + (args.x_rows == nullptr ? r : args.x_rows[r]) * args.x_stride) + begin;
-    float4 v[kPieces];
 #pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-      if (p < pieces) v[p] = __ldcg(row + p * device::kWarp);
+    for (int p = 0; p < kEach; ++p) {
+      if (p < pieces) v[i][p] = __ldcg(row + p * device::kWarp);
     }
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    if (kRows > 1 && first + i >= args.rows) break;
     float sum = 0;
 #pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-      if (p < pieces) sum = fmaf(v[p].w, v[p].w, fmaf(v[p].z, v[p].z, fmaf(v[p].y, v[p].y, fmaf(v[p].x, v[p].x, sum))));
+    for (int p = 0; p < kEach; ++p) {
+      if (p >= pieces) continue;
+      const float4 x = v[i][p];
+      sum = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, sum))));
     }
     sum = device::warp_sum(sum);
-    float* squares = m.squares + r * kFewWarps;
-    if (device::lane() == 0) squares[device::warp()] = sum;
-    few_barrier();
-    const float4 low = reinterpret_cast<const float4*>(squares)[0];
-    const float4 high = reinterpret_cast<const float4*>(squares)[1];
-    sum = ((((((low.x + low.y) + low.z) + low.w) + high.x) + high.y) + high.z) + high.w;
+    if (device::lane() == 0) m.squares[(first + i) * kFewWarps + device::warp()] = sum;
+  }
+  few_barrier();
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    const int r = first + i;
+    if (kRows > 1 && r >= args.rows) break;
+    const float4 low = reinterpret_cast<const float4*>(m.squares + r * kFewWarps)[0];
+    const float4 high = reinterpret_cast<const float4*>(m.squares + r * kFewWarps)[1];
+    const float sum = ((((((low.x + low.y) + low.z) + low.w) + high.x) + high.y) + high.z) + high.w;
     const float scale = 1.0F / sqrtf(sum / static_cast<float>(args.k) + args.eps);
     auto* to = reinterpret_cast<uint2*>(m.rows + r * m.row_bytes) + begin;
 #pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
+    for (int p = 0; p < kEach; ++p) {
       if (p >= pieces) continue;
       const float4 n = norm[p];
-      const float y[4] = {(1.0F + n.x) * (v[p].x * scale), (1.0F + n.y) * (v[p].y * scale),
-                          (1.0F + n.z) * (v[p].z * scale), (1.0F + n.w) * (v[p].w * scale)};
+      const float4 x = v[i][p];
+      const float y[4] = {(1.0F + n.x) * (x.x * scale), (1.0F + n.y) * (x.y * scale), (1.0F + n.z) * (x.z * scale),
+                          (1.0F + n.w) * (x.w * scale)};
       uint2 pair;
       if (m.f16) {
         pair = {device::f16x2(y[0], y[1]), device::f16x2(y[2], y[3])};
@@ -76,6 +92,21 @@ WEIR_DEVICE void norm_rows(const GpuFewArgs& args, const FewShared& m, const flo
       to[p * device::kWarp] = pair;
       if (out != nullptr) reinterpret_cast<uint2*>(out + r * args.k)[begin + p * device::kWarp] = pair;
     }
+  }
+}
+
+// All of the step's.
+template <int kRows>
+WEIR_DEVICE void norm_rows(const GpuFewArgs& args, const FewShared& m, const float4 (&norm)[kPieces], int begin,
+                           int end) {
+  if constexpr (kRows == 1) {
+    norm_together<kPieces, 1>(args, m, norm, begin, end, 0);
+  } else if (end - begin <= 2 * device::kWarp) {
+#pragma unroll 1
+    for (int first = 0; first < args.rows; first += 4) norm_together<2, 4>(args, m, norm, begin, end, first);
+  } else {
+#pragma unroll 1
+    for (int first = 0; first < args.rows; first += 2) norm_together<kPieces, 2>(args, m, norm, begin, end, first);
   }
 }
 
@@ -89,15 +120,15 @@ struct Value {
 };
 
 // Value `i` of `count` strips of the block's outputs, the first one being `first`.
-WEIR_DEVICE Value value_at(const GpuFewArgs& args, const FewShared& m, int first, int count, int i) {
+WEIR_DEVICE Value value_at(const GpuFewArgs& args, const FewShared& m, int step_rows, int first, int count, int i) {
   const int blocks = args.k / kBlockK;
-  const bool there = i < count * args.rows * kStripRows;
+  const bool there = i < count * step_rows * kStripRows;
   const int row = i % kStripRows;
-  const int strip = there ? i / kStripRows / args.rows : 0;
-  const int r = there ? i / kStripRows - strip * args.rows : 0;
+  const int strip = there ? i / kStripRows / step_rows : 0;
+  const int r = there ? i / kStripRows - strip * step_rows : 0;
   const Strip s = find_strip(args, m.f16 ? 0 : args.fp8_count, first + strip);
   const GpuPackedOutput& out = args.outputs[s.output];
-  Value v = {(strip * blocks * args.rows + r) * kStripRows + row, strip * blocks * 2 + row / 8, nullptr, out.kind,
+  Value v = {(strip * blocks * step_rows + r) * kStripRows + row, strip * blocks * 2 + row / 8, nullptr, out.kind,
              out.y_type != 0};
   const bool pairs = out.kind == kPackedSwiglu;
   const int rows = pairs ? kStripRows / 2 : kStripRows;
@@ -108,10 +139,10 @@ WEIR_DEVICE Value value_at(const GpuFewArgs& args, const FewShared& m, int first
   return v;
 }
 
-}  // namespace
-
-WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
-  extern __shared__ __align__(128) uint8_t shared[];
+// kRows: 1, or 0 for any number.
+template <int kRows>
+WEIR_DEVICE void linear_few(const GpuFewArgs& args, uint8_t* shared) {
+  const int step_rows = kRows == 1 ? 1 : args.rows;
   const int blocks = args.k / kBlockK;
   const int block = static_cast<int>(blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
@@ -120,8 +151,8 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
   m.row_bytes = 2 * args.k + 16;
   const int unit_bytes = m.f16 ? kFewUnitBytes : 2 * kFewUnitBytes;
   m.rows = shared + args.ring_bytes;
-  m.sums = reinterpret_cast<float*>(m.rows + (args.rows + 1) * m.row_bytes);
-  m.squares = m.sums + args.strips_max * blocks * args.rows * kStripRows;
+  m.sums = reinterpret_cast<float*>(m.rows + (step_rows + 1) * m.row_bytes);
+  m.squares = m.sums + args.strips_max * blocks * step_rows * kStripRows;
   auto* barriers = reinterpret_cast<device::Barrier*>(m.squares + kFewRows * kFewWarps);
   m.scales = reinterpret_cast<float*>(barriers + kFewBarriers);
   const int slot_bytes = kFewWarps * unit_bytes;
@@ -151,7 +182,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
     }
   };
   if (few_brings()) m.ring.prepare();
-  clear_row(m.rows + args.rows * m.row_bytes, m.row_bytes);
+  clear_row(m.rows + step_rows * m.row_bytes, m.row_bytes);
   __syncthreads();
   if (few_brings()) {
     m.ring.bring(chunks, args.under_way, fill);
@@ -172,18 +203,18 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
       norm[p] = __ldg(reinterpret_cast<const float4*>(args.norm) + begin + p * device::kWarp);
     }
   }
-  Value value = value_at(args, m, first, strips, thread);
+  Value value = value_at(args, m, step_rows, first, strips, thread);
   device::wait_for_previous();
   device::start_next();
   const bool adds = value.kind == kPackedAdd && value.to != nullptr;
   float before = adds ? __ldcg(static_cast<const float*>(value.to)) : 0.0F;
   if (args.norm != nullptr) {
-    norm_rows(args, m, norm, begin, end);
+    norm_rows<kRows>(args, m, norm, begin, end);
     few_barrier();
   } else {
     const auto* x = m.f16 ? args.x_f16 : args.x_bf16;
 #pragma unroll 1
-    for (int r = 0; r < args.rows; ++r) {
+    for (int r = 0; r < step_rows; ++r) {
       copy_beside(m.rows + r * m.row_bytes, x + (args.x_rows == nullptr ? r : args.x_rows[r]) * args.x_stride,
                   args.k * 2, thread, kFewWarps * device::kWarp);
     }
@@ -192,7 +223,7 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
     few_barrier();
   }
   if (thread == 0) m.ring.note_rows();
-  const int row = min(device::lane() % 8, args.rows);
+  const int row = min(device::lane() % 8, step_rows);
   const uint32_t columns = device::shared_address(m.rows + row * m.row_bytes + device::lane() / 8 * 16);
   run_units(m.ring, count, [&](int unit, const uint8_t* place) {
     float d[4];
@@ -202,16 +233,16 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
     } else {
       multiply_bf16(place, at, d);
     }
-    keep_unit(m.sums + unit * args.rows * kStripRows, args.rows, d);
+    keep_unit(m.sums + unit * step_rows * kStripRows, step_rows, d);
   });
   device::copies_wait<0>();
   few_barrier();
-  const int values = strips * args.rows * kStripRows;
+  const int values = strips * step_rows * kStripRows;
 #pragma unroll 1
   for (int base = device::warp() * device::kWarp;;) {
     if (base >= values) break;
     const float sum =
-        join_units(m.sums + value.sums, args.rows * kStripRows, m.f16 ? m.scales + value.scales : nullptr, blocks);
+        join_units(m.sums + value.sums, step_rows * kStripRows, m.f16 ? m.scales + value.scales : nullptr, blocks);
     const float up = __shfl_down_sync(device::kAllLanes, sum, kStripRows / 2);
     if (value.to != nullptr) {
       if (value.kind == kPackedSwiglu) {
@@ -223,10 +254,21 @@ WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
     }
     base += kFewWarps * device::kWarp;
     if (base >= values) break;
-    value = value_at(args, m, first, strips, base + device::lane());
+    value = value_at(args, m, step_rows, first, strips, base + device::lane());
     const bool more = value.kind == kPackedAdd && value.to != nullptr;
     before = more ? __ldcg(static_cast<const float*>(value.to)) : 0.0F;
   }
+}
+
+}  // namespace
+
+WEIR_KERNEL_BOUNDED(weir_linear_one, GpuFewArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  linear_few<1>(args, shared);
+}
+WEIR_KERNEL_BOUNDED(weir_linear_few, GpuFewArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  linear_few<0>(args, shared);
 }
 
 }  // namespace weir

@@ -117,7 +117,7 @@ bool few_takes(const Gpu& gpu, const GpuFewArgs& args) {
 void linear_few(Gpu& gpu, GpuFewArgs args) {
   WEIR_CHECK(few_takes(gpu, args), "{} rows, {} matrices of K {}", args.rows, args.count, args.k);
   const Plan p = plan(gpu, args);
-  gpu.launch("weir_linear_few", p.grid, p.args);
+  gpu.launch(p.args.rows == 1 ? "weir_linear_one" : "weir_linear_few", p.grid, p.args);
 }
 
 bool head_few_takes(const Gpu& gpu, const GpuFewArgs& args) {
