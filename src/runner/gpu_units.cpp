@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "ops/linear/linear_few_args.h"
+#include "ops/moe/moe_few_args.h"
 #include "ops/moe/moe_packed_args.h"
 #include "runner/packed_executor.h"
 #include "runner/packed_weights.h"
@@ -83,7 +84,7 @@ class Namer {
     }
     if (rows_ <= kFewRows) {
       return std::string(rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") +
-             "linear_few, few_gate_up, few_down";
+             (rows_ > kFewEachMax ? "linear_few, once_gate_up, once_down" : "linear_few, few_gate_up, few_down");
     }
     // As some_experts_takes() says.
     const bool some =
