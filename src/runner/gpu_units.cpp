@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "ops/linear/linear_few_args.h"
+#include "ops/moe/moe_few_args.h"
 #include "ops/moe/moe_packed_args.h"
 #include "runner/packed_executor.h"
 #include "runner/packed_weights.h"
@@ -83,7 +84,8 @@ class Namer {
       return front + ", experts_gate_up, experts_down";
     }
     if (rows_ <= kFewRows) {
-      return (rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") + linear_few() + ", few_gate_up, few_down";
+      const std::string few = (rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") + linear_few();
+      return few + (rows_ > kFewEachMax ? ", once_gate_up, once_down" : ", few_gate_up, few_down");
     }
     // As some_experts_takes() says.
     const bool some =

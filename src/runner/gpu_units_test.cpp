@@ -63,6 +63,23 @@ TEST_F(GpuUnits, OfAPromptSampleOneRow) {
   EXPECT_EQ(units({64, false}).back().kernel, "norm_rows, linear_prompt, sample");
 }
 
+TEST_F(GpuUnits, FewRowsHaveTheirExpertsReadForEachOrOnce) {
+  load("moe-fit");
+  config_.hidden = 512;  // 128 times a power of two, as the experts' width
+  config_.expert_width = 128;
+  config_.shared_width = 128;
+  weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
+  program_ = make_main_program(config_, gpu_cache_sizes(config_));
+  const auto has = [&](int64_t rows, const std::string& kernels) {
+    const std::vector<GpuUnit> all = units({rows, false});
+    return std::any_of(all.begin(), all.end(), [&](const GpuUnit& unit) { return unit.kernel.ends_with(kernels); });
+  };
+  for (const int64_t rows : {1, 4, 5, 8}) {
+    EXPECT_EQ(has(rows, "few_gate_up, few_down"), rows <= 4) << rows << " rows";
+    EXPECT_EQ(has(rows, "once_gate_up, once_down"), rows > 4) << rows << " rows";
+  }
+}
+
 TEST_F(GpuUnits, KernelsMatchByTheBeginningsOfTheirNames) {
   EXPECT_TRUE(kernels_match("paged_prepare, paged_rows, paged_merge", "paged_prepare, paged_rows, paged_merge_pages"));
   EXPECT_TRUE(kernels_match("gdn_chunk_products, gdn_chunks",

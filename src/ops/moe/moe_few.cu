@@ -1,93 +1,10 @@
-// The sparse experts over at most eight rows: bound by reading the weights of each row's experts. Every block works out
-// the routing for itself; every (row, slot) is on its own, so rows that share an expert read it twice (the second time
-// from the second-level cache, as a rule). few_units.h says how weights are worked off.
-#include "ops/linear/few_units.h"
-#include "ops/moe/moe_few_args.h"
-#include "ops/moe/routes.h"
+// The sparse experts over at most kFewEachMax rows: bound by reading the weights of each row's experts. Every block
+// works out the routing for itself; every (row, slot) is on its own, so rows that share an expert read it twice (the
+// second time from the second-level cache, as a rule). few_units.h says how weights are worked off.
+#include "ops/moe/few_experts.h"
 
 namespace weir {
 namespace {
-
-// The slot's expert and its key, by lane: the best of a row in lane 0, and so on. Of equal keys the lower index is the
-// better one.
-struct Best {
-  int expert = 0x7fffffff;
-  uint32_t key = 0;
-};
-
-template <int kEach>
-WEIR_DEVICE Best best_exactly(const float* logits, int experts, int top_k) {
-  const int lane = device::lane();
-  const float* at = logits + lane;
-  uint32_t keys[kEach];
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    keys[i] = device::kWarp * i < experts - lane ? route_key(__ldcg(at + device::kWarp * i)) : 0;
-  }
-  Best out;
-#pragma unroll 1
-  for (int s = 0; s < top_k; ++s) {
-    uint32_t best = keys[0];
-#pragma unroll
-    for (int i = 1; i < kEach; ++i) best = max(best, keys[i]);
-    best = __reduce_max_sync(device::kAllLanes, best);
-    unsigned expert = 0xffffffffU;
-#pragma unroll
-    for (int i = kEach - 1; i >= 0; --i) {
-      if (keys[i] == best) expert = static_cast<unsigned>(lane + device::kWarp * i);
-    }
-    expert = __reduce_min_sync(device::kAllLanes, expert);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      if (expert == static_cast<unsigned>(lane + device::kWarp * i)) keys[i] = 0;
-    }
-    if (lane == s) out = {static_cast<int>(expert), best};
-  }
-  return out;
-}
-
-// The same in shorter rounds: the index takes the place of the key's last bits, so no two are equal, and what comes
-// next is the largest one below. Where two neighbours of the order, or the last and the first one left out, have the
-// same other bits, this does not tell them apart: then it goes the long way. What is not there is a NaN behind all
-// others.
-template <int kEach>
-WEIR_DEVICE Best best_of_row(const float* logits, int experts, int top_k, bool with_key) {
-  constexpr uint32_t kIndex = kEach * device::kWarp - 1;
-  const int lane = device::lane();
-  asm volatile("" : "+l"(logits));  // else the compiler works out each address from the arguments
-  float values[kEach];
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    values[i] = __ldcg(logits + static_cast<unsigned>(min(lane + device::kWarp * i, experts - 1)));
-  }
-  uint32_t keys[kEach];
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int e = lane + device::kWarp * i;
-    const float value = e < experts ? values[i] : __uint_as_float(0x7fffffffU);
-    keys[i] = (route_key(value) & ~kIndex) | (kIndex - static_cast<uint32_t>(e));
-  }
-  uint32_t best = 0xffffffffU;  // of the round before
-  uint32_t mine = 0;
-#pragma unroll 1
-  for (int s = 0; s <= top_k; ++s) {
-    uint32_t next = 0;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) next = max(next, keys[i] < best ? keys[i] : 0);
-    best = __reduce_max_sync(device::kAllLanes, next);
-    if (lane == s) mine = best;
-  }
-  const uint32_t after = __shfl_down_sync(device::kAllLanes, mine, 1);
-  if (__any_sync(device::kAllLanes, lane < top_k && (mine ^ after) <= kIndex)) {
-    return best_exactly<kEach>(logits, experts, top_k);
-  }
-  Best out;
-  if (lane < top_k) {
-    out.expert = static_cast<int>(kIndex - (mine & kIndex));
-    if (with_key) out.key = route_key(__ldcg(logits + out.expert));
-  }
-  return out;
-}
 
 // One row by one warp: what choose_experts() chooses. `weigh`: weights too, and the shared expert.
 template <int kEach>
@@ -97,15 +14,10 @@ WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, FewR
   const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
   const Best best = best_of_row<kEach>(logits, args.experts, args.top_k, weigh);
   const int chosen = best.expert;
-  int rank = 0;
-#pragma unroll 2
-  for (int s = 0; s < args.top_k; ++s) rank += __shfl_sync(device::kAllLanes, chosen, s) < chosen ? 1 : 0;
+  const int rank = few_slot(args, chosen);
   if (lane < args.top_k) routes.experts[row * args.top_k + rank] = chosen;
   if (!weigh) return;
-  const float value = route_value(best.key);
-  const float largest = __shfl_sync(device::kAllLanes, value, 0);
-  const float e = lane < args.top_k ? expf(value - largest) : 0.0F;
-  const float weight = e / device::warp_sum(e);
+  const float weight = few_weight(best.key, args.top_k);
   if (lane < args.top_k) routes.weights[row * args.top_k + rank] = weight;
   if (lane == args.top_k && args.shared != 0) {
     const int routed = args.rows * args.top_k;
@@ -128,8 +40,7 @@ struct FewMoeShared {
     sums = reinterpret_cast<float*>(rows + (count + 1) * row_bytes);
     auto* barriers = reinterpret_cast<device::Barrier*>(sums + units * kStripRows);
     scales = reinterpret_cast<float*>(barriers + kFewBarriers);
-    constexpr int kSlotBytes = kFewWarps * kFewUnitBytes;
-    ring = {shared, barriers, barriers + 32, barriers + 64, barriers + 65, args.ring_bytes / kSlotBytes, kSlotBytes};
+    ring = few_experts_ring(args, shared, barriers);
   }
 };
 
@@ -165,17 +76,7 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
   if (few_brings()) {
     const int together = min(kFewWarps, blocks);
     const auto fill = [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
-      const int here = min(kFewWarps, count - chunk * kFewWarps);
-      device::barrier_expect(barrier, here * kFewUnitBytes);
-#pragma unroll 1
-      for (int i = 0; i < here; i += together) {
-        const int unit = chunk * kFewWarps + i;
-        const int item = unit >> block_bits;
-        const int at = strip_of(item) << block_bits | (unit & (blocks - 1));
-        device::bulk_copy_once(slot + i * kFewUnitBytes,
-                               args.gate_up + offset_of(item) + static_cast<int64_t>(at) * kFewUnitBytes,
-                               together * kFewUnitBytes, barrier);
-      }
+      bring_chunk(args.gate_up, chunk, count, together, blocks, block_bits, slot, barrier, strip_of, offset_of);
     };
     m.ring.bring(chunks, args.under_way, fill);
   } else {
@@ -254,17 +155,9 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
   __syncthreads();
   const int together = min(kFewWarps, blocks);
   const auto fill = [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
-    const int here = min(kFewWarps, count - chunk * kFewWarps);
-    device::barrier_expect(barrier, here * kFewUnitBytes);
-#pragma unroll 1
-    for (int i = 0; i < here; i += together) {
-      const int unit = chunk * kFewWarps + i;
-      const int at = strip << block_bits | (unit & (blocks - 1));
-      device::bulk_copy_once(
-          slot + i * kFewUnitBytes,
-          args.down + routes.experts[unit >> block_bits] * args.stride + static_cast<int64_t>(at) * kFewUnitBytes,
-          together * kFewUnitBytes, barrier);
-    }
+    bring_chunk(
+        args.down, chunk, count, together, blocks, block_bits, slot, barrier, [&](int) { return strip; },
+        [&](int item) { return routes.experts[item] * args.stride; });
   };
   const int row = thread % kStripRows;
   const int n = strip * kStripRows + row;
@@ -319,14 +212,7 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
   }
   __syncthreads();
   if (!writes) return;
-  float sum = 0;
-#pragma unroll 2
-  for (int slot = 0; slot < args.top_k; ++slot) {
-    const int entry = r * args.top_k + slot;
-    sum = fmaf(routes.weights[entry], *first_sum(entry), sum);
-  }
-  if (args.shared != 0) sum = fmaf(routes.weights[routed + r], *first_sum(routed + r), sum);
-  *y = before + sum;
+  *y = before + few_row_sum(args, routes.weights, routed, r, first_sum);
 }
 
 }  // namespace

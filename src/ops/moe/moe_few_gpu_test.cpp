@@ -2,6 +2,7 @@
 #include "ops/moe/moe_few_gpu.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "ops/linear/linear_few_gpu.h"
 #include "ops/linear/packed_test_tools.h"
@@ -69,88 +70,111 @@ class MoeFew : public GpuTest {
     int32_t experts;
     int32_t top_k;
   };
+  // Which experts rows have in common: what chance has it, all, the first row's and the last one's all, one of all rows
+  // and hardly another, and those of least index, as all or most are as good as each other.
+  enum class Share { kChance, kAll, kFirstAndLast, kOne, kTies };
+  static std::vector<float> router_logits(Share share, int32_t rows, int32_t experts) {
+    const int32_t width = experts + 1;
+    std::vector<float> out = normal_values(static_cast<size_t>(rows * width), 2, 6);
+    const auto at = [&](int32_t row, int32_t e) -> float& { return out[static_cast<size_t>(row * width + e)]; };
+    for (int32_t row = 0; row < rows; ++row) {
+      for (int32_t e = 0; e < width; ++e) {
+        if (share == Share::kAll || (share == Share::kFirstAndLast && row == rows - 1)) at(row, e) = at(0, e);
+        if (share == Share::kOne && e < experts)
+          at(row, e) += e == experts / 2 ? 100.0F : e % rows == row ? 20.0F : 0.0F;
+        if (share == Share::kTies) at(row, e) = row % 3 == 0 ? 1.0F : std::floor(at(row, e) / 2);
+      }
+    }
+    return out;
+  }
+
   // Those of the general kernels against those of few rows.
-  void compare_experts(const Case& c, std::initializer_list<int32_t> row_counts) {
+  void compare_experts(const Case& c, std::initializer_list<int32_t> row_counts,
+                       std::initializer_list<Share> shares = {Share::kChance}) {
     const Experts m = make(c.d, c.f, c.experts);
-    for (const int32_t rows : row_counts) {
-      const std::vector<float> x = normal_values(static_cast<size_t>(rows * c.d), 1, 5);
-      std::vector<uint16_t> halves;
-      for (const float v : x) halves.push_back(float_to_f16(v));
-      OnDevice<uint16_t> in = upload(halves);
-      OnDevice<float> router = upload(normal_values(static_cast<size_t>(rows * (c.experts + 1)), 2, 6));
-      const int64_t slots = c.top_k + 1;
-      const std::vector<float> before = normal_values(static_cast<size_t>(rows * c.d), 1, 7);
-      std::vector<float> general;
-      const auto run = [&](int which) {
-        OnDevice<uint8_t> routes = zeros<uint8_t>(kSomeRoutesBytes);
-        OnDevice<uint16_t> hidden = upload(std::vector<uint16_t>(static_cast<size_t>(rows * slots * c.f), 0x3000));
-        OnDevice<float> y = upload(before);
-        Gpu g = gpu();
-        if (which < 2) {
-          // The shared expert's hidden values are there before these; experts_some() works them out itself.
-          GpuPackedLinearArgs front;
-          front.x_f16 = in.data();
-          front.x_stride = c.d;
-          front.k = static_cast<int32_t>(c.d);
-          front.rows = rows;
-          front.outputs[front.count++] = {m.mlps.back().gate_up,
-                                          hidden.data() + (which == 0 ? 1 : rows) * c.top_k * c.f,
-                                          which == 0 ? slots * c.f : c.f, kPackedSwiglu, kOperandF16};
-          linear_packed(g, front);
-        }
-        if (which == 0) {
-          GpuExpertsArgs args;
-          args.table = m.table.data();
-          args.router = router.data();
-          args.x = in.data();
-          args.hidden = hidden.data();
-          args.y = y.data();
-          args.y_stride = c.d;
-          args.rows = rows;
-          args.experts = c.experts;
-          args.top_k = c.top_k;
-          args.shared = 1;
-          args.d = static_cast<int32_t>(c.d);
-          args.f = static_cast<int32_t>(c.f);
-          experts_packed(g, args);
+    for (const Share share : shares) {
+      for (const int32_t rows : row_counts) compare_rows(c, m, rows, share);
+    }
+  }
+  void compare_rows(const Case& c, const Experts& m, int32_t rows, Share share) {
+    const std::vector<float> x = normal_values(static_cast<size_t>(rows * c.d), 1, 5);
+    std::vector<uint16_t> halves;
+    for (const float v : x) halves.push_back(float_to_f16(v));
+    OnDevice<uint16_t> in = upload(halves);
+    OnDevice<float> router = upload(router_logits(share, rows, c.experts));
+    const int64_t slots = c.top_k + 1;
+    const std::vector<float> before = normal_values(static_cast<size_t>(rows * c.d), 1, 7);
+    std::vector<float> general;
+    const auto run = [&](int which) {
+      OnDevice<uint8_t> routes = zeros<uint8_t>(kSomeRoutesBytes);
+      OnDevice<uint16_t> hidden = upload(std::vector<uint16_t>(static_cast<size_t>(rows * slots * c.f), 0x3000));
+      OnDevice<float> y = upload(before);
+      Gpu g = gpu();
+      if (which < 2) {
+        // The shared expert's hidden values are there before these; experts_some() works them out itself.
+        GpuPackedLinearArgs front;
+        front.x_f16 = in.data();
+        front.x_stride = c.d;
+        front.k = static_cast<int32_t>(c.d);
+        front.rows = rows;
+        front.outputs[front.count++] = {m.mlps.back().gate_up, hidden.data() + (which == 0 ? 1 : rows) * c.top_k * c.f,
+                                        which == 0 ? slots * c.f : c.f, kPackedSwiglu, kOperandF16};
+        linear_packed(g, front);
+      }
+      if (which == 0) {
+        GpuExpertsArgs args;
+        args.table = m.table.data();
+        args.router = router.data();
+        args.x = in.data();
+        args.hidden = hidden.data();
+        args.y = y.data();
+        args.y_stride = c.d;
+        args.rows = rows;
+        args.experts = c.experts;
+        args.top_k = c.top_k;
+        args.shared = 1;
+        args.d = static_cast<int32_t>(c.d);
+        args.f = static_cast<int32_t>(c.f);
+        experts_packed(g, args);
+      } else {
+        GpuFewExpertsArgs args;
+        args.gate_up = m.mlps[0].gate_up.data;
+        args.down = m.mlps[0].down.data;
+        args.gate_up_scales = m.mlps[0].gate_up.scales;
+        args.down_scales = m.mlps[0].down.scales;
+        args.stride = m.stride;
+        args.router = router.data();
+        args.x = in.data();
+        args.hidden = hidden.data();
+        args.y = y.data();
+        args.y_stride = c.d;
+        args.rows = rows;
+        args.experts = c.experts;
+        args.top_k = c.top_k;
+        args.shared = 1;
+        args.d = static_cast<int32_t>(c.d);
+        args.f = static_cast<int32_t>(c.f);
+        args.routes = routes.data();
+        if (which == 1) {
+          // Rows of the largest shapes leave too little room for a ring.
+          EXPECT_TRUE(few_experts_takes(g, args) || (c.d == 4096 && rows > 5));
+          if (!few_experts_takes(g, args)) return general;
+          experts_few(g, args);
         } else {
-          GpuFewExpertsArgs args;
-          args.gate_up = m.mlps[0].gate_up.data;
-          args.down = m.mlps[0].down.data;
-          args.gate_up_scales = m.mlps[0].gate_up.scales;
-          args.down_scales = m.mlps[0].down.scales;
-          args.stride = m.stride;
-          args.router = router.data();
-          args.x = in.data();
-          args.hidden = hidden.data();
-          args.y = y.data();
-          args.y_stride = c.d;
-          args.rows = rows;
-          args.experts = c.experts;
-          args.top_k = c.top_k;
-          args.shared = 1;
-          args.d = static_cast<int32_t>(c.d);
-          args.f = static_cast<int32_t>(c.f);
-          args.routes = routes.data();
-          if (which == 1) {
-            // Rows of the largest shapes leave too little room for a ring.
-            EXPECT_TRUE(few_experts_takes(g, args) || (c.d == 4096 && rows > 5));
-            if (!few_experts_takes(g, args)) return general;
-            experts_few(g, args);
-          } else {
-            experts_some(g, args);
-          }
+          experts_some(g, args);
         }
-        return y.read();
-      };
-      general = run(0);
-      EXPECT_NE(general, before);
-      if (rows <= kFewMoeRows) {
-        EXPECT_EQ(run(1), general) << rows << " rows, " << c.experts << " experts, few";
       }
-      if (c.d >= 1024) {
-        EXPECT_EQ(run(2), general) << rows << " rows, " << c.experts << " experts, some";
-      }
+      return y.read();
+    };
+    general = run(0);
+    EXPECT_NE(general, before);
+    if (rows <= kFewMoeRows) {
+      EXPECT_EQ(run(1), general) << rows << " rows, " << c.experts << " experts, few, sharing "
+                                 << static_cast<int>(share);
+    }
+    if (c.d >= 1024) {
+      EXPECT_EQ(run(2), general) << rows << " rows, " << c.experts << " experts, some, sharing "
+                                 << static_cast<int>(share);
     }
   }
 
@@ -239,6 +263,14 @@ TEST_F(MoeFew, HasTheBitsOfTheGeneralKernels) {
   for (const Case& c :
        {Case{256, 128, 16, 4}, Case{2048, 512, 40, 8}, Case{1024, 256, 300, 10}, Case{4096, 1024, 24, 10}}) {
     compare_experts(c, {1, 2, 6, 7, 8, 9, 31, 64});
+  }
+}
+
+// Of the last shape a block of the first kernel has several strips of an expert.
+TEST_F(MoeFew, RowsThatShareExpertsHaveTheBitsOfTheGeneralKernels) {
+  for (const Case& c : {Case{1024, 256, 40, 8}, Case{512, 128, 300, 10}, Case{128, 2048, 24, 2}}) {
+    compare_experts(c, {1, 2, 3, 4, 5, 6, 7, 8},
+                    {Share::kChance, Share::kAll, Share::kFirstAndLast, Share::kOne, Share::kTies});
   }
 }
 
