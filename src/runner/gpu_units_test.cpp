@@ -75,7 +75,8 @@ TEST_F(GpuUnits, FewRowsHaveTheirExpertsReadForEachOrOnce) {
     return std::any_of(all.begin(), all.end(), [&](const GpuUnit& unit) { return unit.kernel.ends_with(kernels); });
   };
   for (const int64_t rows : {1, 4, 5, 8}) {
-    EXPECT_EQ(has(rows, "few_gate_up, few_down"), rows <= 4) << rows << " rows";
+    EXPECT_EQ(has(rows, "linear_one, one_gate_up, one_down"), rows == 1) << rows << " rows";
+    EXPECT_EQ(has(rows, "linear_few, few_gate_up, few_down"), rows > 1 && rows <= 4) << rows << " rows";
     EXPECT_EQ(has(rows, "once_gate_up, once_down"), rows > 4) << rows << " rows";
   }
 }

@@ -6,9 +6,9 @@
 namespace weir {
 namespace {
 
-// One row by one warp: what choose_experts() chooses. `weigh`: weights too, and the shared expert.
+// One of `rows` rows by one warp: what choose_experts() chooses. `weigh`: weights too, and the shared expert.
 template <int kEach>
-WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, FewRoutes& routes) {
+WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int rows, int row, bool weigh, FewRoutes& routes) {
   const int lane = device::lane();
   const float* logits = args.router + row * (args.experts + args.shared);
   const float shared_logit = args.shared != 0 ? __ldcg(logits + args.experts) : 0.0F;
@@ -20,7 +20,7 @@ WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int row, bool weigh, FewR
   const float weight = few_weight(best.key, args.top_k);
   if (lane < args.top_k) routes.weights[row * args.top_k + rank] = weight;
   if (lane == args.top_k && args.shared != 0) {
-    const int routed = args.rows * args.top_k;
+    const int routed = rows * args.top_k;
     if (row == 0) routes.experts[routed] = args.experts;
     routes.weights[routed + row] = device::sigmoid(shared_logit);
   }
@@ -44,15 +44,17 @@ struct FewMoeShared {
   }
 };
 
-template <int kEach>
+// kRows: 1, or 0 for any number.
+template <int kEach, int kRows>
 WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes& routes) {
+  const int rows = kRows == 1 ? 1 : args.rows;
   const int thread = static_cast<int>(threadIdx.x);
   const int blocks = args.d / kBlockK;
   const int block_bits = log_of(blocks);
   const int strip_bits = log_of(args.f / (kStripRows / 2));
-  const FewMoeShared m(args, shared, args.rows, args.d, args.items_max * blocks);
+  const FewMoeShared m(args, shared, rows, args.d, args.items_max * blocks);
   // Items: strip by strip of (row, slot) by (row, slot).
-  const unsigned total = static_cast<unsigned>(args.rows * args.top_k) << strip_bits;
+  const unsigned total = static_cast<unsigned>(rows * args.top_k) << strip_bits;
   const int first = static_cast<int>(total * blockIdx.x / gridDim.x);
   const int items = static_cast<int>(total * (blockIdx.x + 1) / gridDim.x) - first;
   const int count = items << block_bits;
@@ -60,17 +62,17 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
   const auto strip_of = [&](int item) { return (first + item) & ((1 << strip_bits) - 1); };
   const auto offset_of = [&](int item) { return routes.experts[(first + item) >> strip_bits] * args.stride; };
   if (few_brings()) m.ring.prepare();
-  clear_row(m.rows + args.rows * m.row_bytes, m.row_bytes);
+  clear_row(m.rows + rows * m.row_bytes, m.row_bytes);
   device::wait_for_previous();
   device::start_next();
   if (few_brings()) {
     if (device::lane() == 0) {
-      device::barrier_expect(m.ring.rows, args.rows * m.row_bytes);
-      device::bulk_copy(m.rows, args.x, args.rows * m.row_bytes, m.ring.rows);
+      device::barrier_expect(m.ring.rows, rows * m.row_bytes);
+      device::bulk_copy(m.rows, args.x, rows * m.row_bytes, m.ring.rows);
     }
     __syncwarp();
-  } else if (device::warp() < args.rows) {
-    choose<kEach>(args, device::warp(), false, routes);
+  } else if (device::warp() < rows) {
+    choose<kEach>(args, rows, kRows == 1 ? 0 : device::warp(), false, routes);
   }
   __syncthreads();
   if (few_brings()) {
@@ -81,8 +83,8 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
     m.ring.bring(chunks, args.under_way, fill);
   } else {
     // While the first weights are on their way.
-    if (args.hands_on != 0 && blockIdx.x == 0 && device::warp() < args.rows) {
-      choose<kEach>(args, device::warp(), true, *reinterpret_cast<FewRoutes*>(args.routes));
+    if (kRows != 1 && args.hands_on != 0 && blockIdx.x == 0 && device::warp() < rows) {
+      choose<kEach>(args, rows, kRows == 1 ? 0 : device::warp(), true, *reinterpret_cast<FewRoutes*>(args.routes));
     }
 #pragma unroll 1
     for (int i = thread; i < count; i += kFewWarps * device::kWarp) {
@@ -97,7 +99,7 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
     const bool own = device::lane() % 8 == 0;  // column 0 is the item's row, the others zeros
     run_units(m.ring, count, [&](int unit, const uint8_t* place) {
       float d[4];
-      const int row = own ? ((first + (unit >> block_bits)) >> strip_bits) / args.top_k : args.rows;
+      const int row = own ? ((first + (unit >> block_bits)) >> strip_bits) / args.top_k : rows;
       multiply_fp8(place, base + static_cast<uint32_t>(row * m.row_bytes + (unit & (blocks - 1)) * kBlockK * 2), d);
       keep_unit(m.sums + unit * kStripRows, 1, d);
     });
@@ -122,13 +124,15 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
 
 // The shared expert's units are multiplied by all rows at once, a column a row; the others by the row of their entry,
 // in column 0.
-template <int kEach>
+template <int kEach, int kRows>
 WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes& routes) {
+  const int rows = kRows == 1 ? 1 : args.rows;
+  const bool hands_on = kRows != 1 && args.hands_on != 0;
   const int thread = static_cast<int>(threadIdx.x);
   const int blocks = args.f / kBlockK;
   const int block_bits = log_of(blocks);
-  const int routed = args.rows * args.top_k;
-  const int entries = routed + args.rows * args.shared;
+  const int routed = rows * args.top_k;
+  const int entries = routed + rows * args.shared;
   const int count = (routed + args.shared) << block_bits;
   const int chunks = (count + kFewWarps - 1) / kFewWarps;
   const FewMoeShared m(args, shared, entries, args.f, entries << block_bits);
@@ -138,7 +142,7 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
     device::copies_commit();
   };
   if (few_brings()) m.ring.prepare();
-  if (args.hands_on != 0) {
+  if (hands_on) {
     // This block does not stand beside the kernel before, whose end is near then: its routes are there sooner.
     device::wait_for_previous();
     const auto* from = reinterpret_cast<const FewRoutes*>(args.routes);
@@ -147,9 +151,9 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
       if (thread <= routed) routes.experts[thread] = __ldcg(from->experts + thread);
       routes.weights[thread] = __ldcg(from->weights + thread);
     }
-  } else if (device::warp() < args.rows) {
+  } else if (device::warp() < rows) {
     // The router's logits are of the kernel before the one before this, which has ended.
-    choose<kEach>(args, device::warp(), true, routes);
+    choose<kEach>(args, rows, kRows == 1 ? 0 : device::warp(), true, routes);
   }
   clear_row(m.rows + entries * m.row_bytes, m.row_bytes);
   __syncthreads();
@@ -162,7 +166,7 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
   const int row = thread % kStripRows;
   const int n = strip * kStripRows + row;
   const int r = thread / kStripRows;
-  const bool writes = r < args.rows && n < args.d;
+  const bool writes = r < rows && n < args.d;
   float* y = args.y + r * args.y_stride + n;
   float before = 0;
   if (few_brings()) m.ring.bring(chunks, args.under_way, fill);
@@ -176,10 +180,10 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
   if (!few_brings()) {
     device::wait_for_previous();
     device::start_next();
-    if (args.hands_on == 0) bring_rows();
+    if (!hands_on) bring_rows();
     before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
     // All but the scales, where these came last.
-    if (args.hands_on != 0) {
+    if (hands_on) {
       device::copies_wait<1>();
     } else {
       device::copies_wait<0>();
@@ -191,7 +195,7 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
     run_units(m.ring, count, [&](int unit, const uint8_t* place) {
       const int entry = unit >> block_bits;
       const int block = unit & (blocks - 1);
-      const int columns = entry == routed ? args.rows : 1;
+      const int columns = entry == routed ? rows : 1;
       const int at = column < columns ? entry + column : entries;
       float d[4];
       multiply_fp8(place, base + static_cast<uint32_t>(at * m.row_bytes + block * kBlockK * 2), d);
@@ -207,7 +211,7 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
 #pragma unroll 1
   for (int entry = r; entry < entries; entry += kFewThreads / kStripRows) {
     float* of = first_sum(entry);
-    *of = join_units(of, (entry < routed ? 1 : args.rows) * kStripRows,
+    *of = join_units(of, (entry < routed ? 1 : rows) * kStripRows,
                      m.scales + (min(entry, routed) << block_bits) * 2 + row / 8, blocks);
   }
   __syncthreads();
@@ -217,26 +221,46 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared, FewRoutes&
 
 }  // namespace
 
-// One for at most 256 experts, one for 512.
+// For one row and for several, for at most 256 experts and for 512.
+WEIR_KERNEL_BOUNDED(weir_one_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRoutes routes;
+  gate_up<8, 1>(args, few_shared, routes);
+}
+WEIR_KERNEL_BOUNDED(weir_one_gate_up_many, GpuFewExpertsArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRoutes routes;
+  gate_up<16, 1>(args, few_shared, routes);
+}
+WEIR_KERNEL_BOUNDED(weir_one_down, GpuFewExpertsArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRoutes routes;
+  down<8, 1>(args, few_shared, routes);
+}
+WEIR_KERNEL_BOUNDED(weir_one_down_many, GpuFewExpertsArgs, kFewThreads, 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRoutes routes;
+  down<16, 1>(args, few_shared, routes);
+}
 WEIR_KERNEL_BOUNDED(weir_few_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
   __shared__ FewRoutes routes;
-  gate_up<8>(args, few_shared, routes);
+  gate_up<8, 0>(args, few_shared, routes);
 }
 WEIR_KERNEL_BOUNDED(weir_few_gate_up_many, GpuFewExpertsArgs, kFewThreads, 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
   __shared__ FewRoutes routes;
-  gate_up<16>(args, few_shared, routes);
+  gate_up<16, 0>(args, few_shared, routes);
 }
 WEIR_KERNEL_BOUNDED(weir_few_down, GpuFewExpertsArgs, kFewThreads, 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
   __shared__ FewRoutes routes;
-  down<8>(args, few_shared, routes);
+  down<8, 0>(args, few_shared, routes);
 }
 WEIR_KERNEL_BOUNDED(weir_few_down_many, GpuFewExpertsArgs, kFewThreads, 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
   __shared__ FewRoutes routes;
-  down<16>(args, few_shared, routes);
+  down<16, 0>(args, few_shared, routes);
 }
 
 }  // namespace weir

@@ -204,9 +204,13 @@ void experts_few(Gpu& gpu, GpuFewExpertsArgs args) {
   WEIR_CHECK(args.hands_on == 0 || args.routes != nullptr, "{} rows without memory for their routes", args.rows);
   const device::Grid up = gate_up_grid(gpu, &args);
   if (each(args)) {
-    gpu.launch(many ? "weir_few_gate_up_many" : "weir_few_gate_up", up, args);
+    const bool one = args.rows == 1;
+    gpu.launch(one ? (many ? "weir_one_gate_up_many" : "weir_one_gate_up")
+                   : (many ? "weir_few_gate_up_many" : "weir_few_gate_up"),
+               up, args);
     const device::Grid down = down_grid(gpu, &args);
-    gpu.launch(many ? "weir_few_down_many" : "weir_few_down", down, args);
+    gpu.launch(one ? (many ? "weir_one_down_many" : "weir_one_down") : (many ? "weir_few_down_many" : "weir_few_down"),
+               down, args);
   } else {
     gpu.launch(many ? "weir_once_gate_up_many" : "weir_once_gate_up", up, args);
     const device::Grid down = down_grid(gpu, &args);
