@@ -133,8 +133,7 @@ class Namer {
     unit->what = fmt::format("{}/{} heads x {}x{}", config_.gdn_key_heads, config_.gdn_value_heads, config_.gdn_key_dim,
                              config_.gdn_value_dim);
     unit->format = "F32 state";
-    const bool wide = config_.gdn_value_heads == 4 * config_.gdn_key_heads;
-    unit->kernel = prompt_ ? "gdn_chunk_products, gdn_chunks" : wide ? "gdn_rows_wide" : "gdn_rows";
+    unit->kernel = prompt_ ? "gdn_chunk_products, gdn_chunks" : "gdn_rows";
   }
   void fill(const FeedForwardOp& op, bool, GpuUnit* unit) const {
     const LayerWeights& layer =

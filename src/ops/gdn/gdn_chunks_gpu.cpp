@@ -1,6 +1,7 @@
 #include "ops/gdn/gdn_chunks_gpu.h"
 
 #include <algorithm>
+#include <string>
 
 #include "base/check.h"
 #include "ops/gdn/slot.h"
@@ -9,8 +10,7 @@
 namespace weir {
 namespace {
 
-constexpr int32_t kSomeSequences = 64;
-
+constexpr int64_t kFewHeads = 64;
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kTiles = kGdnHeadDim / kGdnTileColumns;  // of a head's state
 constexpr int kProductsThreads = 256;
@@ -65,23 +65,33 @@ void set_shape(const GdnShape& shape, GpuGdnPackedArgs* args) {
   args->eps = shape.norm_eps;
 }
 
+int gdn_rows_tiles(const GpuGdnPackedArgs& args) {
+  // As few blocks as give each multiprocessor its share: what the blocks of a head do all for themselves grows with
+  // them. A cluster has eight blocks at most.
+  const int64_t heads = int64_t{args.sequence_count} * args.key_heads * args.ratio;
+  if (heads <= kFewHeads && args.ratio < 4) return 1;
+  return heads <= 2 * kFewHeads ? 2 : 4;
+}
+
 void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args) {
+  gdn_rows_by(gpu, args, gdn_rows_tiles(args));
+}
+
+void gdn_rows_by(Gpu& gpu, const GpuGdnPackedArgs& args, int tiles) {
   check(args);
+  WEIR_CHECK(tiles == 2 || tiles == 4 || (tiles == 1 && args.ratio < 4), "{} tiles a block, {} value heads a key head",
+             tiles, args.ratio);
   if (args.sequence_count == 0) return;
-  // Eight blocks a key head, each with two of its value heads' tiles of 32 columns where there are four heads.
-  const int tiles = args.ratio == 4 ? 2 : 1;
-  GpuGdnPackedArgs launched = args;
-  launched.cluster = args.ratio * static_cast<int32_t>(kTiles) / tiles;
   device::Grid grid;
-  grid.x = int64_t{args.key_heads} * launched.cluster;
+  grid.cluster = args.ratio * static_cast<int>(kTiles) / tiles;
+  grid.x = int64_t{args.key_heads} * grid.cluster;
   grid.y = args.sequence_count;
-  grid.threads = 256 + 32 * (tiles + 1);
+  grid.threads = kGdnRowsThreads;
   grid.shared_bytes = gdn_rows_shared_bytes(tiles);
-  grid.cluster = launched.cluster;
   grid.overlap = true;
-  // As the kernels of few rows beside it.
-  if (args.sequence_count <= kSomeSequences) grid.shared_split = kFewSplit;
-  gpu.launch(tiles == 1 ? "weir_gdn_rows" : "weir_gdn_rows_wide", grid, launched);
+  // As the kernels of few rows beside it; two of the largest blocks need most of it.
+  grid.shared_split = kFewSplit;
+  gpu.launch("weir_gdn_rows_" + std::to_string(tiles), grid, args);
 }
 
 int64_t gdn_chunks_scratch_bytes(const GdnShape& shape, int64_t rows, int64_t sequences) {

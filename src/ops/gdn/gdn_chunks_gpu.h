@@ -22,6 +22,11 @@ void set_shape(const GdnShape& shape, GpuGdnPackedArgs* args);
 // rows since the base.
 void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args);
 
+// The same by blocks that have so many tiles of 32 columns of a head each: 1 (with fewer than four value heads a key
+// head), 2 or 4; gdn_rows takes gdn_rows_tiles of them. The bits are the same.
+void gdn_rows_by(Gpu& gpu, const GpuGdnPackedArgs& args, int tiles);
+int gdn_rows_tiles(const GpuGdnPackedArgs& args);
+
 // Bytes of args.scratch for any `sequences` sequences of `rows` rows in all; stops growing at twice
 // kGdnLaunchChunks chunks.
 int64_t gdn_chunks_scratch_bytes(const GdnShape& shape, int64_t rows, int64_t sequences);

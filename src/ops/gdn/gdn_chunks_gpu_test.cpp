@@ -46,6 +46,7 @@ TEST_F(GdnPacked, FewRowsAgreeWithTheRecurrence) {
     const int64_t width = layer.shape.values();
     for (const int64_t rows : {1, 2, 5, 20, 63, 64, 65, 66, 140}) {
       Mixer mixer(gpu(), layer, inputs, 1);
+      mixer.tiles = rows % 2 == 0 ? 4 : 2;
       for (int64_t t = 0; t < rows;) {
         const int64_t count = std::min(rows - t, t % 3 == 0 ? int64_t{1} : int64_t{6});
         mixer.run(Family::kRows, {{0, t, count, t}});
@@ -59,6 +60,37 @@ TEST_F(GdnPacked, FewRowsAgreeWithTheRecurrence) {
       const std::vector<uint8_t> slot = mixer.slot(0);
       expect_slots_near(slot_values(layer.shape, slot.data() + kOffset, rows - gdn_base_before(rows), true),
                         cpu_slot(layer, inputs, rows), 1e-5, what);
+    }
+  }
+}
+
+TEST_F(GdnPacked, ARowsBitsDoNotDependOnHowAHeadIsSplit) {
+  constexpr int64_t kSequences = 3;
+  for (const int64_t ratio : {1, 2, 4}) {
+    const Layer layer(shape_of(2, ratio));
+    const Inputs inputs(layer.shape, 35, 160 * kSequences);
+    for (const int64_t step : {1, 5, 90}) {
+      Floats first;
+      std::vector<uint8_t> first_slot;
+      for (const int tiles : rows_tiles(layer.shape)) {
+        Mixer mixer(gpu(), layer, inputs, kSequences);
+        mixer.tiles = tiles;
+        for (int64_t t = 0; t < 160; t += step) {
+          std::vector<Piece> pieces;
+          for (int64_t i = 0; i < kSequences; ++i) pieces.push_back({i, i * 160 + t, std::min(step, 160 - t), t});
+          mixer.run(Family::kRows, pieces);
+        }
+        const Floats got = mixer.y();
+        const std::vector<uint8_t> slot = mixer.slot(1);
+        if (first.empty()) {
+          first = got;
+          first_slot = slot;
+        }
+        const std::string what = "ratio " + std::to_string(ratio) + ", " + std::to_string(tiles) + " tiles, steps of " +
+                                 std::to_string(step);
+        EXPECT_TRUE(cases::same_bits(got, first)) << what << ", " << worst(got, first, layer.shape.values());
+        EXPECT_EQ(slot, first_slot) << what;
+      }
     }
   }
 }

@@ -194,6 +194,18 @@ TEST_F(GdnEveryRow, TakesSoLongBesideTheRing) {
     print(best, every_row_bytes(layer.shape));
     std::printf("    %7.2f %7.2f %7.2f     %.2f (%.2f)\n", every[0], every[1], every[2], best / mean,
                 every_row_bytes(layer.shape) / mean_bytes);
+    for (const int tiles : rows_tiles(layer.shape)) {
+      const auto split = [&](const GpuGdnPackedArgs& args) { gdn_rows_by(device, args, tiles); };
+      std::printf("        the ring by blocks of %d tiles: no ring", tiles);
+      steps.prepare({{128, 128}});
+      std::printf("%8.2f, 63 rows", time(split));
+      steps.prepare({{191, 128}});
+      std::printf("%8.2f, 64, moved", time(split));
+      steps.prepare({{192, 128}});
+      std::printf("%8.2f, mean", time(split));
+      steps.prepare(run);
+      std::printf("%8.2f\n", time(split));
+    }
   }
 }
 

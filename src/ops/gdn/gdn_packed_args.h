@@ -29,14 +29,13 @@ inline constexpr int kGdnHeadTileBytes = 2 * kGdnSquares * kGdnSquareBytes + 4 *
 inline constexpr int kGdnValueGroupBytes = 8 * 32 * 4 * 2;
 inline constexpr int kGdnValueTileBytes = 8 * kGdnValueGroupBytes;
 
-// Of a block of gdn_rows with `tiles` of 32 columns: rows of the ring that it keeps the keys of, at most; bytes of
-// shared memory: state, ring and keys; a warp's parts; the row's k and q; what stands for each row of the ring; norms
-// and gates; barriers.
-inline constexpr int kGdnRowsOwn = 16;
+// Of a block of gdn_rows with `tiles` of 32 columns: bytes of shared memory: the ring's keys and updates; the warps'
+// parts; the row's k and q; what stands for each row of the ring; norms; barriers.
+inline constexpr int kGdnRowsThreads = 256;
 constexpr int64_t gdn_rows_shared_bytes(int64_t tiles) {
-  const int64_t floats = tiles * (kGdnHeadDim + 64) * kGdnTileColumns + kGdnRowsOwn * kGdnHeadDim +
-                         2 * tiles * 8 * kGdnTileColumns + 2 * kGdnHeadDim + 8 + 7 * 64 + 2 * 16 + 4;
-  return (floats * 4 + 5 * 8 + 127) / 128 * 128;
+  const int64_t floats = 64 * kGdnHeadDim + tiles * (64 + 2 * kGdnRowsThreads / 32) * kGdnTileColumns +
+                         2 * kGdnHeadDim + kGdnRowsThreads / 32 + 3 * 64 + 2 * 4;
+  return (floats * 4 + 3 * 8 + 127) / 128 * 128;
 }
 
 struct GpuGdnPackedArgs {
@@ -66,8 +65,7 @@ struct GpuGdnPackedArgs {
   int32_t key_heads = 0;
   int32_t ratio = 0;  // value heads of a key head
   int32_t channels = 0;
-  int32_t cluster = 0;  // of gdn_rows
-  int32_t y_type = 0;   // 0: bf16, 1: f16 (kOperandBf16, kOperandF16 of ops/linear/packed.h)
+  int32_t y_type = 0;  // 0: bf16, 1: f16 (kOperandBf16, kOperandF16 of ops/linear/packed.h)
   float eps = 1e-6F;
   // Of gdn_chunks: the chunks of all sequences, one after the other, that this launch computes.
   int32_t chunk_begin = 0;

@@ -15,6 +15,11 @@ namespace weir::gdn_test {
 
 enum class Family { kRows, kChunks };
 
+// How many tiles a block of gdn_rows may have.
+inline std::vector<int> rows_tiles(const GdnShape& shape) {
+  return shape.value_heads == 4 * shape.key_heads ? std::vector<int>{2, 4} : std::vector<int>{1, 2, 4};
+}
+
 struct Piece {
   int64_t slot = 0;
   int64_t row_begin = 0;
@@ -27,6 +32,7 @@ inline constexpr int64_t kOffset = 256;  // the layer's part does not begin the 
 // A layer, rows and slots on the device.
 class Mixer {
  public:
+  int tiles = 0;  // that a block of gdn_rows has; 0: as many as it takes
   Mixer(Gpu gpu, const Layer& layer, const Inputs& inputs, int64_t slots)
       : gpu_(gpu),
         shape_(layer.shape),
@@ -80,7 +86,7 @@ class Mixer {
   }
   void launch(Family family) {
     if (family == Family::kRows) {
-      gdn_rows(gpu_, args_);
+      gdn_rows_by(gpu_, args_, tiles == 0 ? gdn_rows_tiles(args_) : tiles);
     } else {
       gdn_chunks(gpu_, args_, chunks_);
     }
