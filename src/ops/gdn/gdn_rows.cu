@@ -1,8 +1,8 @@
-// Bound by reading the state once, and for few sequences by latency. A block has 32, 64 or all 128 columns of one value
-// head; the blocks of a key head are a cluster. A warp has 16 keys of the state, a lane columns beside each other: what
-// a block has of the state is in its threads' registers from the first instruction on. The ring's rows come to shared
-// memory by the copy engine. What only earlier steps wrote (state, ring, convolution window) is under way before the
-// block waits for the kernel before it.
+// Bound by reading the state once; gdn_rows_few is for few heads, where latency counts. A block has 32, 64 or all 128
+// columns of one value head; the blocks of a key head are a cluster. A warp has 16 keys of the state, a lane columns
+// beside each other: what a block has of the state is in its threads' registers from the first instruction on. The
+// ring's rows come to shared memory by the copy engine. What only earlier steps wrote (state, ring, convolution window)
+// is under way before the block waits for the kernel before it.
 //
 // Rows go one after the other, and a row has two barriers of the block: before the first, each thread has a channel of
 // q or k, and the gates; between them a warp multiplies its 16 keys and its 8 rows of the ring, whose products with the
@@ -16,25 +16,15 @@
 //
 // Bits: the order of every sum is the same for any number of columns a block.
 #include "device/async.h"
-#include "device/mma.h"
-#include "ops/gdn/gdn_packed_args.h"
+#include "ops/gdn/gdn_rows.h"
 
 namespace weir {
 namespace {
 
-inline constexpr int kDim = kGdnHeadDim;
-inline constexpr int kColumns = kGdnTileColumns;
-inline constexpr int kHeadTiles = kDim / kColumns;
-inline constexpr int kRing = 64;
-inline constexpr int kInputs = 16;
-inline constexpr int kTaps = 4;
 inline constexpr int kThreads = kGdnRowsThreads;  // each with a channel of q or k
-inline constexpr int kParts = kThreads / device::kWarp;
-inline constexpr int kKeys = kDim / kParts;   // of the state, of a warp
-inline constexpr int kRows = kRing / kParts;  // of the ring, of a warp
-inline constexpr float kL2Eps = 1e-6F;
-inline constexpr float kQueryScale = 0.08838834764831845F;  // 1 / sqrt(kDim)
-static_assert(kThreads == 2 * kDim && kDim == 4 * device::kWarp && kRows == 8);
+inline constexpr int kKeys = kDim / kParts;       // of the state, of a warp
+inline constexpr int kRows = kRing / kParts;      // of the ring, of a warp
+static_assert(kThreads == 2 * kDim && kThreads == kParts * device::kWarp && kDim == 4 * device::kWarp && kRows == 8);
 
 template <int kTiles>
 struct alignas(128) Shared {
@@ -67,57 +57,6 @@ template <int kTiles>
 struct State {
   Floats<kTiles> of[kKeys];
 };
-
-WEIR_DEVICE int thread() {
-  return static_cast<int>(threadIdx.x);
-}
-// The same in all lanes, and known to be.
-WEIR_DEVICE int warp() {
-  return __shfl_sync(device::kAllLanes, device::warp(), 0);
-}
-
-// Where the block stands.
-template <int kTiles>
-struct Place {
-  static constexpr int kBlocks = kHeadTiles / kTiles;  // of a value head
-  const GpuGdnPackedArgs& args;
-  uint8_t* slot;
-  int rank;  // in the cluster
-  int key_head;
-  int value_head;
-  int tile;  // first tile of 32 columns of the head
-
-  WEIR_DEVICE Place(const GpuGdnPackedArgs& a, const GpuGdnSequence& s)
-      : args(a),
-        slot(s.slot + a.slot_offset),
-        rank(static_cast<int>(device::cluster_rank())),
-        key_head(static_cast<int>(device::cluster_index())),
-        value_head(key_head * a.ratio + rank / kBlocks),
-        tile(rank % kBlocks * kTiles) {}
-  // The head's first block.
-  WEIR_DEVICE bool leads() const { return rank % kBlocks == 0; }
-  WEIR_DEVICE float* state() const {
-    return part(args.state_offset) + (value_head * kHeadTiles + tile) * kDim * kColumns;
-  }
-  WEIR_DEVICE float* update() const {
-    return part(args.update_offset) + (value_head * kHeadTiles + tile) * kRing * kColumns;
-  }
-  WEIR_DEVICE float* keys() const { return part(args.keys_offset) + key_head * kRing * kDim; }
-  WEIR_DEVICE float* log_decay() const { return part(args.log_decay_offset) + value_head * kRing; }
-  WEIR_DEVICE float* inputs(int token) const { return part(args.inputs_offset) + token % kInputs * args.channels; }
-
- private:
-  WEIR_DEVICE float* part(int64_t offset) const { return reinterpret_cast<float*>(slot + offset); }
-};
-
-// The block's shared memory by an address that is kept: in a cluster the compiler works it out of the block's rank time
-// and again, also behind a row's barrier, where the rest of the row waits for it.
-template <int kTiles>
-WEIR_DEVICE Shared<kTiles>& shared_at(const uint8_t* memory) {
-  uint32_t at = device::shared_address(memory);
-  asm volatile("" : "+r"(at));
-  return *reinterpret_cast<Shared<kTiles>*>(__cvta_shared_to_generic(at));
-}
 
 // Makes the barriers, and starts the copies of the ring's first `rows` rows; one thread.
 template <int kTiles>
@@ -249,10 +188,6 @@ WEIR_DEVICE void fold(Shared<kTiles>& m, const Place<kTiles>& p, int warp, State
   device::cluster_wait();
 }
 
-WEIR_DEVICE float silu_fast(float x) {
-  return __fdividef(x, 1.0F + expf(-x));
-}
-
 // A channel of the convolution over the rows.
 struct Channel {
   int index;
@@ -261,26 +196,8 @@ struct Channel {
   float in;             // of the next row
 };
 
-template <int kTiles>
-WEIR_DEVICE void open_channel(const Place<kTiles>& p, int position, Channel& own) {
-#pragma unroll
-  for (int tap = 0; tap < kTaps; ++tap) {
-    own.weights[tap] = p.args.conv[tap * p.args.channels + own.index];
-    own.window[tap] = 0;
-    const int token = position - kTaps + tap;
-    if (tap > 0 && token >= 0) own.window[tap] = p.inputs(token)[own.index];
-  }
-}
-
 WEIR_DEVICE float convolve(Channel& own) {
-  float sum = 0;
-#pragma unroll
-  for (int tap = 0; tap + 1 < kTaps; ++tap) {
-    own.window[tap] = own.window[tap + 1];
-    sum = fmaf(own.weights[tap], own.window[tap], sum);
-  }
-  own.window[kTaps - 1] = own.in;
-  return silu_fast(fmaf(own.weights[kTaps - 1], own.in, sum));
+  return weir::convolve(own.weights, own.window, own.in);
 }
 
 // What a thread keeps over the rows.
@@ -302,12 +219,12 @@ template <int kTiles>
 WEIR_DEVICE void open_thread(const Place<kTiles>& p, int warp, int position, int ring, Thread& own) {
   const GpuGdnPackedArgs& args = p.args;
   own.ends = warp < kTiles;
-  own.qk.index = (thread() / kDim * args.key_heads + p.key_head) * kDim + thread() % kDim;
-  open_channel(p, position, own.qk);
+  own.qk.index = p.qk_channel();
+  open_channel(p, position, own.qk.index, own.qk.weights, own.qk.window);
   if (own.ends) {
     const int column = p.tile * kColumns + thread();
-    own.value.index = (2 * args.key_heads + p.value_head) * kDim + column;
-    open_channel(p, position, own.value);
+    own.value.index = p.value_channel(column);
+    open_channel(p, position, own.value.index, own.value.weights, own.value.window);
     own.norm = args.norm[column];
   }
   own.decay = args.decay[p.value_head];
@@ -333,8 +250,7 @@ struct Row {
   int i;      // of the ring
   float now;  // the decay's logarithm from the base on
   float fade;
-  float q_scale;
-  float k_scale;
+  Norms norm;
 };
 
 // The row's products with this warp's rows of the ring, and of them the coefficients of the updates; row i is the row
@@ -352,8 +268,8 @@ WEIR_DEVICE void coefficients(Shared<kTiles>& m, int first, const Row& row) {
   for (int r = 0; r < kRows; ++r) {
     const float* from = first + r == row.i ? m.qk + kDim : m.keys[first + r];
     const float4 key = *reinterpret_cast<const float4*>(from + at);
-    const float kk = fmaf(key.w, k.w, fmaf(key.z, k.z, fmaf(key.y, k.y, key.x * k.x)));
-    const float qk = fmaf(key.w, q.w, fmaf(key.z, q.z, fmaf(key.y, q.y, key.x * q.x)));
+    const float kk = dot(key, k);
+    const float qk = dot(key, q);
     sums[r] = (of_k ? kk : qk) + __shfl_xor_sync(device::kAllLanes, of_k ? qk : kk, kHalf);
   }
 #pragma unroll
@@ -368,8 +284,8 @@ WEIR_DEVICE void coefficients(Shared<kTiles>& m, int first, const Row& row) {
   }
   float sum = sums[0] + __shfl_xor_sync(device::kAllLanes, sums[0], 1);
   const int j = first + device::lane() % kHalf / 2;
-  sum *= of_k ? row.k_scale : row.q_scale;
-  if (j == row.i) sum *= row.k_scale;
+  sum *= of_k ? row.norm.k_scale : row.norm.q_scale;
+  if (j == row.i) sum *= row.norm.k_scale;
   const float product = expf(row.now - (j < row.i ? m.log_decay[j] : row.now)) * sum;
   if (device::lane() % 2 == 0) {
     if (of_k) {
@@ -425,10 +341,7 @@ WEIR_DEVICE void state_products(const Shared<kTiles>& m, int warp, const State<k
 // The row's scales; its products with the ring and the state, into the parts.
 template <int kTiles>
 WEIR_DEVICE void multiply_row(Shared<kTiles>& m, int warp, const State<kTiles>& state, Row& row) {
-  const float4 q_squares = reinterpret_cast<const float4*>(m.squares)[0];
-  const float4 k_squares = reinterpret_cast<const float4*>(m.squares)[1];
-  row.q_scale = kQueryScale * rsqrtf(((q_squares.x + q_squares.y) + (q_squares.z + q_squares.w)) + kL2Eps);
-  row.k_scale = rsqrtf(((k_squares.x + k_squares.y) + (k_squares.z + k_squares.w)) + kL2Eps);
+  row.norm = norms(m.squares);
   device::barrier_wait(&m.loaded, 0);
   Floats<kTiles> ring_k = {};
   Floats<kTiles> ring_q = {};
@@ -442,17 +355,11 @@ WEIR_DEVICE void multiply_row(Shared<kTiles>& m, int warp, const State<kTiles>& 
   state_products(m, warp, state, state_k, state_q);
 #pragma unroll
   for (int c = 0; c < kTiles; ++c) {
-    state_k.at[c] = fmaf(-row.fade, state_k.at[c] * row.k_scale, ring_k.at[c]);
-    state_q.at[c] = fmaf(row.fade, state_q.at[c] * row.q_scale, ring_q.at[c]);
+    state_k.at[c] = fmaf(-row.fade, state_k.at[c] * row.norm.k_scale, ring_k.at[c]);
+    state_q.at[c] = fmaf(row.fade, state_q.at[c] * row.norm.q_scale, ring_q.at[c]);
   }
   *reinterpret_cast<Floats<kTiles>*>(&m.parts[0][warp][device::lane() * kTiles]) = state_k;
   *reinterpret_cast<Floats<kTiles>*>(&m.parts[1][warp][device::lane() * kTiles]) = state_q;
-}
-
-template <int kTiles>
-WEIR_DEVICE float add_parts(const float (&parts)[kParts][kTiles * kColumns], int c) {
-  return ((parts[0][c] + parts[1][c]) + (parts[2][c] + parts[3][c])) +
-         ((parts[4][c] + parts[5][c]) + (parts[6][c] + parts[7][c]));
 }
 
 // One over the root of the head's mean square, of which a warp has the sum over a tile.
@@ -472,8 +379,7 @@ WEIR_DEVICE float norm_scale(Shared<kTiles>& m, const Place<kTiles>& p, int warp
     __syncwarp();
     device::barrier_wait(&m.norm_here[turn], static_cast<uint32_t>(row) / 2 % 2);
   }
-  const float4 all = *reinterpret_cast<const float4*>(m.norm[turn]);
-  return rsqrtf((((all.x + all.y) + all.z) + all.w) / static_cast<float>(kDim) + p.args.eps);
+  return output_scale(*reinterpret_cast<const float4*>(m.norm[turn]), p.args.eps);
 }
 
 // The row's update and its output, of a thread's column.
@@ -481,13 +387,13 @@ template <int kTiles>
 WEIR_DEVICE void end_row(Shared<kTiles>& m, const Place<kTiles>& p, int warp, const Thread& own, const Row& now,
                          float value, float beta, float z, int row, int64_t row_begin) {
   const GpuGdnPackedArgs& args = p.args;
-  const float delta = beta * (value + add_parts<kTiles>(m.parts[0], thread()));
-  const float out = fmaf(m.b[now.i], delta, add_parts<kTiles>(m.parts[1], thread()));
+  const float delta = beta * (value + add_parts(m.parts[0], thread()));
+  const float out = fmaf(m.b[now.i], delta, add_parts(m.parts[1], thread()));
   const float squares = device::warp_sum(out * out);
   const float gate = own.norm * silu_fast(z);
   const float scale = norm_scale(m, p, warp, squares, row);
   args.y[(row_begin + row) * args.y_stride + own.value.index - 2 * args.key_heads * kDim] =
-      static_cast<uint16_t>(device::half_pair(args.y_type != 0, out * scale * gate, 0.0F));
+      output_value(args, out * scale * gate);
   m.update[warp][now.i][device::lane()] = delta;
   p.update()[(warp * kRing + now.i) * kColumns + device::lane()] = delta;
 }
@@ -497,7 +403,7 @@ template <int kTiles>
 WEIR_DEVICE void keep_row(Shared<kTiles>& m, const Place<kTiles>& p, const Thread& own, const Row& now, float value,
                           int position, bool inputs) {
   if (thread() >= kDim) {
-    const float key = value * now.k_scale;
+    const float key = value * now.norm.k_scale;
     m.keys[now.i][thread() - kDim] = key;
     if (p.rank == 0) p.keys()[now.i * kDim + thread() - kDim] = key;
   }
@@ -545,8 +451,7 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
     }
     Row now;
     now.i = position - base;
-    const float x = own.a + own.dt_bias;
-    now.now = own.before = fmaf(own.decay, x > 20.0F ? x : log1pf(expf(x)), own.before);
+    now.now = own.before = fmaf(own.decay, softplus(own.a + own.dt_bias), own.before);
     now.fade = expf(now.now);
     const float beta = device::sigmoid(own.b);
     const float z = own.z;
@@ -569,15 +474,15 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
 // As many registers as hold a block's part of the state, and as many blocks as these leave room for.
 WEIR_KERNEL_BOUNDED(weir_gdn_rows_1, GpuGdnPackedArgs, kThreads, 3) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, shared_at<1>(gdn_rows_shared));
+  gdn_rows(args, shared_at<Shared<1>>(gdn_rows_shared));
 }
 WEIR_KERNEL_BOUNDED(weir_gdn_rows_2, GpuGdnPackedArgs, kThreads, 2) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, shared_at<2>(gdn_rows_shared));
+  gdn_rows(args, shared_at<Shared<2>>(gdn_rows_shared));
 }
 WEIR_KERNEL_BOUNDED(weir_gdn_rows_4, GpuGdnPackedArgs, kThreads, 2) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, shared_at<4>(gdn_rows_shared));
+  gdn_rows(args, shared_at<Shared<4>>(gdn_rows_shared));
 }
 
 }  // namespace weir

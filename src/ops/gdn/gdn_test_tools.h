@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,9 +16,14 @@ namespace weir::gdn_test {
 
 enum class Family { kRows, kChunks };
 
-// How many tiles a block of gdn_rows may have.
-inline std::vector<int> rows_tiles(const GdnShape& shape) {
-  return shape.value_heads == 4 * shape.key_heads ? std::vector<int>{2, 4} : std::vector<int>{1, 2, 4};
+// What may take rows of the shape.
+inline std::vector<GdnRowsKernel> rows_kernels(const GdnShape& shape) {
+  std::vector<GdnRowsKernel> kernels = {GdnRowsKernel::kFew, GdnRowsKernel::kTiles2, GdnRowsKernel::kTiles4};
+  if (shape.value_heads < 4 * shape.key_heads) kernels.push_back(GdnRowsKernel::kTiles1);
+  return kernels;
+}
+inline std::string rows_name(const GdnShape& shape, GdnRowsKernel kernel) {
+  return std::string(gdn_rows_name(kernel, shape.value_heads / shape.key_heads));
 }
 
 struct Piece {
@@ -32,7 +38,7 @@ inline constexpr int64_t kOffset = 256;  // the layer's part does not begin the 
 // A layer, rows and slots on the device.
 class Mixer {
  public:
-  int tiles = 0;  // that a block of gdn_rows has; 0: as many as it takes
+  std::optional<GdnRowsKernel> rows_kernel;  // else the one that gdn_rows takes
   Mixer(Gpu gpu, const Layer& layer, const Inputs& inputs, int64_t slots)
       : gpu_(gpu),
         shape_(layer.shape),
@@ -86,7 +92,11 @@ class Mixer {
   }
   void launch(Family family) {
     if (family == Family::kRows) {
-      gdn_rows_by(gpu_, args_, tiles == 0 ? gdn_rows_tiles(args_) : tiles);
+      if (rows_kernel) {
+        gdn_rows_by(gpu_, args_, *rows_kernel);
+      } else {
+        gdn_rows(gpu_, args_);
+      }
     } else {
       gdn_chunks(gpu_, args_, chunks_);
     }
