@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "ops/gdn/gdn_chunks_gpu.h"
 #include "ops/linear/linear_few_args.h"
 #include "ops/moe/moe_few_args.h"
 #include "ops/moe/moe_packed_args.h"
@@ -136,8 +137,12 @@ class Namer {
     unit->what = fmt::format("{}/{} heads x {}x{}", config_.gdn_key_heads, config_.gdn_value_heads, config_.gdn_key_dim,
                              config_.gdn_value_dim);
     unit->format = "F32 state";
-    const bool wide = config_.gdn_value_heads == 4 * config_.gdn_key_heads;
-    unit->kernel = prompt_ ? "gdn_chunk_products, gdn_chunks" : wide ? "gdn_rows_wide" : "gdn_rows";
+    if (prompt_) {
+      unit->kernel = "gdn_chunk_products, gdn_chunks";
+    } else if (takes_.ok()) {
+      const int64_t ratio = config_.gdn_value_heads / config_.gdn_key_heads;
+      unit->kernel = gdn_rows_name(gdn_rows_kernel(rows_, config_.gdn_value_heads, ratio), ratio);
+    }
   }
   void fill(const FeedForwardOp& op, bool, GpuUnit* unit) const {
     const LayerWeights& layer =

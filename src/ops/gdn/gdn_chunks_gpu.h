@@ -5,6 +5,9 @@
 // and its position alone.
 #pragma once
 
+#include <cstdint>
+#include <string_view>
+
 #include "ops/gdn/gdn.h"
 #include "ops/gdn/gdn_packed_args.h"
 #include "ops/gpu/gpu.h"
@@ -21,6 +24,13 @@ void set_shape(const GdnShape& shape, GpuGdnPackedArgs* args);
 // kernel before it runs, so that one must not write them. Reads the state once, 64 KiB a value head, and the ring's
 // rows since the base.
 void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args);
+
+// What gdn_rows launches: the kernel for few heads, else one whose blocks have so many tiles of 32 columns of a head
+// (one tile: with fewer than four value heads a key head). The bits, and what they leave in the slots, are the same.
+enum class GdnRowsKernel { kFew, kTiles1, kTiles2, kTiles4 };
+GdnRowsKernel gdn_rows_kernel(int64_t sequences, int64_t value_heads, int64_t ratio);
+std::string_view gdn_rows_name(GdnRowsKernel kernel, int64_t ratio);
+void gdn_rows_by(Gpu& gpu, const GpuGdnPackedArgs& args, GdnRowsKernel kernel);
 
 // Bytes of args.scratch for any `sequences` sequences of `rows` rows in all; stops growing at twice
 // kGdnLaunchChunks chunks.

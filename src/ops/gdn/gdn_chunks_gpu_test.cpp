@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <string>
 
 #include "ops/gdn/gdn_test_tools.h"
@@ -44,8 +45,10 @@ TEST_F(GdnPacked, FewRowsAgreeWithTheRecurrence) {
     const Inputs inputs(layer.shape, 10, 140);
     const Floats expected = expected_rows(layer, inputs);
     const int64_t width = layer.shape.values();
+    const std::vector<GdnRowsKernel> kernels = rows_kernels(layer.shape);
     for (const int64_t rows : {1, 2, 5, 20, 63, 64, 65, 66, 140}) {
       Mixer mixer(gpu(), layer, inputs, 1);
+      mixer.rows_kernel = kernels[static_cast<size_t>(rows) % 3];
       for (int64_t t = 0; t < rows;) {
         const int64_t count = std::min(rows - t, t % 3 == 0 ? int64_t{1} : int64_t{6});
         mixer.run(Family::kRows, {{0, t, count, t}});
@@ -59,6 +62,74 @@ TEST_F(GdnPacked, FewRowsAgreeWithTheRecurrence) {
       const std::vector<uint8_t> slot = mixer.slot(0);
       expect_slots_near(slot_values(layer.shape, slot.data() + kOffset, rows - gdn_base_before(rows), true),
                         cpu_slot(layer, inputs, rows), 1e-5, what);
+    }
+  }
+}
+
+// Steps of several sequences, each step by the kernel that `kernel_of` says for its number. Every second step of one to
+// eight rows begins with as many rows of other tokens, which are taken back.
+class SplitSteps {
+ public:
+  static constexpr int64_t kSequences = 3;
+  static constexpr int64_t kRows = 160;
+
+  SplitSteps(Gpu gpu, const Layer& layer, const Inputs& inputs) : mixer_(gpu, layer, inputs, kSequences) {}
+  // `step`: rows a step; 0: one to eight by turns.
+  void run(int64_t step, const std::function<GdnRowsKernel(int64_t)>& kernel_of) {
+    int64_t number = 0;
+    for (int64_t t = 0; t < kRows;) {
+      const int64_t count = std::min(kRows - t, step > 0 ? step : number % 8 + 1);
+      // Where the state has moved nothing can be taken back.
+      const bool stays = gdn_base_before(t + count) == gdn_base_before(t);
+      if (count <= 8 && stays && number % 2 == 1) launch(t, count, kRows - t - count, kernel_of(number + 1));
+      launch(t, count, 0, kernel_of(number));
+      t += count;
+      ++number;
+    }
+  }
+  Floats y() const { return mixer_.y(); }
+  std::vector<uint8_t> slot(int64_t i) const { return mixer_.slot(i); }
+
+ private:
+  // `ahead`: of the place where a row's inputs belong.
+  void launch(int64_t position, int64_t count, int64_t ahead, GdnRowsKernel kernel) {
+    std::vector<Piece> pieces;
+    for (int64_t i = 0; i < kSequences; ++i) pieces.push_back({i, i * kRows + position + ahead, count, position});
+    mixer_.rows_kernel = kernel;
+    mixer_.run(Family::kRows, pieces);
+  }
+  Mixer mixer_;
+};
+
+TEST_F(GdnPacked, ARowsBitsDoNotDependOnHowAHeadIsSplit) {
+  for (const int64_t ratio : {1, 2, 4}) {
+    const Layer layer(shape_of(2, ratio));
+    const Inputs inputs(layer.shape, 35, SplitSteps::kRows * SplitSteps::kSequences);
+    const std::vector<GdnRowsKernel> kernels = rows_kernels(layer.shape);
+    for (const int64_t step : {1, 5, 8, 0, 90}) {
+      SplitSteps first(gpu(), layer, inputs);
+      first.run(step, [](int64_t) { return GdnRowsKernel::kFew; });
+      const Floats wanted = first.y();
+      const auto expect_same = [&](const std::string& by, const std::function<GdnRowsKernel(int64_t)>& kernel_of) {
+        SplitSteps steps(gpu(), layer, inputs);
+        steps.run(step, kernel_of);
+        const std::string what = "ratio " + std::to_string(ratio) + ", steps of " + std::to_string(step) + ", " + by;
+        const Floats got = steps.y();
+        EXPECT_TRUE(cases::same_bits(got, wanted)) << what << ", " << worst(got, wanted, layer.shape.values());
+        for (int64_t i = 0; i < SplitSteps::kSequences; ++i) {
+          EXPECT_EQ(steps.slot(i), first.slot(i)) << what << ", sequence " << i;
+        }
+      };
+      for (const GdnRowsKernel kernel : kernels) {
+        if (kernel == GdnRowsKernel::kFew) continue;
+        const std::string name = rows_name(layer.shape, kernel);
+        expect_same(name, [&](int64_t) { return kernel; });
+        // Either leads over a step, so that the state moves in either, whichever step that is.
+        for (const int64_t turn : {0, 1}) {
+          expect_same(name + " and few by turns",
+                      [&](int64_t number) { return number % 2 == turn ? kernel : GdnRowsKernel::kFew; });
+        }
+      }
     }
   }
 }

@@ -163,7 +163,7 @@ TEST_F(GdnEveryRow, TakesSoLongBesideTheRing) {
   std::printf(
       "streams  no ring        32 rows        63 rows        64, moved      mean           every row written  "
       "its blocks a head: 1, 2, 4  ratio (of bytes)\n");
-  for (const int64_t streams : {1, 8, 32, 64}) {
+  for (const int64_t streams : {1, 2, 4, 8, 32, 64}) {
     Steps steps(gpu(), mixer.args(), slots.data(), mixer.slot_bytes(), streams);
     const auto print = [&](double us, double of_stream) {
       std::printf("%7.2f (%4.2f) ", us, of_stream * static_cast<double>(streams) / us * 1e-6);
@@ -194,6 +194,18 @@ TEST_F(GdnEveryRow, TakesSoLongBesideTheRing) {
     print(best, every_row_bytes(layer.shape));
     std::printf("    %7.2f %7.2f %7.2f     %.2f (%.2f)\n", every[0], every[1], every[2], best / mean,
                 every_row_bytes(layer.shape) / mean_bytes);
+    for (const GdnRowsKernel kernel : rows_kernels(layer.shape)) {
+      const auto by = [&](const GpuGdnPackedArgs& args) { gdn_rows_by(device, args, kernel); };
+      std::printf("        %-12s no ring", rows_name(layer.shape, kernel).c_str());
+      steps.prepare({{128, 128}});
+      std::printf("%8.2f, 63 rows", time(by));
+      steps.prepare({{191, 128}});
+      std::printf("%8.2f, 64, moved", time(by));
+      steps.prepare({{192, 128}});
+      std::printf("%8.2f, mean", time(by));
+      steps.prepare(run);
+      std::printf("%8.2f\n", time(by));
+    }
   }
 }
 

@@ -1,6 +1,6 @@
 // The mixer of ops/gdn/gdn.h for heads of 128 keys and 128 values, on slots whose parts have the sizes of slot.h and
 // their own order inside: state [nv][4][128 keys][32 values], keys [nk][64][128], update [nv][4][64][32], log decay
-// [nv][64], inputs [16][C]. Only gdn_rows and gdn_chunks read and write such slots.
+// [nv][64], inputs [16][C]. Only gdn_rows, gdn_rows_few and gdn_chunks read and write such slots.
 #pragma once
 
 #include <cstdint>
@@ -29,11 +29,23 @@ inline constexpr int kGdnHeadTileBytes = 2 * kGdnSquares * kGdnSquareBytes + 4 *
 inline constexpr int kGdnValueGroupBytes = 8 * 32 * 4 * 2;
 inline constexpr int kGdnValueTileBytes = 8 * kGdnValueGroupBytes;
 
-// Of a block of gdn_rows with `tiles` of 32 columns: rows of the ring that it keeps the keys of, at most; bytes of
-// shared memory: state, ring and keys; a warp's parts; the row's k and q; what stands for each row of the ring; norms
-// and gates; barriers.
-inline constexpr int kGdnRowsOwn = 16;
+// Of a block of gdn_rows with `tiles` of 32 columns: bytes of shared memory: the ring's keys and updates; the warps'
+// parts; the row's k and q; what stands for each row of the ring; norms; barriers.
+inline constexpr int kGdnRowsThreads = 256;
 constexpr int64_t gdn_rows_shared_bytes(int64_t tiles) {
+  const int64_t floats = 64 * kGdnHeadDim + tiles * (64 + 2 * kGdnRowsThreads / 32) * kGdnTileColumns +
+                         2 * kGdnHeadDim + kGdnRowsThreads / 32 + 3 * 64 + 2 * 4;
+  return (floats * 4 + 3 * 8 + 127) / 128 * 128;
+}
+
+// Of a block of gdn_rows_few with `tiles` of 32 columns: rows of the ring that it keeps the keys of, at most; threads;
+// bytes of shared memory: state, ring and keys; the warps' parts; the row's k and q; what stands for each row of the
+// ring; norms and gates; barriers.
+inline constexpr int kGdnRowsOwn = 16;
+constexpr int gdn_rows_few_threads(int tiles) {
+  return 256 + 32 * (tiles + 1);
+}
+constexpr int64_t gdn_rows_few_shared_bytes(int64_t tiles) {
   const int64_t floats = tiles * (kGdnHeadDim + 64) * kGdnTileColumns + kGdnRowsOwn * kGdnHeadDim +
                          2 * tiles * 8 * kGdnTileColumns + 2 * kGdnHeadDim + 8 + 7 * 64 + 2 * 16 + 4;
   return (floats * 4 + 5 * 8 + 127) / 128 * 128;
@@ -66,7 +78,7 @@ struct GpuGdnPackedArgs {
   int32_t key_heads = 0;
   int32_t ratio = 0;  // value heads of a key head
   int32_t channels = 0;
-  int32_t cluster = 0;  // of gdn_rows
+  int32_t cluster = 0;  // of gdn_rows_few
   int32_t y_type = 0;   // 0: bf16, 1: f16 (kOperandBf16, kOperandF16 of ops/linear/packed.h)
   float eps = 1e-6F;
   // Of gdn_chunks: the chunks of all sequences, one after the other, that this launch computes.

@@ -1,424 +1,419 @@
-// Bound by reading the state once, and for few sequences by latency. A block holds 32 columns of one value head's state
-// (64 with four value heads a key head) in shared memory; the blocks of a key head are a cluster. What only earlier
-// steps wrote (state, ring, convolution window) is under way before the block waits for the kernel before it. Rows go
-// one after the other. Each block of the cluster keeps an equal share of the ring's keys: it sends the share's products
-// with the row's k and q to the others, and at the end of the row the sums of squares that the gated norm needs. Eight
-// warps multiply (each has 32 channels of k or q, 16 keys, 8 rows of the ring; a lane a column), one for each tile of
-// 32 columns has the values and the end of the row, the last one the gates.
+// Bound by reading the state once; gdn_rows_few is for few heads, where latency counts. A block has 32, 64 or all 128
+// columns of one value head; the blocks of a key head are a cluster. A warp has 16 keys of the state, a lane columns
+// beside each other: what a block has of the state is in its threads' registers from the first instruction on. The
+// ring's rows come to shared memory by the copy engine. What only earlier steps wrote (state, ring, convolution window)
+// is under way before the block waits for the kernel before it.
 //
-// Each instruction is run through once or a few times, so fetching it takes longer than what it does: loops are rolled.
+// Rows go one after the other, and a row has two barriers of the block: before the first, each thread has a channel of
+// q or k, and the gates; between them a warp multiplies its 16 keys and its 8 rows of the ring, whose products with the
+// row's k and q it makes itself; behind the second, a warp for each 32 columns has the end of the row. Only the squares
+// for the gated norm pass between the blocks of a head. They stand by turns in two places: those of row n + 2 leave
+// when the block has those of row n + 1, each of which its sender sends when its block has read those of row n.
 //
-// Who waits for whom, in row n: the warps that multiply for each other once k and q are there; those for dots_here,
-// where the other warps arrive when they have left row n - 1 behind; all of the block once the parts are there; the
-// warps of the tiles for norm_here. What blocks send stands by turns in two places. Dots of row n + 2 leave when the
-// block has row n's norms, each of which its sender sends when its block has read the dots of row n; norms of row n + 2
-// leave when the block has those of row n + 1, each of which its sender sends when it has read those of row n.
+// What blocks of a cluster share in the slot (the ring's keys and decays, the convolution's inputs) one of them writes.
+// That needs no order while nobody reads the places that are written; where the state moves, and where more rows are
+// kept than the window leaves free, the cluster waits until everybody has read.
+//
+// Bits: the order of every sum is the same for any number of columns a block.
 #include "device/async.h"
-#include "device/mma.h"
-#include "ops/gdn/gdn_packed_args.h"
+#include "ops/gdn/gdn_rows.h"
 
 namespace weir {
 namespace {
 
-inline constexpr int kDim = kGdnHeadDim;
-inline constexpr int kColumns = kGdnTileColumns;
-inline constexpr int kRing = 64;
-inline constexpr int kInputs = 16;
-inline constexpr int kTaps = 4;
-inline constexpr int kParts = 8;                         // warps that multiply
-inline constexpr int kWorkers = kParts * device::kWarp;  // their threads, each with a channel of q or k
-static_assert(kWorkers == 2 * kDim);
-inline constexpr int kOwnRows = kGdnRowsOwn;  // of the ring, that a block keeps the keys of, at most
-inline constexpr int kClusterMax = 8;
-inline constexpr float kL2Eps = 1e-6F;
-inline constexpr float kQueryScale = 0.08838834764831845F;  // 1 / sqrt(kDim)
-
-template <int kTiles>
-inline constexpr int kRowsThreads = kWorkers + (kTiles + 1) * device::kWarp;
+inline constexpr int kThreads = kGdnRowsThreads;  // each with a channel of q or k
+inline constexpr int kKeys = kDim / kParts;       // of the state, of a warp
+inline constexpr int kRows = kRing / kParts;      // of the ring, of a warp
+static_assert(kThreads == 2 * kDim && kThreads == kParts * device::kWarp && kDim == 4 * device::kWarp && kRows == 8);
 
 template <int kTiles>
 struct alignas(128) Shared {
-  float state[kTiles][kDim][kColumns];
+  float keys[kRing][kDim];
   float update[kTiles][kRing][kColumns];
-  float keys[kOwnRows][kDim];
-  float parts[2][kTiles][kParts][kColumns];  // of what k takes from state and ring, then q
-  float qk[2 * kDim];                        // the row's q, then its k, before their norm
-  float squares[kParts];                     // of q by the first four warps, of k by the next
+  float parts[2][kParts][kTiles * kColumns];  // of what k takes from state and ring, then q
+  float qk[2 * kDim];                         // the row's q, then its k, before their norm
+  float squares[kParts];                      // of q by the first four warps, of k by the next
   float log_decay[kRing];
   float minus_a[kRing];
   float b[kRing];
-  float dots[2][2][kRing];         // by turns: the ring's keys times the row's k, then times its q
-  float norm[2][2 * kClusterMax];  // by turns: squares of the output's tiles
-  float fade[2];                   // by turns: e^G
-  float beta[2];
+  float norm[2][kHeadTiles];  // by turns: squares of the output's tiles
   device::Barrier loaded;
-  device::Barrier dots_here[2];
   device::Barrier norm_here[2];
+
+  // The state on its way between two owners, where the ring is: [tile][key][column].
+  WEIR_DEVICE float* passing() { return &keys[0][0]; }
 };
-static_assert(sizeof(Shared<1>) == gdn_rows_shared_bytes(1) && sizeof(Shared<2>) == gdn_rows_shared_bytes(2));
+static_assert(sizeof(Shared<1>) == gdn_rows_shared_bytes(1) && sizeof(Shared<2>) == gdn_rows_shared_bytes(2) &&
+              sizeof(Shared<4>) == gdn_rows_shared_bytes(4));
 
-// Where the block stands.
-template <int kTiles>
-struct Place {
-  static constexpr int kBlocks = kDim / kColumns / kTiles;  // of a value head
-  const GpuGdnPackedArgs& args;
-  uint8_t* slot;
-  int rank;  // in the cluster
-  int key_head;
-  int value_head;
-  int tile;  // first tile of 32 columns of the head
-
-  WEIR_DEVICE Place(const GpuGdnPackedArgs& a, const GpuGdnSequence& s)
-      : args(a),
-        slot(s.slot + a.slot_offset),
-        rank(static_cast<int>(device::cluster_rank())),
-        key_head(static_cast<int>(device::cluster_index())),
-        value_head(key_head * a.ratio + rank / kBlocks),
-        tile(rank % kBlocks * kTiles) {}
-  // Keys of the ring that each block of the cluster keeps: so many bits.
-  WEIR_DEVICE int own_bits() const { return __clz(args.cluster) - __clz(kRing); }
-  // The head's first block.
-  WEIR_DEVICE bool leads() const { return rank % kBlocks == 0; }
-  WEIR_DEVICE float* state() const {
-    return part(args.state_offset) + (value_head * (kDim / kColumns) + tile) * kDim * kColumns;
-  }
-  WEIR_DEVICE float* update() const {
-    return part(args.update_offset) + (value_head * (kDim / kColumns) + tile) * kRing * kColumns;
-  }
-  WEIR_DEVICE float* keys() const { return part(args.keys_offset) + key_head * kRing * kDim; }
-  WEIR_DEVICE float* log_decay() const { return part(args.log_decay_offset) + value_head * kRing; }
-  WEIR_DEVICE float* inputs(int token) const { return part(args.inputs_offset) + token % kInputs * args.channels; }
-
- private:
-  WEIR_DEVICE float* part(int64_t offset) const { return reinterpret_cast<float*>(slot + offset); }
+// So many floats of a row, beside each other.
+template <int kCount>
+struct alignas(4 * kCount) Floats {
+  float at[kCount];
 };
 
-// The block's shared memory by an address that is kept: in a cluster the compiler works it out of the block's rank time
-// and again, also behind a row's barrier, where the rest of the row waits for it.
+// A thread's part of the state.
 template <int kTiles>
-WEIR_DEVICE Shared<kTiles>& shared_at(const uint8_t* memory) {
-  uint32_t at = device::shared_address(memory);
-  asm volatile("" : "+r"(at));
-  return *reinterpret_cast<Shared<kTiles>*>(__cvta_shared_to_generic(at));
-}
-
-WEIR_DEVICE int thread() {
-  return static_cast<int>(threadIdx.x);
-}
-// The same in all lanes, and known to be.
-WEIR_DEVICE int warp() {
-  return __shfl_sync(device::kAllLanes, device::warp(), 0);
-}
-WEIR_DEVICE void workers_barrier() {
-  device::threads_barrier(1, kWorkers);
-}
-
-// What a warp is for.
-struct Role {
-  int warp;
-  bool multiplies;
-  bool gates;  // neither: a tile's
+struct State {
+  Floats<kTiles> of[kKeys];
 };
 
-// Makes the barriers, and starts the copies of the state and of the ring's first `rows` rows; one thread.
+// Makes the barriers, and starts the copies of the ring's first `rows` rows; one thread.
 template <int kTiles>
-WEIR_DEVICE void load_slot(Shared<kTiles>& m, const Place<kTiles>& p, int rows) {
+WEIR_DEVICE void load_ring(Shared<kTiles>& m, const Place<kTiles>& p, int rows) {
   device::barrier_init(&m.loaded, 1);
-#pragma unroll 1
-  for (int turn = 0; turn < 2; ++turn) {
-    device::barrier_init(&m.dots_here[turn], 1 + (kTiles + 1) * device::kWarpArrivals);
-    device::barrier_init(&m.norm_here[turn], 1);
-  }
+  device::barrier_init(&m.norm_here[0], 1);
+  device::barrier_init(&m.norm_here[1], 1);
   device::barrier_init_done();
   constexpr int kRowBytes = kColumns * static_cast<int>(sizeof(float));
   constexpr int kKeyBytes = kDim * static_cast<int>(sizeof(float));
-  const int own = 1 << p.own_bits();
-  const float* from = p.keys() + own * p.rank * kDim;
-  // At the end of a chunk the state moves and no key of the ring is needed by itself.
-  const int keys = rows == kRing ? 0 : max(0, min(rows - own * p.rank, own));
-  device::barrier_expect(&m.loaded, kTiles * (kDim + rows) * kRowBytes + keys * kKeyBytes);
-  device::bulk_copy_once(m.state, p.state(), kTiles * kDim * kRowBytes, &m.loaded);
+  device::barrier_expect(&m.loaded, rows * (kTiles * kRowBytes + kKeyBytes));
+  if (rows == 0) return;
+  // Other blocks read the keys too.
+  device::bulk_copy(m.keys, p.keys(), rows * kKeyBytes, &m.loaded);
 #pragma unroll 1
-  for (int tile = 0; tile < kTiles && rows > 0; ++tile) {
+  for (int tile = 0; tile < kTiles; ++tile) {
     device::bulk_copy_once(m.update[tile], p.update() + tile * kRing * kColumns, rows * kRowBytes, &m.loaded);
   }
-  if (keys > 0) device::bulk_copy_once(m.keys, from, keys * kKeyBytes, &m.loaded);
-  if (rows == kRing) device::bulk_prefetch(from, own * kKeyBytes);
 }
 
-// S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T, in shared memory and in the slot; the warps that multiply. A
-// thread has two keys and four columns at a time; the ring's keys, with their factors, pass through the place of the
-// block's own, which no later row needs.
+// The lane's first column, as a place in tiles of `keys` rows each.
 template <int kTiles>
-WEIR_DEVICE void fold(Shared<kTiles>& m, const Place<kTiles>& p, const Role& role) {
-  constexpr int kSlice = kParts;  // rows of the ring on their way, one a warp
-  constexpr int kKeys = 2 * kWorkers / (kColumns / 4);
-  const float last = m.log_decay[kRing - 1];
-  const float fade = expf(last);
-  const int column = thread() % (kColumns / 4) * 4;
-  const auto* from = reinterpret_cast<const float4*>(p.keys() + role.warp * kDim) + device::lane();
-#pragma unroll 1
-  for (int pass = 0; pass < kTiles * (kDim / kKeys); ++pass) {
-    const int tile = pass / (kDim / kKeys);
-    const int key = pass % (kDim / kKeys) * kKeys + thread() / (kColumns / 4) * 2;
-    float4 sum[2];
+WEIR_DEVICE int column_in_tiles(int rows) {
+  const int column = device::lane() * kTiles;
+  return column / kColumns * rows * kColumns + column % kColumns;
+}
+
+template <int kTiles>
+WEIR_DEVICE void load_state(const Place<kTiles>& p, int warp, State<kTiles>& state) {
+  const float* from = p.state() + column_in_tiles<kTiles>(kDim) + warp * kKeys * kColumns;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float4 x = *reinterpret_cast<const float4*>(m.state[tile][key + i] + column);
-      sum[i] = {fade * x.x, fade * x.y, fade * x.z, fade * x.w};
-    }
-    float4 next = __ldcg(from);
-#pragma unroll 1
-    for (int slice = 0; slice < kRing; slice += kSlice) {
-      const float factor = expf(last - m.log_decay[slice + role.warp]);
-      workers_barrier();
-      reinterpret_cast<float4*>(m.keys[role.warp])[device::lane()] = {factor * next.x, factor * next.y, factor * next.z,
-                                                                      factor * next.w};
-      if (slice + kSlice < kRing) next = __ldcg(from + (slice + kSlice) * (kDim / 4));
-      workers_barrier();
-#pragma unroll 2
-      for (int t = 0; t < kSlice; ++t) {
-        const float2 keys = *reinterpret_cast<const float2*>(m.keys[t] + key);
-        const float4 x = *reinterpret_cast<const float4*>(m.update[tile][slice + t] + column);
-        sum[0] = {fmaf(keys.x, x.x, sum[0].x), fmaf(keys.x, x.y, sum[0].y), fmaf(keys.x, x.z, sum[0].z),
-                  fmaf(keys.x, x.w, sum[0].w)};
-        sum[1] = {fmaf(keys.y, x.x, sum[1].x), fmaf(keys.y, x.y, sum[1].y), fmaf(keys.y, x.z, sum[1].z),
-                  fmaf(keys.y, x.w, sum[1].w)};
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      *reinterpret_cast<float4*>(m.state[tile][key + i] + column) = sum[i];
-      *reinterpret_cast<float4*>(p.state() + (tile * kDim + key + i) * kColumns + column) = sum[i];
+  for (int d = 0; d < kKeys; ++d) {
+    const float* row = from + d * kColumns;
+    if constexpr (kTiles == 1) {
+      state.of[d] = {__ldcs(row)};
+    } else if constexpr (kTiles == 2) {
+      const float2 x = __ldcs(reinterpret_cast<const float2*>(row));
+      state.of[d] = {x.x, x.y};
+    } else {
+      const float4 x = __ldcs(reinterpret_cast<const float4*>(row));
+      state.of[d] = {x.x, x.y, x.z, x.w};
     }
   }
-  workers_barrier();
 }
 
-WEIR_DEVICE float silu_fast(float x) {
-  return __fdividef(x, 1.0F + expf(-x));
+WEIR_DEVICE float4 scaled(float4 x, float scale) {
+  return {scale * x.x, scale * x.y, scale * x.z, scale * x.w};
 }
 
-// What a thread keeps over the rows: a channel of the convolution, and its inputs of the next row. Warps of the tiles
-// have a value each and its z, the warp of the gates a and b, the same in every lane.
+// What a thread has of the state while it moves: keys, and groups of four columns, so many that a row of the ring costs
+// few reads for its products.
+template <int kTiles>
+struct Fold {
+  static constexpr int kKeysOwn = kTiles == 1 ? 4 : 8;
+  static constexpr int kGroups = kTiles == 4 ? 2 : 1;
+  static constexpr int kAcross = kTiles * kColumns / 4 / kGroups;  // threads along the columns
+  static_assert(kThreads / kAcross * kKeysOwn == kDim);
+  // Of the first column of a thread's group in tiles of `rows` rows.
+  WEIR_DEVICE static int place(int thread, int group, int rows, int row) {
+    const int n = thread % kAcross + group * kAcross;
+    return (n / (kColumns / 4) * rows + row) * kColumns + n % (kColumns / 4) * 4;
+  }
+};
+
+// S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T, in the slot and in the registers; the ring's rows are not needed
+// any more. The whole cluster: at the end all of its blocks have read what they need of the slot's ring.
+template <int kTiles>
+WEIR_DEVICE void fold(Shared<kTiles>& m, const Place<kTiles>& p, int warp, State<kTiles>& state) {
+  using Own = Fold<kTiles>;
+  int me = thread();
+  asm volatile("" : "+r"(me));  // else what follows from it is worked out, and kept, for every row
+  const int key = me / Own::kAcross * Own::kKeysOwn;
+  float4 sum[Own::kGroups][Own::kKeysOwn];
+#pragma unroll
+  for (int g = 0; g < Own::kGroups; ++g) {
+#pragma unroll
+    for (int d = 0; d < Own::kKeysOwn; ++d) {
+      sum[g][d] = __ldcg(reinterpret_cast<const float4*>(p.state() + Own::place(me, g, kDim, key + d)));
+    }
+  }
+  device::barrier_wait(&m.loaded, 0);
+  __syncthreads();                   // the block's own rows are there, too
+  device::cluster_arrive_relaxed();  // what was read has arrived, and nothing is handed over
+  const float last = m.log_decay[kRing - 1];
+#pragma unroll 1
+  for (int j = warp; j < kRing; j += kParts) {
+    auto* row = reinterpret_cast<float4*>(m.keys[j]) + device::lane();
+    *row = scaled(*row, expf(last - m.log_decay[j]));
+  }
+  const float fade = expf(last);
+#pragma unroll
+  for (int g = 0; g < Own::kGroups; ++g) {
+#pragma unroll
+    for (int d = 0; d < Own::kKeysOwn; ++d) sum[g][d] = scaled(sum[g][d], fade);
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int j = 0; j < kRing; ++j) {
+    float4 x[Own::kGroups];
+#pragma unroll
+    for (int g = 0; g < Own::kGroups; ++g) {
+      x[g] = *reinterpret_cast<const float4*>(&m.update[0][0][0] + Own::place(me, g, kRing, j));
+    }
+    const auto keys = *reinterpret_cast<const Floats<4>(*)[Own::kKeysOwn / 4]>(m.keys[j] + key);
+#pragma unroll
+    for (int g = 0; g < Own::kGroups; ++g) {
+#pragma unroll
+      for (int d = 0; d < Own::kKeysOwn; ++d) {
+        const float k = keys[d / 4].at[d % 4];
+        float4& s = sum[g][d];
+        s = {fmaf(k, x[g].x, s.x), fmaf(k, x[g].y, s.y), fmaf(k, x[g].z, s.z), fmaf(k, x[g].w, s.w)};
+      }
+    }
+  }
+  __syncthreads();  // nobody reads the ring any more
+#pragma unroll
+  for (int g = 0; g < Own::kGroups; ++g) {
+#pragma unroll
+    for (int d = 0; d < Own::kKeysOwn; ++d) {
+      const int place = Own::place(me, g, kDim, key + d);
+      *reinterpret_cast<float4*>(m.passing() + place) = sum[g][d];
+      __stcs(reinterpret_cast<float4*>(p.state() + place), sum[g][d]);
+    }
+  }
+  __syncthreads();
+  const float* from = m.passing() + column_in_tiles<kTiles>(kDim) + warp * kKeys * kColumns;
+#pragma unroll
+  for (int d = 0; d < kKeys; ++d) state.of[d] = *reinterpret_cast<const Floats<kTiles>*>(from + d * kColumns);
+  device::cluster_wait();
+}
+
+// A channel of the convolution over the rows.
+struct Channel {
+  int index;
+  float weights[kTaps];
+  float window[kTaps];  // the last is the row's own input
+  float in;             // of the next row
+};
+
+WEIR_DEVICE float convolve(Channel& own) {
+  return weir::convolve(own.weights, own.window, own.in);
+}
+
+// What a thread keeps over the rows.
 struct Thread {
-  float weights[kTaps];  // of the gates: the decay, dt_bias
-  float window[kTaps];   // the last is the row's own input
-  int index;             // of the channel; of the gates: the head
+  bool ends;      // its warp has columns to end the row of
+  Channel qk;     // of its q or k
+  Channel value;  // of its column
   float norm;
-  float in;
-  float more;
+  float decay;
+  float dt_bias;
+  float before;  // the decay's logarithm behind the row before, from the base on
+  // Of the next row.
+  float z;
+  float a;
+  float b;
 };
 
 template <int kTiles>
-WEIR_DEVICE void open_thread(const Place<kTiles>& p, const Role& role, int position, Thread& own) {
+WEIR_DEVICE void open_thread(const Place<kTiles>& p, int warp, int position, int ring, Thread& own) {
   const GpuGdnPackedArgs& args = p.args;
-  own.index = (thread() / kDim * args.key_heads + p.key_head) * kDim + thread() % kDim;
-  own.norm = own.more = 0;
-  if (role.gates) {
-    own.weights[0] = args.decay[p.value_head];
-    own.weights[1] = args.dt_bias[p.value_head];
-    own.index = p.value_head;
-    return;
-  }
-  if (!role.multiplies) {
-    const int column = (p.tile + role.warp - kParts) * kColumns + device::lane();
+  own.ends = warp < kTiles;
+  own.qk.index = p.qk_channel();
+  open_channel(p, position, own.qk.index, own.qk.weights, own.qk.window);
+  if (own.ends) {
+    const int column = p.tile * kColumns + thread();
+    own.value.index = p.value_channel(column);
+    open_channel(p, position, own.value.index, own.value.weights, own.value.window);
     own.norm = args.norm[column];
-    own.index = (2 * args.key_heads + p.value_head) * kDim + column;
   }
-#pragma unroll
-  for (int tap = 0; tap < kTaps; ++tap) {
-    own.weights[tap] = args.conv[tap * args.channels + own.index];
-    own.window[tap] = 0;
-    const int token = position - kTaps + tap;
-    if (tap > 0 && token >= 0) own.window[tap] = p.inputs(token)[own.index];
-  }
+  own.decay = args.decay[p.value_head];
+  own.dt_bias = args.dt_bias[p.value_head];
+  own.before = ring == 0 || ring == kRing ? 0.0F : p.log_decay()[ring - 1];
 }
 
-WEIR_DEVICE void read_row(const GpuGdnPackedArgs& args, const Role& role, int64_t row, Thread& own) {
-  if (role.gates) {
-    own.in = __ldcg(args.a + row * args.a_stride + own.index);
-    own.more = __ldcg(args.b + row * args.b_stride + own.index);
-    return;
-  }
-  own.in = __ldcg(args.u + row * args.u_stride + own.index);
-  if (!role.multiplies) own.more = __ldcg(args.z + row * args.z_stride + own.index - 2 * args.key_heads * kDim);
-}
-
-WEIR_DEVICE float convolve(Thread& own) {
-  float sum = 0;
-#pragma unroll
-  for (int tap = 0; tap + 1 < kTaps; ++tap) {
-    own.window[tap] = own.window[tap + 1];
-    sum = fmaf(own.weights[tap], own.window[tap], sum);
-  }
-  own.window[kTaps - 1] = own.in;
-  return silu_fast(fmaf(own.weights[kTaps - 1], own.in, sum));
-}
-
-// The gates of row i of the ring.
 template <int kTiles>
-WEIR_DEVICE void enter_gates(Shared<kTiles>& m, const Place<kTiles>& p, const Thread& own, int i, int turn) {
-  const float x = own.in + own.weights[1];
-  const float softplus = x > 20.0F ? x : log1pf(expf(x));
-  const float now = fmaf(own.weights[0], softplus, i == 0 ? 0.0F : m.log_decay[i - 1]);
-  __syncwarp();
-  if (device::lane() != 0) return;
-  m.log_decay[i] = now;
-  m.fade[turn] = expf(now);
-  m.beta[turn] = device::sigmoid(own.more);
-  if (p.leads()) p.log_decay()[i] = now;
+WEIR_DEVICE void read_row(const Place<kTiles>& p, int64_t row, Thread& own) {
+  const GpuGdnPackedArgs& args = p.args;
+  const float* u = args.u + row * args.u_stride;
+  own.qk.in = __ldcg(u + own.qk.index);
+  own.a = __ldcg(args.a + row * args.a_stride + p.value_head);
+  own.b = __ldcg(args.b + row * args.b_stride + p.value_head);
+  if (own.ends) {
+    own.value.in = __ldcg(u + own.value.index);
+    own.z = __ldcg(args.z + row * args.z_stride + own.value.index - 2 * args.key_heads * kDim);
+  }
 }
 
-// This block's share of the row's products with the ring's keys goes to every block of the cluster; row i is the row
-// itself. Half a warp has the sums with k, the other those with q.
+// A row as every thread of the block knows it.
+struct Row {
+  int i;      // of the ring
+  float now;  // the decay's logarithm from the base on
+  float fade;
+  Norms norm;
+};
+
+// The row's products with this warp's rows of the ring, and of them the coefficients of the updates; row i is the row
+// itself. Each exchange halves how many sums a lane adds up: lanes of the first half end with one of k, the others with
+// one of q.
 template <int kTiles>
-WEIR_DEVICE void send_dots(Shared<kTiles>& m, const Place<kTiles>& p, const Role& role, int i, int turn, float q_scale,
-                           float k_scale) {
+WEIR_DEVICE void coefficients(Shared<kTiles>& m, int first, const Row& row) {
   constexpr int kHalf = device::kWarp / 2;
   const bool of_k = device::lane() < kHalf;
   const int at = 4 * device::lane();
   const float4 k = *reinterpret_cast<const float4*>(m.qk + kDim + at);
   const float4 q = *reinterpret_cast<const float4*>(m.qk + at);
-#pragma unroll 1
-  for (int r = role.warp; r < 1 << p.own_bits(); r += kParts) {
-    const int row = (p.rank << p.own_bits()) + r;
-    if (row > i) return;
-    const float4 key = *reinterpret_cast<const float4*>((row == i ? m.qk + kDim : m.keys[r]) + at);
-    const float kk = fmaf(key.w, k.w, fmaf(key.z, k.z, fmaf(key.y, k.y, key.x * k.x)));
-    const float qk = fmaf(key.w, q.w, fmaf(key.z, q.z, fmaf(key.y, q.y, key.x * q.x)));
-    float sum = (of_k ? kk : qk) + __shfl_xor_sync(device::kAllLanes, of_k ? qk : kk, kHalf);
+  float sums[kRows];
 #pragma unroll
-    for (int distance = kHalf / 2; distance > 0; distance /= 2) {
-      sum += __shfl_xor_sync(device::kAllLanes, sum, distance);
-    }
-    sum *= of_k ? k_scale : q_scale;
-    if (row == i) sum *= k_scale;
-    const int to = device::lane() % kHalf;
-    if (to < p.args.cluster) {
-      device::send_shared_to(static_cast<uint32_t>(to), &m.dots[turn][of_k ? 0 : 1][row], sum, &m.dots_here[turn]);
+  for (int r = 0; r < kRows; ++r) {
+    const float* from = first + r == row.i ? m.qk + kDim : m.keys[first + r];
+    const float4 key = *reinterpret_cast<const float4*>(from + at);
+    const float kk = dot(key, k);
+    const float qk = dot(key, q);
+    sums[r] = (of_k ? kk : qk) + __shfl_xor_sync(device::kAllLanes, of_k ? qk : kk, kHalf);
+  }
+#pragma unroll
+  for (int left = kRows / 2; left > 0; left /= 2) {
+    const bool upper = (device::lane() & 2 * left) != 0;
+#pragma unroll
+    for (int r = 0; r < left; ++r) {
+      const float given = upper ? sums[r] : sums[r + left];
+      const float kept = upper ? sums[r + left] : sums[r];
+      sums[r] = kept + __shfl_xor_sync(device::kAllLanes, given, 2 * left);
     }
   }
-}
-
-// One warp's part of S^T k and S^T q, its lanes' columns.
-template <int kTiles>
-WEIR_DEVICE void state_products(const Shared<kTiles>& m, const Role& role, float (&from_k)[kTiles],
-                                float (&from_q)[kTiles]) {
-  constexpr int kKeys = kDim / kParts;
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) from_k[tile] = from_q[tile] = 0;
-  const int first = role.warp * kKeys;
-#pragma unroll 1
-  for (int d = first; d < first + kKeys; d += 4) {
-    const float4 k = *reinterpret_cast<const float4*>(m.qk + kDim + d);
-    const float4 q = *reinterpret_cast<const float4*>(m.qk + d);
-    const float ks[4] = {k.x, k.y, k.z, k.w};
-    const float qs[4] = {q.x, q.y, q.z, q.w};
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float x = m.state[tile][d + n][device::lane()];
-        from_k[tile] = fmaf(ks[n], x, from_k[tile]);
-        from_q[tile] = fmaf(qs[n], x, from_q[tile]);
-      }
+  float sum = sums[0] + __shfl_xor_sync(device::kAllLanes, sums[0], 1);
+  const int j = first + device::lane() % kHalf / 2;
+  sum *= of_k ? row.norm.k_scale : row.norm.q_scale;
+  if (j == row.i) sum *= row.norm.k_scale;
+  const float product = expf(row.now - (j < row.i ? m.log_decay[j] : row.now)) * sum;
+  if (device::lane() % 2 == 0) {
+    if (of_k) {
+      m.minus_a[j] = j < row.i ? -product : 0.0F;
+    } else {
+      m.b[j] = j <= row.i ? product : 0.0F;
     }
-  }
-}
-
-// The coefficients of this warp's rows of the ring, up to row i, and the sums over those before it.
-template <int kTiles>
-WEIR_DEVICE void ring_products(Shared<kTiles>& m, const Role& role, int i, int turn, float (&from_k)[kTiles],
-                               float (&from_q)[kTiles]) {
-  constexpr int kRows = kRing / kParts;
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) from_k[tile] = from_q[tile] = 0;
-  const int first = role.warp * kRows;
-  if (first > i) return;
-  const int j = first + device::lane();
-  if (device::lane() < kRows) {
-    const float e = expf(m.log_decay[i] - m.log_decay[min(j, i)]);
-    m.minus_a[j] = j < i ? -(e * m.dots[turn][0][j]) : 0.0F;
-    m.b[j] = j <= i ? e * m.dots[turn][1][j] : 0.0F;
   }
   __syncwarp();
+}
+
+// The sums over this warp's rows of the ring before the row.
+template <int kTiles>
+WEIR_DEVICE void ring_products(Shared<kTiles>& m, int first, int i, Floats<kTiles>& from_k, Floats<kTiles>& from_q) {
+  const float* update = &m.update[0][first][0] + column_in_tiles<kTiles>(kRing);
 #pragma unroll 1
-  for (int t = first; t < min(first + kRows, i); t += 4) {
-    const float4 a = *reinterpret_cast<const float4*>(m.minus_a + t);
-    const float4 b = *reinterpret_cast<const float4*>(m.b + t);
-    const float as[4] = {a.x, a.y, a.z, a.w};
-    const float bs[4] = {b.x, b.y, b.z, b.w};
+  for (int t = 0; t < kRows && first + t < i; t += 4) {
+    const auto as = *reinterpret_cast<const Floats<4>*>(m.minus_a + first + t);
+    const auto bs = *reinterpret_cast<const Floats<4>*>(m.b + first + t);
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
+    for (int n = 0; n < 4; ++n) {
+      const auto x = *reinterpret_cast<const Floats<kTiles>*>(update + (t + n) * kColumns);
 #pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float x = t + n < i ? m.update[tile][t + n][device::lane()] : 0.0F;
-        from_k[tile] = fmaf(as[n], x, from_k[tile]);
-        from_q[tile] = fmaf(bs[n], x, from_q[tile]);
+      for (int c = 0; c < kTiles; ++c) {
+        const float delta = first + t + n < i ? x.at[c] : 0.0F;
+        from_k.at[c] = fmaf(as.at[n], delta, from_k.at[c]);
+        from_q.at[c] = fmaf(bs.at[n], delta, from_q.at[c]);
       }
     }
   }
 }
 
-// A row's products with the ring and the state, into the parts; returns the factor of the row's key.
+// This warp's part of S^T k and S^T q, its lanes' columns.
 template <int kTiles>
-WEIR_DEVICE float multiply_row(Shared<kTiles>& m, const Place<kTiles>& p, const Role& role, int i, int turn,
-                               uint32_t phase) {
-  const float4 q_squares = reinterpret_cast<const float4*>(m.squares)[0];
-  const float4 k_squares = reinterpret_cast<const float4*>(m.squares)[1];
-  const float q_scale = kQueryScale * rsqrtf(((q_squares.x + q_squares.y) + (q_squares.z + q_squares.w)) + kL2Eps);
-  const float k_scale = rsqrtf(((k_squares.x + k_squares.y) + (k_squares.z + k_squares.w)) + kL2Eps);
-  float state_k[kTiles];
-  float state_q[kTiles];
-  float ring_k[kTiles];
-  float ring_q[kTiles];
+WEIR_DEVICE void state_products(const Shared<kTiles>& m, int warp, const State<kTiles>& state, Floats<kTiles>& from_k,
+                                Floats<kTiles>& from_q) {
+#pragma unroll
+  for (int d = 0; d < kKeys; d += 4) {
+    const auto ks = *reinterpret_cast<const Floats<4>*>(m.qk + kDim + warp * kKeys + d);
+    const auto qs = *reinterpret_cast<const Floats<4>*>(m.qk + warp * kKeys + d);
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+#pragma unroll
+      for (int c = 0; c < kTiles; ++c) {
+        const float x = state.of[d + n].at[c];
+        from_k.at[c] = fmaf(ks.at[n], x, from_k.at[c]);
+        from_q.at[c] = fmaf(qs.at[n], x, from_q.at[c]);
+      }
+    }
+  }
+}
+
+// The row's scales; its products with the ring and the state, into the parts.
+template <int kTiles>
+WEIR_DEVICE void multiply_row(Shared<kTiles>& m, int warp, const State<kTiles>& state, Row& row) {
+  row.norm = norms(m.squares);
   device::barrier_wait(&m.loaded, 0);
-  send_dots(m, p, role, i, turn, q_scale, k_scale);
-  __syncwarp();
-  state_products(m, role, state_k, state_q);
-  device::barrier_wait(&m.dots_here[turn], phase);
-  ring_products(m, role, i, turn, ring_k, ring_q);
-  const float fade = m.fade[turn];
+  Floats<kTiles> ring_k = {};
+  Floats<kTiles> ring_q = {};
+  const int first = warp * kRows;
+  if (first <= row.i) {
+    coefficients(m, first, row);
+    ring_products(m, first, row.i, ring_k, ring_q);
+  }
+  Floats<kTiles> state_k = {};
+  Floats<kTiles> state_q = {};
+  state_products(m, warp, state, state_k, state_q);
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    m.parts[0][tile][role.warp][device::lane()] = fmaf(-fade, state_k[tile] * k_scale, ring_k[tile]);
-    m.parts[1][tile][role.warp][device::lane()] = fmaf(fade, state_q[tile] * q_scale, ring_q[tile]);
+  for (int c = 0; c < kTiles; ++c) {
+    state_k.at[c] = fmaf(-row.fade, state_k.at[c] * row.norm.k_scale, ring_k.at[c]);
+    state_q.at[c] = fmaf(row.fade, state_q.at[c] * row.norm.q_scale, ring_q.at[c]);
   }
-  return k_scale;
+  *reinterpret_cast<Floats<kTiles>*>(&m.parts[0][warp][device::lane() * kTiles]) = state_k;
+  *reinterpret_cast<Floats<kTiles>*>(&m.parts[1][warp][device::lane() * kTiles]) = state_q;
 }
 
-WEIR_DEVICE float add_parts(const float (*parts)[kColumns]) {
-  const int c = device::lane();
-  return ((parts[0][c] + parts[1][c]) + (parts[2][c] + parts[3][c])) +
-         ((parts[4][c] + parts[5][c]) + (parts[6][c] + parts[7][c]));
-}
-
-// The row's update and its output, once all blocks of the head have their squares; the warp of a tile.
+// One over the root of the head's mean square, of which a warp has the sum over a tile.
 template <int kTiles>
-WEIR_DEVICE void finish_row(Shared<kTiles>& m, const Place<kTiles>& p, const Role& role, const Thread& own, float value,
-                            float z, int i, int turn, uint32_t phase, int64_t row) {
-  const GpuGdnPackedArgs& args = p.args;
-  const int tile = role.warp - kParts;
-  const int lane = device::lane();
-  const float delta = m.beta[turn] * (value + add_parts(m.parts[0][tile]));
-  const float out = fmaf(m.b[i], delta, add_parts(m.parts[1][tile]));
-  const float squares = device::warp_sum(out * out);
-  if (lane < p.args.cluster) {
-    device::send_shared_to(static_cast<uint32_t>(lane), &m.norm[turn][p.rank * kTiles + tile], squares,
-                           &m.norm_here[turn]);
+WEIR_DEVICE float norm_scale(Shared<kTiles>& m, const Place<kTiles>& p, int warp, float squares, int row) {
+  using At = Place<kTiles>;
+  const int turn = row % 2;
+  if constexpr (At::kBlocks == 1) {
+    if (device::lane() == 0) m.norm[turn][warp] = squares;
+    device::threads_barrier(1, kTiles * device::kWarp);
+  } else {
+    if (device::lane() < At::kBlocks) {
+      const int to = p.rank - p.rank % At::kBlocks + device::lane();
+      device::send_shared_to(static_cast<uint32_t>(to), &m.norm[turn][p.tile + warp], squares, &m.norm_here[turn]);
+    }
+    if (thread() == 0) device::barrier_expect(&m.norm_here[turn], kHeadTiles * 4);
+    __syncwarp();
+    device::barrier_wait(&m.norm_here[turn], static_cast<uint32_t>(row) / 2 % 2);
   }
-  if (tile == 0 && lane == 0) device::barrier_expect(&m.norm_here[turn], p.args.cluster * kTiles * 4);
-  __syncwarp();
-  m.update[tile][i][lane] = delta;
-  p.update()[(tile * kRing + i) * kColumns + lane] = delta;
+  return output_scale(*reinterpret_cast<const float4*>(m.norm[turn]), p.args.eps);
+}
+
+// The row's update and its output, of a thread's column.
+template <int kTiles>
+WEIR_DEVICE void end_row(Shared<kTiles>& m, const Place<kTiles>& p, int warp, const Thread& own, const Row& now,
+                         float value, float beta, float z, int row, int64_t row_begin) {
+  const GpuGdnPackedArgs& args = p.args;
+  const float delta = beta * (value + add_parts(m.parts[0], thread()));
+  const float out = fmaf(m.b[now.i], delta, add_parts(m.parts[1], thread()));
+  const float squares = device::warp_sum(out * out);
   const float gate = own.norm * silu_fast(z);
-  device::barrier_wait(&m.norm_here[turn], phase);
-  const float4 all = *reinterpret_cast<const float4*>(&m.norm[turn][(p.rank * kTiles) & ~3]);
-  const float scale = rsqrtf((((all.x + all.y) + all.z) + all.w) / static_cast<float>(kDim) + args.eps);
-  const int column = p.value_head * kDim + (p.tile + tile) * kColumns + lane;
-  args.y[row * args.y_stride + column] =
-      static_cast<uint16_t>(device::half_pair(args.y_type != 0, out * scale * gate, 0.0F));
+  const float scale = norm_scale(m, p, warp, squares, row);
+  args.y[(row_begin + row) * args.y_stride + own.value.index - 2 * args.key_heads * kDim] =
+      output_value(args, out * scale * gate);
+  m.update[warp][now.i][device::lane()] = delta;
+  p.update()[(warp * kRing + now.i) * kColumns + device::lane()] = delta;
+}
+
+// What later rows and later steps need of the row beside the updates.
+template <int kTiles>
+WEIR_DEVICE void keep_row(Shared<kTiles>& m, const Place<kTiles>& p, const Thread& own, const Row& now, float value,
+                          int position, bool inputs) {
+  if (thread() >= kDim) {
+    const float key = value * now.norm.k_scale;
+    m.keys[now.i][thread() - kDim] = key;
+    if (p.rank == 0) p.keys()[now.i * kDim + thread() - kDim] = key;
+  }
+  if (thread() == kThreads - 1) {
+    m.log_decay[now.i] = now.now;
+    if (p.leads()) p.log_decay()[now.i] = now.now;
+  }
+  if (!inputs) return;
+  if (p.rank == 0) p.inputs(position)[own.qk.index] = own.qk.window[kTaps - 1];
+  if (own.ends) p.inputs(position)[own.value.index] = own.value.window[kTaps - 1];
 }
 
 template <int kTiles>
@@ -426,83 +421,68 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
   const GpuGdnSequence s = args.sequences[blockIdx.y];
   if (s.row_count == 0) return;  // the whole cluster
   const Place<kTiles> p(args, s);
-  const Role role = {warp(), warp() < kParts, warp() == kParts + kTiles};
+  const int warp = weir::warp();
   int base = s.base;
-  if (role.gates && device::lane() == 0) load_slot(m, p, s.position - base);
+  const int ring = s.position - base;
+  State<kTiles> state;
+  if (ring < kRing) load_state(p, warp, state);
+  if (thread() == kThreads - 1) load_ring(m, p, ring);
   __syncwarp();
-  device::cluster_arrive_relaxed();
-  if (thread() < s.position - base) m.log_decay[thread()] = p.log_decay()[thread()];
+  if constexpr (Place<kTiles>::kBlocks > 1) device::cluster_arrive_relaxed();
   Thread own;
-  open_thread(p, role, s.position, own);
+  open_thread(p, warp, s.position, ring, own);
+  if (thread() < ring) m.log_decay[thread()] = p.log_decay()[thread()];
   __syncwarp();
-  device::cluster_wait();  // every block's barriers are made
+  if constexpr (Place<kTiles>::kBlocks > 1) device::cluster_wait();  // every block's barriers are made
   __syncthreads();
+  if (s.row_count > kInputs - (kTaps - 1)) device::cluster_barrier();  // every block has its window
 #pragma unroll 1
   for (int row = 0; row < s.row_count; ++row) {
     const int position = s.position + row;
     if (position - base == kRing) {
-      __syncwarp();
-      device::cluster_barrier();  // the keys of this step's rows are in the slot
-      device::barrier_wait(&m.loaded, 0);
-      if (role.multiplies) fold(m, p, role);
-      __syncwarp();
-      device::cluster_barrier();  // nobody reads any more what later rows write in their place
+      fold(m, p, warp, state);
       base = position;
+      own.before = 0;
     }
     if (row == 0) {
       device::wait_for_previous();
       device::start_next();
-      read_row(args, role, s.row_begin, own);
+      read_row(p, s.row_begin, own);
     }
-    const int i = position - base;
-    const int turn = row % 2;
-    const uint32_t phase = static_cast<uint32_t>(row) / 2 % 2;
-    const float z = own.more;
-    float value = 0;
-    if (role.gates) {
-      enter_gates(m, p, own, i, turn);
-    } else {
-      value = convolve(own);
-    }
-    if (row + 1 < s.row_count) read_row(args, role, int64_t{s.row_begin} + row + 1, own);
-    if (role.multiplies) {
-      m.qk[thread()] = value;
-      const float sum = device::warp_sum(value * value);
-      if (device::lane() == 0) m.squares[role.warp] = sum;
-      if (thread() == 0) device::barrier_expect(&m.dots_here[turn], (i + 1) * 8);
-      __syncwarp();
-      workers_barrier();
-      value *= multiply_row(m, p, role, i, turn, phase);
-    } else {
-      device::warp_arrive(&m.dots_here[turn]);
-      __syncwarp();
-    }
-    __syncthreads();  // the parts are there; all warps at one place, as the language wants it
-    if (role.multiplies) {
-      if (thread() >= kDim && i >> p.own_bits() == p.rank) {
-        m.keys[i & ((1 << p.own_bits()) - 1)][thread() - kDim] = value;
-        p.keys()[i * kDim + thread() - kDim] = value;
-      }
-    } else if (!role.gates) {
-      finish_row(m, p, role, own, value, z, i, turn, phase, int64_t{s.row_begin} + row);
-    }
-    if (!role.gates && row >= s.row_count - kInputs && (!role.multiplies || p.rank == 0)) {
-      p.inputs(position)[own.index] = own.window[kTaps - 1];
-    }
+    Row now;
+    now.i = position - base;
+    now.now = own.before = fmaf(own.decay, softplus(own.a + own.dt_bias), own.before);
+    now.fade = expf(now.now);
+    const float beta = device::sigmoid(own.b);
+    const float z = own.z;
+    const float channel = convolve(own.qk);
+    m.qk[thread()] = channel;
+    const float squares = device::warp_sum(channel * channel);
+    if (device::lane() == 0) m.squares[warp] = squares;
+    const float value = own.ends ? convolve(own.value) : 0.0F;
+    if (row + 1 < s.row_count) read_row(p, int64_t{s.row_begin} + row + 1, own);
+    __syncthreads();  // q, k and what the row before left are there
+    multiply_row(m, warp, state, now);
+    __syncthreads();  // the parts are there
+    if (own.ends) end_row(m, p, warp, own, now, value, beta, z, row, s.row_begin);
+    keep_row(m, p, own, now, channel, position, row >= s.row_count - kInputs);
   }
 }
 
 }  // namespace
 
-WEIR_KERNEL_BOUNDED(weir_gdn_rows, GpuGdnPackedArgs, kRowsThreads<1>, 4) {
+// As many registers as hold a block's part of the state, and as many blocks as these leave room for.
+WEIR_KERNEL_BOUNDED(weir_gdn_rows_1, GpuGdnPackedArgs, kThreads, 3) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, shared_at<1>(gdn_rows_shared));
+  gdn_rows(args, shared_at<Shared<1>>(gdn_rows_shared));
 }
-
-// Four value heads of a key head: two tiles a block.
-WEIR_KERNEL_BOUNDED(weir_gdn_rows_wide, GpuGdnPackedArgs, kRowsThreads<2>, 3) {
+WEIR_KERNEL_BOUNDED(weir_gdn_rows_2, GpuGdnPackedArgs, kThreads, 2) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, shared_at<2>(gdn_rows_shared));
+  gdn_rows(args, shared_at<Shared<2>>(gdn_rows_shared));
+}
+WEIR_KERNEL_BOUNDED(weir_gdn_rows_4, GpuGdnPackedArgs, kThreads, 2) {
+  extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
+  gdn_rows(args, shared_at<Shared<4>>(gdn_rows_shared));
 }
 
 }  // namespace weir

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,16 @@
 namespace weir::gdn_test {
 
 enum class Family { kRows, kChunks };
+
+// What may take rows of the shape.
+inline std::vector<GdnRowsKernel> rows_kernels(const GdnShape& shape) {
+  std::vector<GdnRowsKernel> kernels = {GdnRowsKernel::kFew, GdnRowsKernel::kTiles2, GdnRowsKernel::kTiles4};
+  if (shape.value_heads < 4 * shape.key_heads) kernels.push_back(GdnRowsKernel::kTiles1);
+  return kernels;
+}
+inline std::string rows_name(const GdnShape& shape, GdnRowsKernel kernel) {
+  return std::string(gdn_rows_name(kernel, shape.value_heads / shape.key_heads));
+}
 
 struct Piece {
   int64_t slot = 0;
@@ -27,6 +38,7 @@ inline constexpr int64_t kOffset = 256;  // the layer's part does not begin the 
 // A layer, rows and slots on the device.
 class Mixer {
  public:
+  std::optional<GdnRowsKernel> rows_kernel;  // else the one that gdn_rows takes
   Mixer(Gpu gpu, const Layer& layer, const Inputs& inputs, int64_t slots)
       : gpu_(gpu),
         shape_(layer.shape),
@@ -80,7 +92,11 @@ class Mixer {
   }
   void launch(Family family) {
     if (family == Family::kRows) {
-      gdn_rows(gpu_, args_);
+      if (rows_kernel) {
+        gdn_rows_by(gpu_, args_, *rows_kernel);
+      } else {
+        gdn_rows(gpu_, args_);
+      }
     } else {
       gdn_chunks(gpu_, args_, chunks_);
     }
