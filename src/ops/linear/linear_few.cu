@@ -50,7 +50,11 @@ WEIR_DEVICE void norm_together(const GpuFewArgs& args, const FewShared& m, const
         reinterpret_cast<const float4*>(args.x + (args.x_rows == nullptr ? r : args.x_rows[r]) * args.x_stride) + begin;
 #pragma unroll
     for (int p = 0; p < kEach; ++p) {
-      if (p < pieces) v[i][p] = __ldcg(row + p * device::kWarp);
+      if constexpr (kRows > 1) {  // without branches between the reads
+        v[i][p] = begin + p * device::kWarp < end ? __ldcg(row + p * device::kWarp) : float4{0, 0, 0, 0};
+      } else if (p < pieces) {
+        v[i][p] = __ldcg(row + p * device::kWarp);
+      }
     }
   }
 #pragma unroll
@@ -59,7 +63,7 @@ WEIR_DEVICE void norm_together(const GpuFewArgs& args, const FewShared& m, const
     float sum = 0;
 #pragma unroll
     for (int p = 0; p < kEach; ++p) {
-      if (p >= pieces) continue;
+      if (kRows == 1 && p >= pieces) continue;
       const float4 x = v[i][p];
       sum = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, sum))));
     }
