@@ -26,6 +26,69 @@ WEIR_DEVICE void choose(const GpuFewExpertsArgs& args, int rows, int row, bool w
   }
 }
 
+// Memory that choose_for_one() needs, where weights come later or never.
+struct Candidates {
+  uint32_t most[16];   // by group of 32 experts: their largest key,
+  uint32_t masks[16];  // and which are candidates
+  uint32_t keys[device::kWarp];
+  int32_t experts[device::kWarp];
+};
+static_assert(sizeof(Candidates) <= sizeof(FewRoutes::weights));
+
+// The experts of the only row, by all warps that multiply: a lane has one expert of 256. As many groups of 32 as the
+// row has experts are looked at, so the smallest of the groups' largest keys is one that the last expert reaches: there
+// are some twenty candidates, whose ranks are counted. By the first warp alone if there are more than lanes.
+template <int kEach>
+WEIR_DEVICE void choose_for_one(const GpuFewExpertsArgs& args, FewRoutes& routes) {
+  constexpr int kKeys = kEach / kFewWarps;
+  Candidates& c = *reinterpret_cast<Candidates*>(routes.weights);
+  const int lane = device::lane();
+  const int first = device::warp() * kKeys;  // group
+  uint32_t keys[kKeys];
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    const int e = (first + i) * device::kWarp + lane;
+    keys[i] = e < args.experts ? route_key(__ldcg(args.router + e)) : 0;
+    const uint32_t most = __reduce_max_sync(device::kAllLanes, keys[i]);
+    if (lane == 0) c.most[first + i] = most;
+  }
+  few_barrier();
+  const uint32_t reached = __reduce_min_sync(device::kAllLanes, c.most[lane % kEach]);
+  uint32_t masks[kKeys];
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    masks[i] = __ballot_sync(device::kAllLanes, keys[i] >= reached);
+    if (lane == 0) c.masks[first + i] = masks[i];
+  }
+  few_barrier();
+  const auto counted = static_cast<unsigned>(lane < kEach ? __popc(c.masks[lane]) : 0);
+  const int count = static_cast<int>(__reduce_add_sync(device::kAllLanes, counted));
+  const bool few = count <= device::kWarp && args.top_k <= kEach;
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    const int before = static_cast<int>(__reduce_add_sync(device::kAllLanes, lane < first + i ? counted : 0));
+    if (few && keys[i] >= reached) {
+      const int at = before + __popc(masks[i] & ((1U << lane) - 1));
+      c.keys[at] = keys[i];
+      c.experts[at] = (first + i) * device::kWarp + lane;
+    }
+  }
+  few_barrier();
+  if (device::warp() > 0) return;
+  if (!few) return choose<kEach>(args, 1, 0, false, routes);
+  // In ascending order of experts: of equal keys the earlier one is the better.
+  const uint32_t key = lane < count ? c.keys[lane] : 0;
+  int rank = 0;
+#pragma unroll 4
+  for (int i = 0; i < count; ++i) {
+    const uint32_t other = __shfl_sync(device::kAllLanes, key, i);
+    rank += other > key || (other == key && i < lane) ? 1 : 0;
+  }
+  const bool chosen = lane < count && rank < args.top_k;
+  const uint32_t all = __ballot_sync(device::kAllLanes, chosen);
+  if (chosen) routes.experts[__popc(all & ((1U << lane) - 1))] = c.experts[lane];
+}
+
 // The block's shared memory: ring, rows, sums, barriers, scales.
 struct FewMoeShared {
   FewRing ring;
@@ -71,8 +134,10 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
       device::bulk_copy(m.rows, args.x, rows * m.row_bytes, m.ring.rows);
     }
     __syncwarp();
+  } else if constexpr (kRows == 1) {
+    choose_for_one<kEach>(args, routes);
   } else if (device::warp() < rows) {
-    choose<kEach>(args, rows, kRows == 1 ? 0 : device::warp(), false, routes);
+    choose<kEach>(args, rows, device::warp(), false, routes);
   }
   __syncthreads();
   if (few_brings()) {
