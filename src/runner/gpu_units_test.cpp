@@ -81,6 +81,22 @@ TEST_F(GpuUnits, FewRowsHaveTheirExpertsReadForEachOrOnce) {
   }
 }
 
+TEST_F(GpuUnits, UpTo128HeadsOfGatedDeltaNetAreFew) {
+  load("moe-fit");
+  config_.gdn_key_heads = 16;
+  config_.gdn_value_heads = 32;
+  weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
+  program_ = make_main_program(config_, gpu_cache_sizes(config_));
+  const auto has = [&](int64_t rows, const std::string& kernel) {
+    const std::vector<GpuUnit> all = units({rows, false});
+    return std::any_of(all.begin(), all.end(), [&](const GpuUnit& unit) { return unit.kernel == kernel; });
+  };
+  for (const int64_t rows : {1, 4, 5, 64}) {
+    EXPECT_EQ(has(rows, "gdn_rows_few"), rows <= 4) << rows << " rows";
+    EXPECT_EQ(has(rows, "gdn_rows"), rows > 4) << rows << " rows";
+  }
+}
+
 TEST_F(GpuUnits, KernelsMatchByTheBeginningsOfTheirNames) {
   EXPECT_TRUE(kernels_match("paged_prepare, paged_rows, paged_merge", "paged_prepare, paged_rows, paged_merge_pages"));
   EXPECT_TRUE(kernels_match("gdn_chunk_products, gdn_chunks",

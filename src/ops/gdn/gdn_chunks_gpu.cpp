@@ -10,8 +10,7 @@
 namespace weir {
 namespace {
 
-constexpr int64_t kFewHeads = 64;      // value heads of all sequences, up to which the kernel for few takes them
-constexpr int64_t kOneTileHeads = 64;  // up to which the other's blocks have one tile
+constexpr int64_t kFewHeads = 128;  // value heads of all sequences, up to which the kernel for few takes them
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kTiles = kGdnHeadDim / kGdnTileColumns;  // of a head's state
 constexpr int kProductsThreads = 256;
@@ -71,43 +70,24 @@ void set_shape(const GdnShape& shape, GpuGdnPackedArgs* args) {
   args->eps = shape.norm_eps;
 }
 
-GdnRowsKernel gdn_rows_kernel(int64_t sequences, int64_t value_heads, int64_t ratio) {
-  const int64_t heads = sequences * value_heads;
-  if (heads <= kFewHeads) return GdnRowsKernel::kFew;
-  // As few blocks as give each multiprocessor its share: what the blocks of a head do all for themselves grows with
-  // them. A cluster has eight blocks at most.
-  if (heads <= kOneTileHeads && ratio < 4) return GdnRowsKernel::kTiles1;
-  return heads <= 2 * kOneTileHeads ? GdnRowsKernel::kTiles2 : GdnRowsKernel::kTiles4;
+GdnRowsKernel gdn_rows_kernel(int64_t sequences, int64_t value_heads) {
+  return sequences * value_heads <= kFewHeads ? GdnRowsKernel::kFew : GdnRowsKernel::kMany;
 }
 
 std::string_view gdn_rows_name(GdnRowsKernel kernel, int64_t ratio) {
-  switch (kernel) {
-    case GdnRowsKernel::kFew:
-      return few_tiles(ratio) == 1 ? "gdn_rows_few" : "gdn_rows_few_wide";
-    case GdnRowsKernel::kTiles1:
-      return "gdn_rows_1";
-    case GdnRowsKernel::kTiles2:
-      return "gdn_rows_2";
-    case GdnRowsKernel::kTiles4:
-      return "gdn_rows_4";
-  }
-  WEIR_CHECK(false, "kernel {}", static_cast<int>(kernel));
+  if (kernel == GdnRowsKernel::kMany) return "gdn_rows";
+  return few_tiles(ratio) == 1 ? "gdn_rows_few" : "gdn_rows_few_wide";
 }
 
 void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args) {
-  gdn_rows_by(gpu, args, gdn_rows_kernel(args.sequence_count, int64_t{args.key_heads} * args.ratio, args.ratio));
+  gdn_rows_by(gpu, args, gdn_rows_kernel(args.sequence_count, int64_t{args.key_heads} * args.ratio));
 }
 
 void gdn_rows_by(Gpu& gpu, const GpuGdnPackedArgs& args, GdnRowsKernel kernel) {
   check(args);
-  WEIR_CHECK(kernel != GdnRowsKernel::kTiles1 || args.ratio < 4, "one tile a block, {} value heads a key head",
-             args.ratio);
   if (args.sequence_count == 0) return;
   const bool few = kernel == GdnRowsKernel::kFew;
-  const int tiles = few                                ? few_tiles(args.ratio)
-                    : kernel == GdnRowsKernel::kTiles1 ? 1
-                    : kernel == GdnRowsKernel::kTiles2 ? 2
-                                                       : 4;
+  const int tiles = few ? few_tiles(args.ratio) : static_cast<int>(kTiles);  // a block
   GpuGdnPackedArgs launched = args;
   launched.cluster = args.ratio * static_cast<int32_t>(kTiles) / tiles;
   device::Grid grid;
@@ -115,9 +95,9 @@ void gdn_rows_by(Gpu& gpu, const GpuGdnPackedArgs& args, GdnRowsKernel kernel) {
   grid.x = int64_t{args.key_heads} * grid.cluster;
   grid.y = args.sequence_count;
   grid.threads = few ? gdn_rows_few_threads(tiles) : kGdnRowsThreads;
-  grid.shared_bytes = few ? gdn_rows_few_shared_bytes(tiles) : gdn_rows_shared_bytes(tiles);
+  grid.shared_bytes = few ? gdn_rows_few_shared_bytes(tiles) : kGdnRowsSharedBytes;
   grid.overlap = true;
-  // As the kernels of few rows beside it; two of the largest blocks need most of it.
+  // As the kernels of few rows beside it; two blocks with a head each need most of it.
   grid.shared_split = kFewSplit;
   gpu.launch("weir_" + std::string(gdn_rows_name(kernel, args.ratio)), grid, launched);
 }

@@ -25,10 +25,10 @@ void set_shape(const GdnShape& shape, GpuGdnPackedArgs* args);
 // rows since the base.
 void gdn_rows(Gpu& gpu, const GpuGdnPackedArgs& args);
 
-// What gdn_rows launches: the kernel for few heads, else one whose blocks have so many tiles of 32 columns of a head
-// (one tile: with fewer than four value heads a key head). The bits, and what they leave in the slots, are the same.
-enum class GdnRowsKernel { kFew, kTiles1, kTiles2, kTiles4 };
-GdnRowsKernel gdn_rows_kernel(int64_t sequences, int64_t value_heads, int64_t ratio);
+// What gdn_rows launches: the kernel for few heads, or the one that has a whole value head a block. The bits, and what
+// they leave in the slots, are the same. `value_heads`: of a sequence.
+enum class GdnRowsKernel { kFew, kMany };
+GdnRowsKernel gdn_rows_kernel(int64_t sequences, int64_t value_heads);
 std::string_view gdn_rows_name(GdnRowsKernel kernel, int64_t ratio);
 void gdn_rows_by(Gpu& gpu, const GpuGdnPackedArgs& args, GdnRowsKernel kernel);
 

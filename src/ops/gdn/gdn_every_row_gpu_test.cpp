@@ -194,7 +194,7 @@ TEST_F(GdnEveryRow, TakesSoLongBesideTheRing) {
     print(best, every_row_bytes(layer.shape));
     std::printf("    %7.2f %7.2f %7.2f     %.2f (%.2f)\n", every[0], every[1], every[2], best / mean,
                 every_row_bytes(layer.shape) / mean_bytes);
-    for (const GdnRowsKernel kernel : rows_kernels(layer.shape)) {
+    for (const GdnRowsKernel kernel : kRowsKernels) {
       const auto by = [&](const GpuGdnPackedArgs& args) { gdn_rows_by(device, args, kernel); };
       std::printf("        %-12s no ring", rows_name(layer.shape, kernel).c_str());
       steps.prepare({{128, 128}});

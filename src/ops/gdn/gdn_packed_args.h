@@ -29,14 +29,13 @@ inline constexpr int kGdnHeadTileBytes = 2 * kGdnSquares * kGdnSquareBytes + 4 *
 inline constexpr int kGdnValueGroupBytes = 8 * 32 * 4 * 2;
 inline constexpr int kGdnValueTileBytes = 8 * kGdnValueGroupBytes;
 
-// Of a block of gdn_rows with `tiles` of 32 columns: bytes of shared memory: the ring's keys and updates; the warps'
-// parts; the row's k and q; what stands for each row of the ring; norms; barriers.
+// Of a block of gdn_rows, which has a value head: bytes of shared memory: the ring's keys and updates; the warps'
+// parts; the row's k and q; what stands for each row of the ring; norms; a barrier.
 inline constexpr int kGdnRowsThreads = 256;
-constexpr int64_t gdn_rows_shared_bytes(int64_t tiles) {
-  const int64_t floats = 64 * kGdnHeadDim + tiles * (64 + 2 * kGdnRowsThreads / 32) * kGdnTileColumns +
-                         2 * kGdnHeadDim + kGdnRowsThreads / 32 + 3 * 64 + 2 * 4;
-  return (floats * 4 + 3 * 8 + 127) / 128 * 128;
-}
+inline constexpr int64_t kGdnRowsSharedBytes =
+    ((2 * 64 * kGdnHeadDim + (2 * kGdnRowsThreads / 32 + 2) * kGdnHeadDim + kGdnRowsThreads / 32 + 3 * 64 + 4) * 4 + 8 +
+     127) /
+    128 * 128;
 
 // Of a block of gdn_rows_few with `tiles` of 32 columns: rows of the ring that it keeps the keys of, at most; threads;
 // bytes of shared memory: state, ring and keys; the warps' parts; the row's k and q; what stands for each row of the

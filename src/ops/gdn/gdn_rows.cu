@@ -1,20 +1,18 @@
-// Bound by reading the state once; gdn_rows_few is for few heads, where latency counts. A block has 32, 64 or all 128
-// columns of one value head; the blocks of a key head are a cluster. A warp has 16 keys of the state, a lane columns
-// beside each other: what a block has of the state is in its threads' registers from the first instruction on. The
-// ring's rows come to shared memory by the copy engine. What only earlier steps wrote (state, ring, convolution window)
-// is under way before the block waits for the kernel before it.
+// Bound by reading the state once; gdn_rows_few is for few heads, where latency counts. A block has a value head; the
+// blocks of a key head are a cluster. A warp has 16 keys of the state, a lane four columns beside each other: the state
+// is in the threads' registers from the first instruction on. The ring's rows come to shared memory by the copy engine.
+// What only earlier steps wrote (state, ring, convolution window) is under way before the block waits for the kernel
+// before it.
 //
 // Rows go one after the other, and a row has two barriers of the block: before the first, each thread has a channel of
 // q or k, and the gates; between them a warp multiplies its 16 keys and its 8 rows of the ring, whose products with the
-// row's k and q it makes itself; behind the second, a warp for each 32 columns has the end of the row. Only the squares
-// for the gated norm pass between the blocks of a head. They stand by turns in two places: those of row n + 2 leave
-// when the block has those of row n + 1, each of which its sender sends when its block has read those of row n.
+// row's k and q it makes itself; behind the second, a warp for each 32 columns has the end of the row.
 //
-// What blocks of a cluster share in the slot (the ring's keys and decays, the convolution's inputs) one of them writes.
+// What blocks of a cluster share in the slot (the ring's keys, the convolution's inputs for them) one of them writes.
 // That needs no order while nobody reads the places that are written; where the state moves, and where more rows are
 // kept than the window leaves free, the cluster waits until everybody has read.
 //
-// Bits: the order of every sum is the same for any number of columns a block.
+// Bits: the order of every sum is that of gdn_rows_few.
 #include "device/async.h"
 #include "ops/gdn/gdn_rows.h"
 
@@ -26,79 +24,63 @@ inline constexpr int kKeys = kDim / kParts;       // of the state, of a warp
 inline constexpr int kRows = kRing / kParts;      // of the ring, of a warp
 static_assert(kThreads == 2 * kDim && kThreads == kParts * device::kWarp && kDim == 4 * device::kWarp && kRows == 8);
 
-template <int kTiles>
+using Head = Place<kHeadTiles>;
+
 struct alignas(128) Shared {
   float keys[kRing][kDim];
-  float update[kTiles][kRing][kColumns];
-  float parts[2][kParts][kTiles * kColumns];  // of what k takes from state and ring, then q
-  float qk[2 * kDim];                         // the row's q, then its k, before their norm
-  float squares[kParts];                      // of q by the first four warps, of k by the next
+  float update[kHeadTiles][kRing][kColumns];
+  float parts[2][kParts][kDim];  // of what k takes from state and ring, then q
+  float qk[2 * kDim];            // the row's q, then its k, before their norm
+  float squares[kParts];         // of q by the first four warps, of k by the next
   float log_decay[kRing];
   float minus_a[kRing];
   float b[kRing];
-  float norm[2][kHeadTiles];  // by turns: squares of the output's tiles
+  float norm[kHeadTiles];  // squares of the output's tiles
   device::Barrier loaded;
-  device::Barrier norm_here[2];
 
   // The state on its way between two owners, where the ring is: [tile][key][column].
   WEIR_DEVICE float* passing() { return &keys[0][0]; }
 };
-static_assert(sizeof(Shared<1>) == gdn_rows_shared_bytes(1) && sizeof(Shared<2>) == gdn_rows_shared_bytes(2) &&
-              sizeof(Shared<4>) == gdn_rows_shared_bytes(4));
+static_assert(sizeof(Shared) == kGdnRowsSharedBytes);
 
-// So many floats of a row, beside each other.
-template <int kCount>
-struct alignas(4 * kCount) Floats {
-  float at[kCount];
+// Of a row, beside each other; as many as a lane has columns.
+struct alignas(16) Four {
+  float at[4];
 };
 
 // A thread's part of the state.
-template <int kTiles>
 struct State {
-  Floats<kTiles> of[kKeys];
+  Four of[kKeys];
 };
 
-// Makes the barriers, and starts the copies of the ring's first `rows` rows; one thread.
-template <int kTiles>
-WEIR_DEVICE void load_ring(Shared<kTiles>& m, const Place<kTiles>& p, int rows) {
+// Makes the barrier, and starts the copies of the ring's first `rows` rows; one thread.
+WEIR_DEVICE void load_ring(Shared& m, const Head& p, int rows) {
   device::barrier_init(&m.loaded, 1);
-  device::barrier_init(&m.norm_here[0], 1);
-  device::barrier_init(&m.norm_here[1], 1);
   device::barrier_init_done();
   constexpr int kRowBytes = kColumns * static_cast<int>(sizeof(float));
   constexpr int kKeyBytes = kDim * static_cast<int>(sizeof(float));
-  device::barrier_expect(&m.loaded, rows * (kTiles * kRowBytes + kKeyBytes));
+  device::barrier_expect(&m.loaded, rows * (kHeadTiles * kRowBytes + kKeyBytes));
   if (rows == 0) return;
   // Other blocks read the keys too.
   device::bulk_copy(m.keys, p.keys(), rows * kKeyBytes, &m.loaded);
 #pragma unroll 1
-  for (int tile = 0; tile < kTiles; ++tile) {
+  for (int tile = 0; tile < kHeadTiles; ++tile) {
     device::bulk_copy_once(m.update[tile], p.update() + tile * kRing * kColumns, rows * kRowBytes, &m.loaded);
   }
 }
 
-// The lane's first column, as a place in tiles of `keys` rows each.
-template <int kTiles>
+// The lane's first column, as a place in tiles of `rows` rows each.
 WEIR_DEVICE int column_in_tiles(int rows) {
-  const int column = device::lane() * kTiles;
+  const int column = 4 * device::lane();
   return column / kColumns * rows * kColumns + column % kColumns;
 }
 
-template <int kTiles>
-WEIR_DEVICE void load_state(const Place<kTiles>& p, int warp, State<kTiles>& state) {
-  const float* from = p.state() + column_in_tiles<kTiles>(kDim) + warp * kKeys * kColumns;
+WEIR_DEVICE void load_state(const Head& p, int warp, State& state) {
+  const float* from = p.state() + column_in_tiles(kDim) + warp * kKeys * kColumns;
 #pragma unroll
   for (int d = 0; d < kKeys; ++d) {
-    const float* row = from + d * kColumns;
-    if constexpr (kTiles == 1) {
-      state.of[d] = {__ldcs(row)};
-    } else if constexpr (kTiles == 2) {
-      const float2 x = __ldcs(reinterpret_cast<const float2*>(row));
-      state.of[d] = {x.x, x.y};
-    } else {
-      const float4 x = __ldcs(reinterpret_cast<const float4*>(row));
-      state.of[d] = {x.x, x.y, x.z, x.w};
-    }
+    const float4 x = __ldcs(reinterpret_cast<const float4*>(from + d * kColumns));
+    state.of[d] = {x.x, x.y, x.z, x.w};
   }
 }
 
@@ -108,11 +90,10 @@ WEIR_DEVICE float4 scaled(float4 x, float scale) {
 
 // What a thread has of the state while it moves: keys, and groups of four columns, so many that a row of the ring costs
 // few reads for its products.
-template <int kTiles>
 struct Fold {
-  static constexpr int kKeysOwn = kTiles == 1 ? 4 : 8;
-  static constexpr int kGroups = kTiles == 4 ? 2 : 1;
-  static constexpr int kAcross = kTiles * kColumns / 4 / kGroups;  // threads along the columns
+  static constexpr int kKeysOwn = 8;
+  static constexpr int kGroups = 2;
+  static constexpr int kAcross = kDim / 4 / kGroups;  // threads along the columns
   static_assert(kThreads / kAcross * kKeysOwn == kDim);
   // Of the first column of a thread's group in tiles of `rows` rows.
   WEIR_DEVICE static int place(int thread, int group, int rows, int row) {
@@ -123,18 +104,16 @@ struct Fold {
 
 // S <- e^G_63 S + sum_j e^(G_63 - G_j) k_j delta_j^T, in the slot and in the registers; the ring's rows are not needed
 // any more. The whole cluster: at the end all of its blocks have read what they need of the slot's ring.
-template <int kTiles>
-WEIR_DEVICE void fold(Shared<kTiles>& m, const Place<kTiles>& p, int warp, State<kTiles>& state) {
-  using Own = Fold<kTiles>;
+WEIR_DEVICE void fold(Shared& m, const Head& p, int warp, State& state) {
   int me = thread();
   asm volatile("" : "+r"(me));  // else what follows from it is worked out, and kept, for every row
-  const int key = me / Own::kAcross * Own::kKeysOwn;
-  float4 sum[Own::kGroups][Own::kKeysOwn];
+  const int key = me / Fold::kAcross * Fold::kKeysOwn;
+  float4 sum[Fold::kGroups][Fold::kKeysOwn];
 #pragma unroll
-  for (int g = 0; g < Own::kGroups; ++g) {
+  for (int g = 0; g < Fold::kGroups; ++g) {
 #pragma unroll
-    for (int d = 0; d < Own::kKeysOwn; ++d) {
-      sum[g][d] = __ldcg(reinterpret_cast<const float4*>(p.state() + Own::place(me, g, kDim, key + d)));
+    for (int d = 0; d < Fold::kKeysOwn; ++d) {
+      sum[g][d] = __ldcg(reinterpret_cast<const float4*>(p.state() + Fold::place(me, g, kDim, key + d)));
     }
   }
   device::barrier_wait(&m.loaded, 0);
@@ -148,23 +127,23 @@ WEIR_DEVICE void fold(Shared<kTiles>& m, const Place<kTiles>& p, int warp, State
   }
   const float fade = expf(last);
 #pragma unroll
-  for (int g = 0; g < Own::kGroups; ++g) {
+  for (int g = 0; g < Fold::kGroups; ++g) {
 #pragma unroll
-    for (int d = 0; d < Own::kKeysOwn; ++d) sum[g][d] = scaled(sum[g][d], fade);
+    for (int d = 0; d < Fold::kKeysOwn; ++d) sum[g][d] = scaled(sum[g][d], fade);
   }
   __syncthreads();
 #pragma unroll 1
   for (int j = 0; j < kRing; ++j) {
-    float4 x[Own::kGroups];
+    float4 x[Fold::kGroups];
 #pragma unroll
-    for (int g = 0; g < Own::kGroups; ++g) {
-      x[g] = *reinterpret_cast<const float4*>(&m.update[0][0][0] + Own::place(me, g, kRing, j));
+    for (int g = 0; g < Fold::kGroups; ++g) {
+      x[g] = *reinterpret_cast<const float4*>(&m.update[0][0][0] + Fold::place(me, g, kRing, j));
     }
-    const auto keys = *reinterpret_cast<const Floats<4>(*)[Own::kKeysOwn / 4]>(m.keys[j] + key);
+    const auto keys = *reinterpret_cast<const Four(*)[Fold::kKeysOwn / 4]>(m.keys[j] + key);
 #pragma unroll
-    for (int g = 0; g < Own::kGroups; ++g) {
+    for (int g = 0; g < Fold::kGroups; ++g) {
 #pragma unroll
-      for (int d = 0; d < Own::kKeysOwn; ++d) {
+      for (int d = 0; d < Fold::kKeysOwn; ++d) {
         const float k = keys[d / 4].at[d % 4];
         float4& s = sum[g][d];
         s = {fmaf(k, x[g].x, s.x), fmaf(k, x[g].y, s.y), fmaf(k, x[g].z, s.z), fmaf(k, x[g].w, s.w)};
@@ -173,18 +152,18 @@ WEIR_DEVICE void fold(Shared<kTiles>& m, const Place<kTiles>& p, int warp, State
   }
   __syncthreads();  // nobody reads the ring any more
 #pragma unroll
-  for (int g = 0; g < Own::kGroups; ++g) {
+  for (int g = 0; g < Fold::kGroups; ++g) {
 #pragma unroll
-    for (int d = 0; d < Own::kKeysOwn; ++d) {
-      const int place = Own::place(me, g, kDim, key + d);
+    for (int d = 0; d < Fold::kKeysOwn; ++d) {
+      const int place = Fold::place(me, g, kDim, key + d);
       *reinterpret_cast<float4*>(m.passing() + place) = sum[g][d];
       __stcs(reinterpret_cast<float4*>(p.state() + place), sum[g][d]);
     }
   }
   __syncthreads();
-  const float* from = m.passing() + column_in_tiles<kTiles>(kDim) + warp * kKeys * kColumns;
+  const float* from = m.passing() + column_in_tiles(kDim) + warp * kKeys * kColumns;
 #pragma unroll
-  for (int d = 0; d < kKeys; ++d) state.of[d] = *reinterpret_cast<const Floats<kTiles>*>(from + d * kColumns);
+  for (int d = 0; d < kKeys; ++d) state.of[d] = *reinterpret_cast<const Four*>(from + d * kColumns);
   device::cluster_wait();
 }
 
@@ -215,25 +194,22 @@ struct Thread {
   float b;
 };
 
-template <int kTiles>
-WEIR_DEVICE void open_thread(const Place<kTiles>& p, int warp, int position, int ring, Thread& own) {
+WEIR_DEVICE void open_thread(const Head& p, int warp, int position, int ring, Thread& own) {
   const GpuGdnPackedArgs& args = p.args;
-  own.ends = warp < kTiles;
+  own.ends = warp < kHeadTiles;
   own.qk.index = p.qk_channel();
   open_channel(p, position, own.qk.index, own.qk.weights, own.qk.window);
   if (own.ends) {
-    const int column = p.tile * kColumns + thread();
-    own.value.index = p.value_channel(column);
+    own.value.index = p.value_channel(thread());
     open_channel(p, position, own.value.index, own.value.weights, own.value.window);
-    own.norm = args.norm[column];
+    own.norm = args.norm[thread()];
   }
   own.decay = args.decay[p.value_head];
   own.dt_bias = args.dt_bias[p.value_head];
   own.before = ring == 0 || ring == kRing ? 0.0F : p.log_decay()[ring - 1];
 }
 
-template <int kTiles>
-WEIR_DEVICE void read_row(const Place<kTiles>& p, int64_t row, Thread& own) {
+WEIR_DEVICE void read_row(const Head& p, int64_t row, Thread& own) {
   const GpuGdnPackedArgs& args = p.args;
   const float* u = args.u + row * args.u_stride;
   own.qk.in = __ldcg(u + own.qk.index);
@@ -256,8 +232,7 @@ struct Row {
 // The row's products with this warp's rows of the ring, and of them the coefficients of the updates; row i is the row
 // itself. Each exchange halves how many sums a lane adds up: lanes of the first half end with one of k, the others with
 // one of q.
-template <int kTiles>
-WEIR_DEVICE void coefficients(Shared<kTiles>& m, int first, const Row& row) {
+WEIR_DEVICE void coefficients(Shared& m, int first, const Row& row) {
   constexpr int kHalf = device::kWarp / 2;
   const bool of_k = device::lane() < kHalf;
   const int at = 4 * device::lane();
@@ -298,18 +273,17 @@ WEIR_DEVICE void coefficients(Shared<kTiles>& m, int first, const Row& row) {
 }
 
 // The sums over this warp's rows of the ring before the row.
-template <int kTiles>
-WEIR_DEVICE void ring_products(Shared<kTiles>& m, int first, int i, Floats<kTiles>& from_k, Floats<kTiles>& from_q) {
-  const float* update = &m.update[0][first][0] + column_in_tiles<kTiles>(kRing);
+WEIR_DEVICE void ring_products(Shared& m, int first, int i, Four& from_k, Four& from_q) {
+  const float* update = &m.update[0][first][0] + column_in_tiles(kRing);
 #pragma unroll 1
   for (int t = 0; t < kRows && first + t < i; t += 4) {
-    const auto as = *reinterpret_cast<const Floats<4>*>(m.minus_a + first + t);
-    const auto bs = *reinterpret_cast<const Floats<4>*>(m.b + first + t);
+    const auto as = *reinterpret_cast<const Four*>(m.minus_a + first + t);
+    const auto bs = *reinterpret_cast<const Four*>(m.b + first + t);
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
-      const auto x = *reinterpret_cast<const Floats<kTiles>*>(update + (t + n) * kColumns);
+      const auto x = *reinterpret_cast<const Four*>(update + (t + n) * kColumns);
 #pragma unroll
-      for (int c = 0; c < kTiles; ++c) {
+      for (int c = 0; c < 4; ++c) {
         const float delta = first + t + n < i ? x.at[c] : 0.0F;
         from_k.at[c] = fmaf(as.at[n], delta, from_k.at[c]);
         from_q.at[c] = fmaf(bs.at[n], delta, from_q.at[c]);
@@ -319,17 +293,15 @@ WEIR_DEVICE void ring_products(Shared<kTiles>& m, int first, int i, Floats<kTile
 }
 
 // This warp's part of S^T k and S^T q, its lanes' columns.
-template <int kTiles>
-WEIR_DEVICE void state_products(const Shared<kTiles>& m, int warp, const State<kTiles>& state, Floats<kTiles>& from_k,
-                                Floats<kTiles>& from_q) {
+WEIR_DEVICE void state_products(const Shared& m, int warp, const State& state, Four& from_k, Four& from_q) {
 #pragma unroll
   for (int d = 0; d < kKeys; d += 4) {
-    const auto ks = *reinterpret_cast<const Floats<4>*>(m.qk + kDim + warp * kKeys + d);
-    const auto qs = *reinterpret_cast<const Floats<4>*>(m.qk + warp * kKeys + d);
+    const auto ks = *reinterpret_cast<const Four*>(m.qk + kDim + warp * kKeys + d);
+    const auto qs = *reinterpret_cast<const Four*>(m.qk + warp * kKeys + d);
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
 #pragma unroll
-      for (int c = 0; c < kTiles; ++c) {
+      for (int c = 0; c < 4; ++c) {
         const float x = state.of[d + n].at[c];
         from_k.at[c] = fmaf(ks.at[n], x, from_k.at[c]);
         from_q.at[c] = fmaf(qs.at[n], x, from_q.at[c]);
@@ -339,59 +311,44 @@ WEIR_DEVICE void state_products(const Shared<kTiles>& m, int warp, const State<k
 }
 
 // The row's scales; its products with the ring and the state, into the parts.
-template <int kTiles>
-WEIR_DEVICE void multiply_row(Shared<kTiles>& m, int warp, const State<kTiles>& state, Row& row) {
+WEIR_DEVICE void multiply_row(Shared& m, int warp, const State& state, Row& row) {
   row.norm = norms(m.squares);
   device::barrier_wait(&m.loaded, 0);
-  Floats<kTiles> ring_k = {};
-  Floats<kTiles> ring_q = {};
+  Four ring_k = {};
+  Four ring_q = {};
   const int first = warp * kRows;
   if (first <= row.i) {
     coefficients(m, first, row);
     ring_products(m, first, row.i, ring_k, ring_q);
   }
-  Floats<kTiles> state_k = {};
-  Floats<kTiles> state_q = {};
+  Four state_k = {};
+  Four state_q = {};
   state_products(m, warp, state, state_k, state_q);
 #pragma unroll
-  for (int c = 0; c < kTiles; ++c) {
+  for (int c = 0; c < 4; ++c) {
     state_k.at[c] = fmaf(-row.fade, state_k.at[c] * row.norm.k_scale, ring_k.at[c]);
     state_q.at[c] = fmaf(row.fade, state_q.at[c] * row.norm.q_scale, ring_q.at[c]);
   }
-  *reinterpret_cast<Floats<kTiles>*>(&m.parts[0][warp][device::lane() * kTiles]) = state_k;
-  *reinterpret_cast<Floats<kTiles>*>(&m.parts[1][warp][device::lane() * kTiles]) = state_q;
+  *reinterpret_cast<Four*>(&m.parts[0][warp][4 * device::lane()]) = state_k;
+  *reinterpret_cast<Four*>(&m.parts[1][warp][4 * device::lane()]) = state_q;
 }
 
-// One over the root of the head's mean square, of which a warp has the sum over a tile.
-template <int kTiles>
-WEIR_DEVICE float norm_scale(Shared<kTiles>& m, const Place<kTiles>& p, int warp, float squares, int row) {
-  using At = Place<kTiles>;
-  const int turn = row % 2;
-  if constexpr (At::kBlocks == 1) {
-    if (device::lane() == 0) m.norm[turn][warp] = squares;
-    device::threads_barrier(1, kTiles * device::kWarp);
-  } else {
-    if (device::lane() < At::kBlocks) {
-      const int to = p.rank - p.rank % At::kBlocks + device::lane();
-      device::send_shared_to(static_cast<uint32_t>(to), &m.norm[turn][p.tile + warp], squares, &m.norm_here[turn]);
-    }
-    if (thread() == 0) device::barrier_expect(&m.norm_here[turn], kHeadTiles * 4);
-    __syncwarp();
-    device::barrier_wait(&m.norm_here[turn], static_cast<uint32_t>(row) / 2 % 2);
-  }
-  return output_scale(*reinterpret_cast<const float4*>(m.norm[turn]), p.args.eps);
+// One over the root of the head's mean square, of which a warp has the sum over a tile; the warps that end the row.
+WEIR_DEVICE float norm_scale(Shared& m, float eps, int warp, float squares) {
+  if (device::lane() == 0) m.norm[warp] = squares;
+  device::threads_barrier(1, kHeadTiles * device::kWarp);
+  return output_scale(*reinterpret_cast<const float4*>(m.norm), eps);
 }
 
 // The row's update and its output, of a thread's column.
-template <int kTiles>
-WEIR_DEVICE void end_row(Shared<kTiles>& m, const Place<kTiles>& p, int warp, const Thread& own, const Row& now,
-                         float value, float beta, float z, int row, int64_t row_begin) {
+WEIR_DEVICE void end_row(Shared& m, const Head& p, int warp, const Thread& own, const Row& now, float value, float beta,
+                         float z, int row, int64_t row_begin) {
   const GpuGdnPackedArgs& args = p.args;
   const float delta = beta * (value + add_parts(m.parts[0], thread()));
   const float out = fmaf(m.b[now.i], delta, add_parts(m.parts[1], thread()));
   const float squares = device::warp_sum(out * out);
   const float gate = own.norm * silu_fast(z);
-  const float scale = norm_scale(m, p, warp, squares, row);
+  const float scale = norm_scale(m, args.eps, warp, squares);
   args.y[(row_begin + row) * args.y_stride + own.value.index - 2 * args.key_heads * kDim] =
       output_value(args, out * scale * gate);
   m.update[warp][now.i][device::lane()] = delta;
@@ -399,41 +356,33 @@ WEIR_DEVICE void end_row(Shared<kTiles>& m, const Place<kTiles>& p, int warp, co
 }
 
 // What later rows and later steps need of the row beside the updates.
-template <int kTiles>
-WEIR_DEVICE void keep_row(Shared<kTiles>& m, const Place<kTiles>& p, const Thread& own, const Row& now, float value,
-                          int position, bool inputs) {
+WEIR_DEVICE void keep_row(Shared& m, const Head& p, const Thread& own, const Row& now, float value, int position,
+                          bool inputs) {
   if (thread() >= kDim) {
     const float key = value * now.norm.k_scale;
     m.keys[now.i][thread() - kDim] = key;
     if (p.rank == 0) p.keys()[now.i * kDim + thread() - kDim] = key;
   }
-  if (thread() == kThreads - 1) {
-    m.log_decay[now.i] = now.now;
-    if (p.leads()) p.log_decay()[now.i] = now.now;
-  }
+  if (thread() == kThreads - 1) m.log_decay[now.i] = p.log_decay()[now.i] = now.now;
   if (!inputs) return;
   if (p.rank == 0) p.inputs(position)[own.qk.index] = own.qk.window[kTaps - 1];
   if (own.ends) p.inputs(position)[own.value.index] = own.value.window[kTaps - 1];
 }
 
-template <int kTiles>
-WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
+WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared& m) {
   const GpuGdnSequence s = args.sequences[blockIdx.y];
   if (s.row_count == 0) return;  // the whole cluster
-  const Place<kTiles> p(args, s);
+  const Head p(args, s);
   const int warp = weir::warp();
   int base = s.base;
   const int ring = s.position - base;
-  State<kTiles> state;
+  State state;
   if (ring < kRing) load_state(p, warp, state);
   if (thread() == kThreads - 1) load_ring(m, p, ring);
   __syncwarp();
-  if constexpr (Place<kTiles>::kBlocks > 1) device::cluster_arrive_relaxed();
   Thread own;
   open_thread(p, warp, s.position, ring, own);
   if (thread() < ring) m.log_decay[thread()] = p.log_decay()[thread()];
-  __syncwarp();
-  if constexpr (Place<kTiles>::kBlocks > 1) device::cluster_wait();  // every block's barriers are made
   __syncthreads();
   if (s.row_count > kInputs - (kTaps - 1)) device::cluster_barrier();  // every block has its window
 #pragma unroll 1
@@ -471,18 +420,10 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
 
 }  // namespace
 
-// As many registers as hold a block's part of the state, and as many blocks as these leave room for.
-WEIR_KERNEL_BOUNDED(weir_gdn_rows_1, GpuGdnPackedArgs, kThreads, 3) {
+// As many registers as hold a head's state, and as many blocks as these leave room for.
+WEIR_KERNEL_BOUNDED(weir_gdn_rows, GpuGdnPackedArgs, kThreads, 2) {
   extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, shared_at<Shared<1>>(gdn_rows_shared));
-}
-WEIR_KERNEL_BOUNDED(weir_gdn_rows_2, GpuGdnPackedArgs, kThreads, 2) {
-  extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, shared_at<Shared<2>>(gdn_rows_shared));
-}
-WEIR_KERNEL_BOUNDED(weir_gdn_rows_4, GpuGdnPackedArgs, kThreads, 2) {
-  extern __shared__ __align__(128) uint8_t gdn_rows_shared[];
-  gdn_rows(args, shared_at<Shared<4>>(gdn_rows_shared));
+  gdn_rows(args, shared_at<Shared>(gdn_rows_shared));
 }
 
 }  // namespace weir

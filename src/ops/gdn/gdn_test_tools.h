@@ -16,12 +16,7 @@ namespace weir::gdn_test {
 
 enum class Family { kRows, kChunks };
 
-// What may take rows of the shape.
-inline std::vector<GdnRowsKernel> rows_kernels(const GdnShape& shape) {
-  std::vector<GdnRowsKernel> kernels = {GdnRowsKernel::kFew, GdnRowsKernel::kTiles2, GdnRowsKernel::kTiles4};
-  if (shape.value_heads < 4 * shape.key_heads) kernels.push_back(GdnRowsKernel::kTiles1);
-  return kernels;
-}
+inline constexpr GdnRowsKernel kRowsKernels[] = {GdnRowsKernel::kFew, GdnRowsKernel::kMany};
 inline std::string rows_name(const GdnShape& shape, GdnRowsKernel kernel) {
   return std::string(gdn_rows_name(kernel, shape.value_heads / shape.key_heads));
 }
