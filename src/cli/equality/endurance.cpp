@@ -1,8 +1,10 @@
 #include "cli/equality/endurance.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
+#include <random>
 #include <vector>
 
 #include "cli/equality/served.h"
@@ -16,13 +18,15 @@ constexpr int32_t kTurnTokens = 97;  // of an answer; the next turn goes on behi
 const std::vector<TokenId> kTurn = {7, 23, 11};
 
 // A few likely ids: random weights and their draft head agree about nothing else.
+constexpr std::array<TokenId, 3> kLikely = {3, 17, 31};
+
 SamplingParams sampling_of(uint64_t seed) {
   SamplingParams sampling;
   sampling.temperature = 2.0F;  // the noise, which both share, decides more than their logits
   sampling.seed = seed;
   sampling.max_tokens = kTurnTokens;
-  sampling.logit_bias_count = 3;
-  for (int32_t i = 0; i < 3; ++i) sampling.logit_bias[static_cast<size_t>(i)] = {3 + 14 * i, 60.0F};
+  sampling.logit_bias_count = static_cast<int32_t>(kLikely.size());
+  for (size_t i = 0; i < kLikely.size(); ++i) sampling.logit_bias[i] = {kLikely[i], 60.0F};
   return sampling;
 }
 
@@ -85,9 +89,12 @@ Endurance run_endurance(Model* model, int64_t rounds, const Deadline& deadline, 
     tokens.insert(tokens.end(), kTurn.begin(), kTurn.end());
     open[served.submit(tokens, sampling_of(seed++), {}, 0)] = which;
   };
-  // They begin at different lengths, so that the tenths of the steps are of sequences of all lengths.
+  // They begin at different lengths, so that the tenths of the steps are of sequences of all lengths, and with what
+  // later ones say, too: behind a text that repeats one token more drafts hold.
+  std::mt19937_64 random(first);
   for (size_t i = 0; i < conversations.size(); ++i) {
-    conversations[i].assign(i * kTokens / kAtOnce, kTurn[i % kTurn.size()]);
+    conversations[i].resize(i * kTokens / kAtOnce);
+    for (TokenId& token : conversations[i]) token = kLikely[random() % kLikely.size()];
     go_on(i);
   }
   Event event;
