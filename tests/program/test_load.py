@@ -146,7 +146,7 @@ def test_sigterm_under_load_loses_no_accepted_stream(launch):
 
     def stop():
         server.terminate()
-        wait_until(lambda: server.http.get("/ready").status_code == 503, "/ready says 503", FREED_LIMIT_S)
+        wait_until(lambda: httpx.get(server.url + "/ready").status_code == 503, "/ready says 503", FREED_LIMIT_S)
         late.append(server.post("/v1/completions", prompt="a", max_tokens=1))
 
     waiting = [request_of(i, 8) for i in range(100, 116)]
