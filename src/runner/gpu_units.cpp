@@ -141,6 +141,7 @@ class Namer {
       unit->kernel = "gdn_chunk_products, gdn_chunks";
     } else if (takes_.ok()) {
       const int64_t ratio = config_.gdn_value_heads / config_.gdn_key_heads;
+      // Rows are of a sequence each.
       unit->kernel = gdn_rows_name(gdn_rows_kernel(rows_, config_.gdn_value_heads), ratio);
     }
   }

@@ -140,7 +140,7 @@ bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
 }
 
 // Rows normed by a kernel of their own, while the blocks of the one behind it bring their weights: each of these would
-// norm all rows, one after the other.
+// norm all rows, four at a time.
 void PackedExecutor::norm_before(GpuFewArgs* args) {
   norm_to_operands({args->rows, nullptr, nullptr, nullptr}, args->count > args->fp8_count, true, nullptr);
   args->norm = nullptr;

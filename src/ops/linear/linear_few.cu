@@ -105,7 +105,7 @@ WEIR_DEVICE void norm_rows(const GpuFewArgs& args, const FewShared& m, const flo
                            int end) {
   if constexpr (kRows == 1) {
     norm_together<kPieces, 1>(args, m, norm, begin, end, 0);
-  } else if (end - begin <= 2 * device::kWarp) {
+  } else if (args.k <= 2 * device::kWarp * 4 * kFewWarps) {
 #pragma unroll 1
     for (int first = 0; first < args.rows; first += 4) norm_together<2, 4>(args, m, norm, begin, end, first);
   } else {

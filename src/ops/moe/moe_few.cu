@@ -35,9 +35,10 @@ struct Candidates {
 };
 static_assert(sizeof(Candidates) <= sizeof(FewRoutes::weights));
 
-// The experts of the only row, by all warps that multiply: a lane has one expert of 256. As many groups of 32 as the
-// row has experts are looked at, so the smallest of the groups' largest keys is one that the last expert reaches: there
-// are some twenty candidates, whose ranks are counted. By the first warp alone if there are more than lanes.
+// The experts of the only row, by all warps that multiply: a lane has one expert of 256. There are no fewer groups of
+// 32 than the row takes experts, so the last of these reaches the smallest of the groups' largest keys: of 256 some
+// twenty do, whose ranks are counted. By the first warp alone if more do than it has lanes (where a group is empty,
+// all), or if the row takes more experts than there are groups.
 template <int kEach>
 WEIR_DEVICE void choose_for_one(const GpuFewExpertsArgs& args, FewRoutes& routes) {
   constexpr int kKeys = kEach / kFewWarps;
