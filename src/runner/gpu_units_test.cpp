@@ -13,6 +13,10 @@ class GpuUnits : public ::testing::Test {
  protected:
   void load(const std::string& folder) {
     config_ = read_model_config("tests/data/goldens/" + folder).value();
+    make();
+  }
+  // Weights and program of config_.
+  void make() {
     weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
     program_ = make_main_program(config_, gpu_cache_sizes(config_));
   }
@@ -68,8 +72,7 @@ TEST_F(GpuUnits, FewRowsHaveTheirExpertsReadForEachOrOnce) {
   config_.hidden = 512;  // 128 times a power of two, as the experts' width
   config_.expert_width = 128;
   config_.shared_width = 128;
-  weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
-  program_ = make_main_program(config_, gpu_cache_sizes(config_));
+  make();
   const auto has = [&](int64_t rows, const std::string& kernels) {
     const std::vector<GpuUnit> all = units({rows, false});
     return std::any_of(all.begin(), all.end(), [&](const GpuUnit& unit) { return unit.kernel.ends_with(kernels); });
@@ -85,8 +88,7 @@ TEST_F(GpuUnits, UpTo128HeadsOfGatedDeltaNetAreFew) {
   load("moe-fit");
   config_.gdn_key_heads = 16;
   config_.gdn_value_heads = 32;
-  weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
-  program_ = make_main_program(config_, gpu_cache_sizes(config_));
+  make();
   const auto has = [&](int64_t rows, const std::string& kernel) {
     const std::vector<GpuUnit> all = units({rows, false});
     return std::any_of(all.begin(), all.end(), [&](const GpuUnit& unit) { return unit.kernel == kernel; });

@@ -109,6 +109,20 @@ class MoeFew : public GpuTest {
       OnDevice<uint8_t> routes = zeros<uint8_t>(kSomeRoutesBytes);
       OnDevice<uint16_t> hidden = upload(std::vector<uint16_t>(static_cast<size_t>(rows * slots * c.f), 0x3000));
       OnDevice<float> y = upload(before);
+      // What the arguments of both have.
+      const auto fill = [&](auto& args) {
+        args.router = router.data();
+        args.x = in.data();
+        args.hidden = hidden.data();
+        args.y = y.data();
+        args.y_stride = c.d;
+        args.rows = rows;
+        args.experts = c.experts;
+        args.top_k = c.top_k;
+        args.shared = 1;
+        args.d = static_cast<int32_t>(c.d);
+        args.f = static_cast<int32_t>(c.f);
+      };
       Gpu g = gpu();
       if (which < 2) {
         // The shared expert's hidden values are there before these; experts_some() works them out itself.
@@ -124,17 +138,7 @@ class MoeFew : public GpuTest {
       if (which == 0) {
         GpuExpertsArgs args;
         args.table = m.table.data();
-        args.router = router.data();
-        args.x = in.data();
-        args.hidden = hidden.data();
-        args.y = y.data();
-        args.y_stride = c.d;
-        args.rows = rows;
-        args.experts = c.experts;
-        args.top_k = c.top_k;
-        args.shared = 1;
-        args.d = static_cast<int32_t>(c.d);
-        args.f = static_cast<int32_t>(c.f);
+        fill(args);
         experts_packed(g, args);
       } else {
         GpuFewExpertsArgs args;
@@ -143,17 +147,7 @@ class MoeFew : public GpuTest {
         args.gate_up_scales = m.mlps[0].gate_up.scales;
         args.down_scales = m.mlps[0].down.scales;
         args.stride = m.stride;
-        args.router = router.data();
-        args.x = in.data();
-        args.hidden = hidden.data();
-        args.y = y.data();
-        args.y_stride = c.d;
-        args.rows = rows;
-        args.experts = c.experts;
-        args.top_k = c.top_k;
-        args.shared = 1;
-        args.d = static_cast<int32_t>(c.d);
-        args.f = static_cast<int32_t>(c.f);
+        fill(args);
         args.routes = routes.data();
         if (which == 1) {
           // Rows of the largest shapes leave too little room for a ring.
