@@ -21,6 +21,18 @@ WEIR_DEVICE void start_next() {
   asm volatile("griddepcontrol.launch_dependents;");
 }
 
+// A number that other blocks write while this one runs; see add_release().
+WEIR_DEVICE uint32_t load_acquire(const uint32_t* from) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+
+// Adds to such a number; what this thread did before, and others that it has waited for, is seen by who sees the sum.
+WEIR_DEVICE void add_release(uint32_t* to, uint32_t value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
 // A barrier in shared memory that threads arrive at and that copies add their bytes to; `phase` flips each time.
 using Barrier = uint64_t;
 
@@ -174,6 +186,11 @@ WEIR_DEVICE void copies_arrive(Barrier* barrier) {
 // Shared memory written by ordinary stores is seen by the copy engine and the matrix units afterwards.
 WEIR_DEVICE void fence_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// The same of all memory: of what other blocks wrote, too, once it can be seen.
+WEIR_DEVICE void fence_async_all() {
+  asm volatile("fence.proxy.async;" ::: "memory");
 }
 
 // `threads` of the block, named by `id` (1 to 15), wait for each other.

@@ -86,8 +86,7 @@ class Namer {
     }
     if (rows_ <= kFewRows) {
       const std::string few = (rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") + linear_few();
-      if (rows_ > kFewEachMax) return few + ", once_gate_up, once_down";
-      return few + (rows_ == 1 ? ", one_gate_up, one_down" : ", few_gate_up, few_down");
+      return few + (rows_ == 1 ? ", one_gate_up, one_down" : ", few_experts");
     }
     // As some_experts_takes() says.
     const bool some =

@@ -35,7 +35,7 @@ struct GpuUnit {
   StepCost cost;            // of one layer
 };
 
-// Whether these kernels were launched, each of a planned kind and every kind. Lists: "linear_few, few_gate_up".
+// Whether these kernels were launched, each of a planned kind and every kind. Lists: "linear_few, few_experts".
 bool kernels_match(std::string_view planned, std::string_view launched);
 
 // Bytes of a key's or value's element in the layout that the model takes on a GPU.

@@ -67,7 +67,7 @@ TEST_F(GpuUnits, OfAPromptSampleOneRow) {
   EXPECT_EQ(units({64, false}).back().kernel, "norm_rows, linear_prompt, sample");
 }
 
-TEST_F(GpuUnits, FewRowsHaveTheirExpertsReadForEachOrOnce) {
+TEST_F(GpuUnits, TheExpertsOfFewRowsHaveKernelsOfTheirOwn) {
   load("moe-fit");
   config_.hidden = 512;  // 128 times a power of two, as the experts' width
   config_.expert_width = 128;
@@ -77,10 +77,9 @@ TEST_F(GpuUnits, FewRowsHaveTheirExpertsReadForEachOrOnce) {
     const std::vector<GpuUnit> all = units({rows, false});
     return std::any_of(all.begin(), all.end(), [&](const GpuUnit& unit) { return unit.kernel.ends_with(kernels); });
   };
-  for (const int64_t rows : {1, 4, 5, 8}) {
+  for (const int64_t rows : {1, 2, 8, 9}) {
     EXPECT_EQ(has(rows, "linear_one, one_gate_up, one_down"), rows == 1) << rows << " rows";
-    EXPECT_EQ(has(rows, "linear_few, few_gate_up, few_down"), rows > 1 && rows <= 4) << rows << " rows";
-    EXPECT_EQ(has(rows, "once_gate_up, once_down"), rows > 4) << rows << " rows";
+    EXPECT_EQ(has(rows, "linear_few, few_experts"), rows > 1 && rows <= 8) << rows << " rows";
   }
 }
 

@@ -97,6 +97,7 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
   expert_weights_ = parts.take<float>(limits_.rows * slots);
   moe_work_ = parts.take<std::byte>(work);
   some_routes_ = parts.take<uint8_t>(kSomeRoutesBytes);
+  few_turns_ = parts.take<GpuFewTurns>(1);
   partial_ = parts.take<float>(kPartialBytes / kFloat);
   if (program_.recurrent()) {
     gdn_scratch_ = parts.take<uint8_t>(gdn_chunks_scratch_bytes(gdn_shape(config_), limits_.rows, limits_.sequences));

@@ -14,6 +14,7 @@
 #include "ops/gdn/gpu_args.h"
 #include "ops/linear/linear_few_gpu.h"
 #include "ops/linear/linear_packed_gpu.h"
+#include "ops/moe/moe_few_args.h"
 #include "ops/sample/sample_args.h"
 #include "ops/step/step_args.h"
 #include "runner/gpu_caches.h"
@@ -201,6 +202,7 @@ class PackedExecutor final : public Executor {
   float* expert_weights_ = nullptr;
   std::byte* moe_work_ = nullptr;
   uint8_t* some_routes_ = nullptr;
+  GpuFewTurns* few_turns_ = nullptr;
   float* partial_ = nullptr;
   uint8_t* gdn_scratch_ = nullptr;
   int32_t* fault_ = nullptr;

@@ -332,6 +332,7 @@ bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFe
   args.d = layer.router.k;
   args.f = layer.width;
   args.routes = some_routes_;
+  args.turns = few_turns_;
   if (few_takes(gpu_, front) && few_experts_takes(gpu_, args)) {
     if (front.rows > kExpertsNormMax) norm_before(&front);
     linear_few(gpu_, front);

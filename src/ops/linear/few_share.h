@@ -19,11 +19,10 @@ inline constexpr int kFewSplit = 228;  // KiB of shared memory beside a multipro
 inline constexpr int64_t kFewSharedMin = 115 * 1024;
 inline constexpr int64_t kFewRingMax = 112 * 1024;
 
-// Bytes of the ring of a block that brings `units`, in slots of `slot_bytes`, and has `room`.
-inline int32_t few_ring_bytes(int64_t units, int64_t slot_bytes, int64_t room) {
+// Bytes of the ring of a block that brings `units`, in slots of `slot_bytes`, and has `room`: `most` of it.
+inline int32_t few_ring_bytes(int64_t units, int64_t slot_bytes, int64_t room, int64_t most = kFewRingMax) {
   const int64_t all = (units * kFewUnitBytes + slot_bytes - 1) / slot_bytes * slot_bytes;
-  return static_cast<int32_t>(
-      std::min(all, std::min(kFewRingMax, std::max(room, slot_bytes)) / slot_bytes * slot_bytes));
+  return static_cast<int32_t>(std::min(all, std::min(most, std::max(room, slot_bytes)) / slot_bytes * slot_bytes));
 }
 
 // Whether so many bytes hide the reads of `units`: three slots, or all of them.

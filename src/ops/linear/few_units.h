@@ -54,34 +54,42 @@ struct FewRing {
     __syncwarp();
   }
 
-  // By the same: brings `chunks` times eight units; `fill(chunk, slot, barrier)` announces and copies them. `under_way`
-  // of them at a time, as what the block, or the kernel before, waits for meanwhile would queue behind more; once the
-  // block has its rows, all that fit.
+  // By the same, one lane: how far it has come. Each call brings `chunks` times eight units; `fill(chunk, slot,
+  // barrier)` announces and copies them. `under_way` of them at a time, as what the block, or the kernel before, waits
+  // for meanwhile would queue behind more; once the block has its rows, all that fit.
+  struct Bringing {
+    int slot = 0;
+    uint32_t phase = 1;  // of `free`: the first round finds every slot free
+    int on_their_way = 0;
+    int there_slot = 0;  // the first of these, and its phase
+    uint32_t there_phase = 0;
+  };
+  template <class Fill>
+  WEIR_DEVICE void bring(Bringing& at, int chunks, int under_way, const Fill& fill) const {
+#pragma unroll 1
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      device::barrier_wait(&free[at.slot], at.phase);
+      while (at.on_their_way >= (device::barrier_passed(has_rows, 0) ? slots : min(under_way, slots))) {
+        device::barrier_wait(&filled[at.there_slot], at.there_phase);
+        --at.on_their_way;
+        if (++at.there_slot == slots) {
+          at.there_slot = 0;
+          at.there_phase ^= 1U;
+        }
+      }
+      fill(chunk, data + at.slot * slot_bytes, &filled[at.slot]);
+      ++at.on_their_way;
+      if (++at.slot == slots) {
+        at.slot = 0;
+        at.phase ^= 1U;
+      }
+    }
+  }
   template <class Fill>
   WEIR_DEVICE void bring(int chunks, int under_way, const Fill& fill) const {
     if (device::lane() != 0) return;
-    int slot = 0;
-    uint32_t phase = 1;  // of `free`: the first round finds every slot free
-    int there = 0;       // chunks that are known to be there; the next one's slot and phase
-    int there_slot = 0;
-    uint32_t there_phase = 0;
-#pragma unroll 1
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      device::barrier_wait(&free[slot], phase);
-      while (chunk - there >= (device::barrier_passed(has_rows, 0) ? slots : min(under_way, slots))) {
-        device::barrier_wait(&filled[there_slot], there_phase);
-        ++there;
-        if (++there_slot == slots) {
-          there_slot = 0;
-          there_phase ^= 1U;
-        }
-      }
-      fill(chunk, data + slot * slot_bytes, &filled[slot]);
-      if (++slot == slots) {
-        slot = 0;
-        phase ^= 1U;
-      }
-    }
+    Bringing at;
+    bring(at, chunks, under_way, fill);
   }
   // By one thread, once the block has its rows.
   WEIR_DEVICE void note_rows() const { device::barrier_arrive(has_rows); }
@@ -145,22 +153,23 @@ WEIR_DEVICE void keep_unit(float* sums, int columns, const float (&d)[4]) {
   }
 }
 
-// By a warp that multiplies: its unit of every eight of `count`, `work(unit, place)`.
+// By a warp that multiplies: its unit of every eight of `count`, `work(unit, place)`, from the ring's slot `at` on.
 template <class Work>
-WEIR_DEVICE void run_units(const FewRing& ring, int count, const Work& work) {
-  int slot = 0;
-  uint32_t phase = 0;
+WEIR_DEVICE void run_units(const FewRing& ring, RingPlace& at, int count, const Work& work) {
 #pragma unroll 1
   for (int first = 0; first < count; first += kFewWarps) {
     const int unit = first + device::warp();
-    device::barrier_wait(&ring.filled[slot], phase);
-    if (unit < count) work(unit, ring.data + slot * ring.slot_bytes + device::warp() * (ring.slot_bytes / kFewWarps));
-    device::warp_arrive(&ring.free[slot]);
-    if (++slot == ring.slots) {
-      slot = 0;
-      phase ^= 1U;
-    }
+    device::barrier_wait(&ring.filled[at.slot], at.phase);
+    if (unit < count)
+      work(unit, ring.data + at.slot * ring.slot_bytes + device::warp() * (ring.slot_bytes / kFewWarps));
+    device::warp_arrive(&ring.free[at.slot]);
+    at.advance(ring.slots);
   }
+}
+template <class Work>
+WEIR_DEVICE void run_units(const FewRing& ring, int count, const Work& work) {
+  RingPlace at;
+  run_units(ring, at, count, work);
 }
 
 // Joins `blocks` sums in ascending order, `stride` apart; scales (null: 1) two apart.

@@ -10,23 +10,18 @@ namespace weir {
 inline constexpr int32_t kFewMoeRows = 8;
 inline constexpr int32_t kFewSlots = 16;  // of a row, the shared expert's among them
 
-// More rows than this read each expert that one or several of them have chosen once (moe_few_once.cu), fewer have each
-// row's experts read for itself (moe_few.cu): on an H200, eight rows of the top 8 of 256 experts take 57.0 us instead
-// of 59.4, four 35.4 instead of 35.5, but one 15.2 instead of 14.5.
-inline constexpr int32_t kFewEachMax = 4;
-
 inline constexpr int32_t kFewEntries = kFewMoeRows * kFewSlots;
 
-// The rows' experts, each row's in ascending order, the shared one behind them; weights of the rows' entries, those of
-// the shared expert behind them.
-struct FewRoutes {
-  int32_t experts[kFewEntries];  // [rows][top_k], without gaps, then the shared one
-  float weights[kFewEntries];    // [rows][top_k], then [rows]
+// The only row's experts (moe_one.cu) in ascending order, the shared one behind them; the entries' weights.
+struct OneRoutes {
+  int32_t experts[kFewSlots];
+  float weights[kFewSlots];
 };
 
-// The same entries, and the experts that a row or several have chosen: numbered in ascending order, `count` of them,
-// the shared one behind them.
-struct alignas(16) OnceRoutes {
+// The entries of several rows (moe_few.cu), row by row of slot by slot, and those of the shared expert behind them; and
+// the experts that a row or several have chosen: numbered in ascending order, `count` of them, the shared one behind
+// them.
+struct alignas(16) FewRoutes {
   int32_t experts[kFewEntries];               // by number
   uint8_t columns[kFewEntries][kFewMoeRows];  // by number: each row's entry, or how many there are in all
   float weights[kFewEntries];                 // by entry
@@ -34,13 +29,29 @@ struct alignas(16) OnceRoutes {
   int32_t count;
 };
 
-// What the kernels of moe_few_once.cu leave free in shared memory so that what lies behind it begins in another bank:
-// bytes of a row, floats of an entry's sums in the first kernel and in the second, and of an expert's scales.
-inline constexpr int32_t kOnceRowPad = 16;
-inline constexpr int32_t kOnceGatePad = 8;
-inline constexpr int32_t kOnceDownPad = 16;
-inline constexpr int32_t kOnceScalesPad = 2;
+// The experts of several rows are worked off in so many parts, one after the other.
+inline constexpr int32_t kFewParts = 2;
 
+// What the blocks of moe_few.cu count together: zeros before a kernel and after it.
+struct GpuFewTurns {
+  uint32_t taken;            // shares of the first half, and askings when there was none left
+  uint32_t done[kFewParts];  // shares, by part
+  uint32_t left;             // blocks that wait for none any more
+};
+
+// Threads that multiply, and those of a block of moe_few.cu: with a warp that brings weights, one that posts what is
+// done, and one that fetches hidden values.
+inline constexpr int32_t kFewMultiply = kFewWarps * 32;
+inline constexpr int32_t kFewExpertsThreads = kFewMultiply + 3 * 32;
+// Barriers of such a block: the ring's, three of shares, two of each part; an even number.
+inline constexpr int32_t kFewExpertsBarriers = (kFewBarriers + 3 + 2 * kFewParts + 1) / 2 * 2;
+
+// What moe_few.cu leaves free in shared memory so that what lies behind it begins in another bank: bytes of a row,
+// floats of an entry's sums in the first half and in the second, and of an expert's scales.
+inline constexpr int32_t kFewRowPad = 16;
+inline constexpr int32_t kFewGatePad = 8;
+inline constexpr int32_t kFewDownPad = 16;
+inline constexpr int32_t kFewScalesPad = 2;
 // As GpuExpertsArgs of moe_packed_args.h; the weights of expert e lie e * stride bytes behind those of expert 0.
 struct GpuFewExpertsArgs {
   const uint8_t* gate_up = nullptr;
@@ -51,7 +62,8 @@ struct GpuFewExpertsArgs {
   const float* router = nullptr;  // [rows][X + shared]
   const uint16_t* x = nullptr;    // [rows][D], f16
   uint16_t* hidden = nullptr;     // f16: [rows][top_k][F], then the shared expert's [rows][F]; see experts_few()
-  uint8_t* routes = nullptr;      // of experts_some(): some_routes_bytes(); of experts_few(): FewRoutes or OnceRoutes
+  uint8_t* routes = nullptr;      // of experts_some(): some_routes_bytes()
+  GpuFewTurns* turns = nullptr;   // of experts_few() with more than one row
   float* y = nullptr;
   int64_t y_stride = 0;
   int32_t add = 1;
@@ -64,9 +76,8 @@ struct GpuFewExpertsArgs {
   int32_t f = 0;           // the same
   int32_t ring_bytes = 0;  // of the kernel's weights on their way; filled in
   int32_t under_way = 0;   // chunks of eight units at a time; the same
-  int32_t items_max = 0;   // strips of experts of a block of the first kernel; filled in
-  int32_t hands_on = 0;    // of moe_few.cu: whether the second kernel has its routes from the first one's; the same
-  int32_t pairs_max = 0;   // of moe_few_once.cu: of such a strip and a row that has chosen its expert; the same
+  int32_t items_max = 0;   // strips of experts of a share of gate and up; filled in
+  int32_t pairs_max = 0;   // of moe_few.cu: of such a strip and a row that has chosen its expert; the same
 };
 
 }  // namespace weir

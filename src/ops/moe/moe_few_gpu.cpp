@@ -11,20 +11,15 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kBarrier = 8;
-// Shared memory that the kernels have beside what is asked for: of moe_few.cu, and of moe_few_once.cu.
-constexpr int64_t kEachStatic = 1024;
-static_assert(kEachStatic >= sizeof(FewRoutes));
-constexpr int64_t kOnceStatic = 3072;
-static_assert(kOnceStatic >= sizeof(OnceRoutes) + kPackedExpertsMax * 9 / 8 + 16, "the routes, and how they are found");
-static_assert(kSomeRoutesBytes >= sizeof(OnceRoutes) && kSomeRoutesBytes >= sizeof(FewRoutes));
+// Shared memory that the kernels have beside what is asked for: of moe_one.cu, and of moe_few.cu.
+constexpr int64_t kOneStatic = 1024;
+static_assert(kOneStatic >= sizeof(OneRoutes) + 2 * (16 + 32) * 4, "the routes, and candidates for them");
+constexpr int64_t kFewStatic = 3072;
+static_assert(kFewStatic >= sizeof(FewRoutes) + kPackedExpertsMax * 9 / 8 + 16, "the routes, and how they are found");
 constexpr int64_t kFewSlotBytes = kFewWarps * kFewUnitBytes;
 
-// Whether an expert is read once for each row that has chosen it.
-bool each(const GpuFewExpertsArgs& args) {
-  return args.rows <= kFewEachMax;
-}
 int64_t few_room(const Gpu& gpu, const GpuFewExpertsArgs& args) {
-  return gpu.device->info().shared_bytes_max - (each(args) ? kEachStatic : kOnceStatic);
+  return gpu.device->info().shared_bytes_max - (args.rows == 1 ? kOneStatic : kFewStatic);
 }
 
 bool power_of_two(int64_t n) {
@@ -38,11 +33,12 @@ bool whole_blocks(int64_t k) {
 int64_t strips(const GpuFewExpertsArgs& args) {
   return args.f / (kStripRows / 2);
 }
+// Strips of experts, if no two rows share one.
 int64_t items(const GpuFewExpertsArgs& args) {
   return int64_t{args.rows} * args.top_k * strips(args);
 }
 
-// Units of a block of the first kernel, and of the second one, at most.
+// Units of a share of gate and up, and of a strip of down, at most.
 int64_t gate_up_units(const GpuFewExpertsArgs& args) {
   return args.items_max * int64_t{args.d / kBlockK};
 }
@@ -50,21 +46,34 @@ int64_t down_units(const GpuFewExpertsArgs& args) {
   return (int64_t{args.rows} * args.top_k + args.shared) * (args.f / kBlockK);
 }
 
-// What a block of moe_few.cu has beside its ring.
-int64_t each_bytes(int64_t rows, int64_t width, int64_t units) {
-  return (rows + 1) * 2 * width + units * (kStripRows + 2) * kFloat + kFewBarriers * kBarrier;
-}
-int64_t each_gate_up_bytes(const GpuFewExpertsArgs& args) {
-  return each_bytes(args.rows, args.d, gate_up_units(args));
-}
-int64_t each_down_bytes(const GpuFewExpertsArgs& args) {
-  const int64_t entries = int64_t{args.rows} * (args.top_k + args.shared);
-  return each_bytes(entries, args.f, entries * (args.f / kBlockK));
+void share_items(GpuFewExpertsArgs* args, int64_t grid) {
+  args->items_max = static_cast<int32_t>((items(*args) + grid - 1) / grid);
 }
 
-// Pairs of an item and a row that has chosen its expert, of one of `grid` blocks of moe_few_once.cu, whatever the rows
-// choose. Where a block has at most one strip of an expert: each of `here` experts that it has a strip of may be every
-// row's, but each of the others is a row's at least.
+// What a block of moe_one.cu has beside its ring.
+int64_t one_bytes(int64_t rows, int64_t width, int64_t units) {
+  return (rows + 1) * 2 * width + units * (kStripRows + 2) * kFloat + kFewBarriers * kBarrier;
+}
+
+device::Grid one_gate_up_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
+  const int64_t grid = std::min<int64_t>(gpu.device->info().multiprocessors, items(*args));
+  share_items(args, grid);
+  args->under_way = 6;
+  const int64_t fixed = one_bytes(1, args->d, gate_up_units(*args));
+  args->ring_bytes = few_ring_bytes(gate_up_units(*args), kFewSlotBytes, few_room(gpu, *args) - fixed);
+  return few_grid(grid, args->ring_bytes + fixed, true);
+}
+
+device::Grid one_down_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
+  args->under_way = 1;  // they come while the kernel before reads its own
+  const int64_t fixed = one_bytes(args->top_k + args->shared, args->f, down_units(*args));
+  args->ring_bytes = few_ring_bytes(down_units(*args), kFewSlotBytes, few_room(gpu, *args) - fixed);
+  return few_grid((args->d + kStripRows - 1) / kStripRows, args->ring_bytes + fixed, false);
+}
+
+// Pairs of an item and a row that has chosen its expert, of one of `grid` shares, whatever the rows choose. Where a
+// share has at most one strip of an expert: each of `here` experts that it has a strip of may be every row's, but each
+// of the others is a row's at least.
 int64_t pairs_max(const GpuFewExpertsArgs& args, int64_t grid) {
   const int64_t entries = int64_t{args.rows} * args.top_k;
   if (strips(args) > grid) return entries * ((strips(args) + grid - 1) / grid);
@@ -76,41 +85,31 @@ int64_t pairs_max(const GpuFewExpertsArgs& args, int64_t grid) {
   return most;
 }
 
-// What a block of moe_few_once.cu has beside its ring.
-int64_t once_bytes(int64_t rows, int64_t width, int64_t dots, int64_t pad, int64_t experts) {
+// What a block of moe_few.cu has for a half of its work beside ring and barriers.
+int64_t half_bytes(int64_t rows, int64_t width, int64_t dots, int64_t pad, int64_t experts) {
   const int64_t blocks = width / kBlockK;
-  return rows * (2 * width + kOnceRowPad) + dots * (blocks * kStripRows + pad) * kFloat + kFewBarriers * kBarrier +
-         experts * (2 * blocks + kOnceScalesPad) * kFloat;
+  return rows * (2 * width + kFewRowPad) + dots * (blocks * kStripRows + pad) * kFloat +
+         experts * (2 * blocks + kFewScalesPad) * kFloat;
 }
-int64_t once_gate_up_bytes(const GpuFewExpertsArgs& args) {
+
+device::Grid few_experts_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
+  const int64_t routed = int64_t{args->rows} * args->top_k;
+  const int64_t entries = routed + int64_t{args->rows} * args->shared;
+  const int64_t work = std::max(items(*args), int64_t{args->d + kStripRows - 1} / kStripRows);
+  const int64_t grid = std::min<int64_t>(gpu.device->info().multiprocessors, work);
+  share_items(args, grid);
+  args->pairs_max = static_cast<int32_t>(pairs_max(*args, grid));
+  args->under_way = 4;
   // An item's columns and a pair's item: 16 and 4 bytes.
-  return once_bytes(args.rows, args.d, args.pairs_max, kOnceGatePad, args.items_max) +
-         args.items_max * int64_t{2 * kFewMoeRows} + args.pairs_max * int64_t{4};
-}
-int64_t once_down_bytes(const GpuFewExpertsArgs& args) {
-  const int64_t routed = int64_t{args.rows} * args.top_k;
-  const int64_t entries = routed + int64_t{args.rows} * args.shared;
-  return once_bytes(entries + 1, args.f, entries, kOnceDownPad, routed + args.shared);
-}
-
-device::Grid gate_up_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
-  const int64_t grid = std::min<int64_t>(gpu.device->info().multiprocessors, items(*args));
-  args->items_max = static_cast<int32_t>((items(*args) + grid - 1) / grid);
-  args->pairs_max = each(*args) ? 0 : static_cast<int32_t>(pairs_max(*args, grid));
-  args->under_way = 6;
-  const int64_t fixed = each(*args) ? each_gate_up_bytes(*args) : once_gate_up_bytes(*args);
-  // Of a few rows: what is under way and no more, so that the block fits beside those of the kernel before.
-  const int64_t most = args->rows > 1 && each(*args) ? args->under_way * kFewSlotBytes : kFewRingMax;
-  args->ring_bytes = few_ring_bytes(gate_up_units(*args), kFewSlotBytes, std::min(most, few_room(gpu, *args) - fixed));
-  return few_grid(grid, args->ring_bytes + fixed, true);
-}
-
-device::Grid down_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
-  // Of one row they come while the kernel before reads its own.
-  args->under_way = args->rows == 1 ? 1 : 4;
-  const int64_t fixed = each(*args) ? each_down_bytes(*args) : once_down_bytes(*args);
-  args->ring_bytes = few_ring_bytes(down_units(*args), kFewSlotBytes, few_room(gpu, *args) - fixed);
-  return few_grid((args->d + kStripRows - 1) / kStripRows, args->ring_bytes + fixed, false);
+  const int64_t up = half_bytes(args->rows, args->d, args->pairs_max, kFewGatePad, args->items_max) +
+                     args->items_max * int64_t{2 * kFewMoeRows} + args->pairs_max * int64_t{4};
+  const int64_t down = half_bytes(entries + 1, args->f, entries, kFewDownPad, routed + args->shared);
+  const int64_t fixed = std::max(up, down) + kFewExpertsBarriers * kBarrier;
+  const int64_t units = std::max(gate_up_units(*args), down_units(*args));
+  args->ring_bytes = few_ring_bytes(units, kFewSlotBytes, few_room(gpu, *args) - fixed, few_room(gpu, *args));
+  device::Grid out = few_grid(grid, args->ring_bytes + fixed, true);
+  out.threads = kFewExpertsThreads;
+  return out;
 }
 
 // As moe_some.cu and routes.h lay out their memory.
@@ -188,34 +187,33 @@ bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args) {
   }
   GpuFewExpertsArgs sized = args;
   const int64_t room = few_room(gpu, args);
-  const int64_t up = gate_up_grid(gpu, &sized).shared_bytes;
-  const bool up_hides = few_ring_hides(sized.ring_bytes, gate_up_units(sized), kFewSlotBytes);
-  const int64_t down = down_grid(gpu, &sized).shared_bytes;
-  return up <= room && up_hides && down <= room && few_ring_hides(sized.ring_bytes, down_units(args), kFewSlotBytes);
+  const auto fits = [&](const device::Grid& grid, int64_t units) {
+    return grid.shared_bytes <= room && few_ring_hides(sized.ring_bytes, units, kFewSlotBytes);
+  };
+  if (args.rows > 1) {
+    const device::Grid grid = few_experts_grid(gpu, &sized);
+    return fits(grid, std::max(gate_up_units(sized), down_units(sized)));
+  }
+  const device::Grid up = one_gate_up_grid(gpu, &sized);
+  if (!fits(up, gate_up_units(sized))) return false;
+  const device::Grid down = one_down_grid(gpu, &sized);
+  return fits(down, down_units(sized));
 }
 
 void experts_few(Gpu& gpu, GpuFewExpertsArgs args) {
   WEIR_CHECK(few_experts_takes(gpu, args), "{} rows, top {} of {} experts, {} x {}", args.rows, args.top_k,
              args.experts, args.d, args.f);
-  // A lane looks at 8 or 16 experts.
-  const bool many = args.experts > 256;
-  // Blocks of one or two rows stand beside the kernel before and have the time to work them out.
-  args.hands_on = args.rows > 2 ? 1 : 0;
-  WEIR_CHECK(args.hands_on == 0 || args.routes != nullptr, "{} rows without memory for their routes", args.rows);
-  const device::Grid up = gate_up_grid(gpu, &args);
-  if (each(args)) {
-    const bool one = args.rows == 1;
-    gpu.launch(one ? (many ? "weir_one_gate_up_many" : "weir_one_gate_up")
-                   : (many ? "weir_few_gate_up_many" : "weir_few_gate_up"),
-               up, args);
-    const device::Grid down = down_grid(gpu, &args);
-    gpu.launch(one ? (many ? "weir_one_down_many" : "weir_one_down") : (many ? "weir_few_down_many" : "weir_few_down"),
-               down, args);
-  } else {
-    gpu.launch(many ? "weir_once_gate_up_many" : "weir_once_gate_up", up, args);
-    const device::Grid down = down_grid(gpu, &args);
-    gpu.launch("weir_once_down", down, args);
+  const bool many = args.experts > 256;  // a lane looks at 8 or 16
+  if (args.rows > 1) {
+    WEIR_CHECK(args.turns != nullptr, "{} rows without memory for turns", args.rows);
+    const device::Grid grid = few_experts_grid(gpu, &args);
+    gpu.launch(many ? "weir_few_experts_many" : "weir_few_experts", grid, args);
+    return;
   }
+  const device::Grid up = one_gate_up_grid(gpu, &args);
+  gpu.launch(many ? "weir_one_gate_up_many" : "weir_one_gate_up", up, args);
+  const device::Grid down = one_down_grid(gpu, &args);
+  gpu.launch(many ? "weir_one_down_many" : "weir_one_down", down, args);
 }
 
 }  // namespace weir

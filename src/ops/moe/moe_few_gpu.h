@@ -9,8 +9,8 @@ namespace weir {
 // Whether experts_few() takes these shapes. Its bits are those of experts_packed().
 bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args);
 
-// Two kernels, as experts_packed() and with its conditions. The shared expert's hidden values are there before, behind
-// the rows' of the others: at hidden + rows * top_k * F.
+// Two kernels for one row and one for several, as experts_packed() and with its conditions. The shared expert's hidden
+// values are there before, behind the rows' of the others: at hidden + rows * top_k * F.
 void experts_few(Gpu& gpu, GpuFewExpertsArgs args);
 
 // The same for up to kPackedMoeRows rows, that share a read of an expert; `routes`: kSomeRoutesBytes. Three kernels.

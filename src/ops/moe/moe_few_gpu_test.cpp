@@ -107,6 +107,7 @@ class MoeFew : public GpuTest {
     std::vector<float> general;
     const auto run = [&](int which) {
       OnDevice<uint8_t> routes = zeros<uint8_t>(kSomeRoutesBytes);
+      OnDevice<uint32_t> turns = zeros<uint32_t>(sizeof(GpuFewTurns) / sizeof(uint32_t));
       OnDevice<uint16_t> hidden = upload(std::vector<uint16_t>(static_cast<size_t>(rows * slots * c.f), 0x3000));
       OnDevice<float> y = upload(before);
       // What the arguments of both have.
@@ -149,6 +150,7 @@ class MoeFew : public GpuTest {
         args.stride = m.stride;
         fill(args);
         args.routes = routes.data();
+        args.turns = reinterpret_cast<GpuFewTurns*>(turns.data());
         if (which == 1) {
           // Rows of the largest shapes leave too little room for a ring.
           EXPECT_TRUE(few_experts_takes(g, args) || (c.d == 4096 && rows > 5));
@@ -266,6 +268,68 @@ TEST_F(MoeFew, RowsThatShareExpertsHaveTheBitsOfTheGeneralKernels) {
     compare_experts(c, {1, 2, 3, 4, 5, 6, 7, 8},
                     {Share::kChance, Share::kAll, Share::kFirstAndLast, Share::kOne, Share::kTies});
   }
+}
+
+// Blocks of either stream's kernels take multiprocessors from the other's: no block may wait for one that does not run.
+TEST_F(MoeFew, KernelsOfTwoStreamsDoNotWaitForEachOther) {
+  constexpr Case kCase{2048, 512, 40, 8};
+  constexpr int32_t kRows = 8;
+  const Experts m = make(kCase.d, kCase.f, kCase.experts);
+  OnDevice<float> router = upload(router_logits(Share::kChance, kRows, kCase.experts));
+  OnDevice<uint16_t> x = upload(std::vector<uint16_t>(static_cast<size_t>(kRows * kCase.d), 0x3400));
+  struct Own {
+    device::Stream stream;
+    OnDevice<uint16_t> hidden;
+    OnDevice<float> y;
+    OnDevice<uint32_t> turns;
+    GpuFewExpertsArgs args;
+  };
+  const auto make_own = [&] {
+    Own own{gpu().device->stream(),
+            upload(std::vector<uint16_t>(static_cast<size_t>(kRows * (kCase.top_k + 1) * kCase.f), 0x3000)),
+            zeros<float>(static_cast<size_t>(kRows * kCase.d)),
+            zeros<uint32_t>(sizeof(GpuFewTurns) / sizeof(uint32_t)),
+            {}};
+    GpuFewExpertsArgs& args = own.args;
+    args.gate_up = m.mlps[0].gate_up.data;
+    args.down = m.mlps[0].down.data;
+    args.gate_up_scales = m.mlps[0].gate_up.scales;
+    args.down_scales = m.mlps[0].down.scales;
+    args.stride = m.stride;
+    args.router = router.data();
+    args.x = x.data();
+    args.hidden = own.hidden.data();
+    args.turns = reinterpret_cast<GpuFewTurns*>(own.turns.data());
+    args.y = own.y.data();
+    args.y_stride = kCase.d;
+    args.add = 0;
+    args.rows = kRows;
+    args.experts = kCase.experts;
+    args.top_k = kCase.top_k;
+    args.shared = 1;
+    args.d = kCase.d;
+    args.f = kCase.f;
+    return own;
+  };
+  Own first = make_own();
+  Own second = make_own();
+  const auto launch = [&](Own& own) {
+    Gpu g{gpu().device, &own.stream};
+    experts_few(g, own.args);
+  };
+  launch(first);
+  ASSERT_TRUE(first.stream.wait().ok());
+  const std::vector<float> alone = first.y.read();
+  EXPECT_NE(alone, std::vector<float>(alone.size(), 0.0F));
+  for (int i = 0; i < 400; ++i) {
+    launch(first);
+    launch(second);
+  }
+  ASSERT_TRUE(first.stream.wait().ok());
+  ASSERT_TRUE(second.stream.wait().ok());
+  EXPECT_EQ(first.y.read(), alone);
+  EXPECT_EQ(second.y.read(), alone);
+  EXPECT_EQ(first.turns.read(), std::vector<uint32_t>(sizeof(GpuFewTurns) / sizeof(uint32_t), 0));
 }
 
 TEST_F(MoeFew, ProductsHaveTheBitsOfTheGeneralKernel) {
