@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "cli/command_bench_reuse.h"
 #include "cli/commands.h"
 
 namespace weir {
@@ -40,6 +41,7 @@ Status command_bench(const Options& options) {
                              options.output_tokens, model.memory.limits.sequence_tokens_max),
                  "lower --prompt-tokens or --output-tokens"};
   }
+  WEIR_RETURN_IF_ERROR(check_reuse_flags(options, model.memory.limits));
   if (const auto* on_cpu = dynamic_cast<const CpuModel*>(model.model.get())) {
     return bench_cpu(options, streams, *on_cpu, &model);
   }

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command_bench.h"
+#include "cli/command_bench_reuse.h"
 #include "cli/command_bench_streams.h"
 #include "ops/cpu/machine.h"
 #include "runner/cost.h"
@@ -113,7 +114,7 @@ Status bench_cpu(const Options& options, const std::vector<int64_t>& streams, co
     const MachineLimits limits = measure_machine(*on_cpu.cpu, on_cpu.weights.bytes() + count * own);
     report_decode(options, count, measured, cost, limits, one_stream);
   }
-  return bench_cached(options, *host, *model);
+  return bench_reuse(options, *host, *model);
 }
 
 }  // namespace weir

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command_bench.h"
+#include "cli/command_bench_reuse.h"
 #include "cli/command_bench_streams.h"
 #include "cli/shapes.h"
 #include "ops/gpu/read_all.h"
@@ -145,12 +146,14 @@ Status bench_gpu(const Options& options, const std::vector<int64_t>& streams, Gp
     const auto all_decode = [times] {
       if (times != nullptr) times->clear();
     };
-    WEIR_ASSIGN_OR_RETURN(const Measured measured, best_streams(*host, *model, options.repeats,
-                                                                {count, options.prompt_tokens, options.output_tokens,
-                                                                 static_cast<uint32_t>(count), 0, 0, all_decode}));
+    WEIR_ASSIGN_OR_RETURN(
+        const Measured measured,
+        best_streams(
+            *host, *model, options.repeats,
+            {count, options.prompt_tokens, options.output_tokens, static_cast<uint32_t>(count), {}, all_decode}));
     bench.decode(count, measured, times == nullptr ? StepTime{} : times->median());
   }
-  return bench_cached(options, *host, *model);
+  return bench_reuse(options, *host, *model);
 }
 
 }  // namespace weir

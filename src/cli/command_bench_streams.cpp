@@ -8,9 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 #include <span>
+#include <utility>
 #include <vector>
-
-#include "cli/command_bench.h"
 
 namespace weir {
 namespace {
@@ -54,12 +53,9 @@ class Runner {
     WEIR_ASSIGN_OR_RETURN(Ticket ticket, client_.try_reserve(static_cast<int32_t>(what_.streams)));
     start_us_ = clock_.now_us();
     for (int64_t i = 0; i < what_.streams; ++i) {
-      std::vector<TokenId> prompt(static_cast<size_t>(what_.prompt_tokens));
-      std::mt19937 shared(what_.shared_seed);
-      for (int64_t t = 0; t < what_.prompt_tokens; ++t) {
-        std::mt19937& random = t < what_.shared_tokens ? shared : random_;
-        prompt[static_cast<size_t>(t)] = static_cast<TokenId>(random() % static_cast<uint32_t>(limits_.vocabulary));
-      }
+      std::vector<TokenId> prompt = what_.beginning;
+      const auto more = random_tokens(what_.prompt_tokens - std::ssize(prompt), limits_.vocabulary, &random_);
+      prompt.insert(prompt.end(), more.begin(), more.end());
       GenerateHeader header;
       header.id = client_.next_id();
       header.arrival_us = start_us_;
@@ -67,6 +63,7 @@ class Runner {
       header.sampling.seed = static_cast<uint64_t>(i);  // of pinned acceptance: no stream's chances are another's
       header.sampling.max_tokens = static_cast<int32_t>(tokens_max());
       WEIR_RETURN_IF_ERROR(queue(&ticket, header, prompt));
+      if (i == 0) first_ = header.id;
       streams_[header.id] = {};
     }
     waiting_ = open_ = what_.streams;
@@ -96,6 +93,7 @@ class Runner {
         if (what_.all_decode) what_.all_decode();
       }
     }
+    if (header.id == first_) tokens_.insert(tokens_.end(), event.tokens.begin(), event.tokens.end());
     for (int32_t i = 0; i < header.token_count; ++i) token_times_.push_back(header.now_us);
     if (header.token_count > 0) step_times_.push_back(header.now_us);
     if (waiting_ == 0 && header.now_us > begin_us_ && stream.last_us == 0) {
@@ -127,10 +125,11 @@ class Runner {
     at_end_ = client_.stats();
   }
 
-  Measured measured() const {
+  Measured measured() {
     int64_t end_us = INT64_MAX;
     for (const auto& [id, stream] : streams_) end_us = std::min(end_us, stream.last_us);
     Measured out;
+    out.tokens = std::move(tokens_);
     out.first_token_s = static_cast<double>(begin_us_ - start_us_) / 1e6;
     const auto before =
         std::count_if(token_times_.begin(), token_times_.end(), [&](int64_t time) { return time <= begin_us_; });
@@ -153,6 +152,8 @@ class Runner {
   const StreamRun what_;
   std::mt19937 random_;
   std::map<SequenceId, Stream> streams_;
+  SequenceId first_ = 0;
+  std::vector<TokenId> tokens_;  // of the first
   std::vector<int64_t> token_times_;
   std::vector<int64_t> step_times_;  // of a stream's steps
   EngineStats at_begin_;             // when all decode
@@ -188,6 +189,12 @@ nlohmann::ordered_json drafts_json(const Options& options, const LoadedModel& mo
           {"acceptance", acceptance_label(options)}};
 }
 
+std::vector<TokenId> random_tokens(int64_t count, int32_t vocabulary, std::mt19937* random) {
+  std::vector<TokenId> tokens(static_cast<size_t>(std::max<int64_t>(0, count)));
+  for (TokenId& token : tokens) token = static_cast<TokenId>((*random)() % static_cast<uint32_t>(vocabulary));
+  return tokens;
+}
+
 Result<Measured> run_streams(EngineHost& host, const LoadedModel& model, const StreamRun& what) {
   return Runner(host, model, what).run();
 }
@@ -205,51 +212,6 @@ Result<Measured> best_streams(EngineHost& host, const LoadedModel& model, int64_
     best.drafts = one.drafts;
   }
   return best;
-}
-
-// What is known is a prompt of its own, as the last turn of a conversation is; the others go on from it, each in its
-// own way.
-Status bench_cached(const Options& options, EngineHost& host, const LoadedModel& model) {
-  if (options.cached_prompts.empty()) return Ok{};
-  const int64_t tokens_max = model.memory.limits.sequence_tokens_max;
-  WEIR_ASSIGN_OR_RETURN(const auto lengths,
-                        read_numbers("cached-prompts", options.cached_prompts, tokens_max - 2, "--max-model-len"));
-  for (const int64_t length : lengths) {
-    const auto seed = 0x80000000U + static_cast<uint32_t>(length);  // other prompts' seeds are small
-    const int64_t known = std::max<int64_t>(1, length * options.cached_percent / 100);
-    WEIR_ASSIGN_OR_RETURN(const Measured cold, run_streams(host, model, {1, known, 2, seed, known, seed}));
-    double best_s = 0;
-    int64_t reused = 0;
-    int64_t steps = 0;
-    for (int64_t i = 0; i < options.repeats; ++i) {
-      const EngineStats before = host.client().stats();
-      const StreamRun what{1, length, 2, seed + 1 + static_cast<uint32_t>(i), known, seed};
-      WEIR_ASSIGN_OR_RETURN(const Measured again, run_streams(host, model, what));
-      if (i > 0 && again.first_token_s >= best_s) continue;
-      best_s = again.first_token_s;
-      const EngineStats after = host.client().stats();
-      reused = after.cached_tokens - before.cached_tokens;
-      steps = after.steps - before.steps;
-    }
-    if (options.json) {
-      fmt::print("{}\n", nlohmann::ordered_json{{"what", "cached prompt"},
-                                                {"model", model.name},
-                                                {"prompt_tokens", length},
-                                                {"known_tokens", known},
-                                                {"reused_tokens", reused},
-                                                {"steps", steps},
-                                                {"first_token_ms", best_s * 1e3},
-                                                {"known_cold_ms", cold.first_token_s * 1e3}}
-                             .dump());
-    } else {
-      fmt::print(
-          "prompt of {:>6} tokens, {:>6} known {:>7.1f} ms to the first token in {} steps, {} reused; the known ones "
-          "alone, "
-          "cold: {:.1f} ms\n",
-          length, known, best_s * 1e3, steps, reused, cold.first_token_s * 1e3);
-    }
-  }
-  return Ok{};
 }
 
 }  // namespace weir

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "cli/host.h"
 #include "cli/loading.h"
@@ -14,10 +16,9 @@ namespace weir {
 struct StreamRun {
   int64_t streams = 1;
   int64_t prompt_tokens = 0;
-  int64_t output_tokens = 0;  // of each stream while all of them decode
-  uint32_t seed = 0;          // of the prompts: others share nothing
-  int64_t shared_tokens = 0;  // that prompts begin with, the same in every run of one shared_seed
-  uint32_t shared_seed = 0;
+  int64_t output_tokens = 0;                   // of each stream while all of them decode
+  uint32_t seed = 0;                           // of the prompts: others share nothing
+  std::vector<TokenId> beginning = {};         // of every prompt, in place of random tokens
   std::function<void()> all_decode = nullptr;  // called when that begins
 };
 
@@ -33,6 +34,7 @@ struct Measured {
   double decode_tokens_s = 0;  // all streams together, while all of them decode
   int64_t context = 0;         // tokens of a stream, the mean of this time
   DraftsMeasured drafts;
+  std::vector<TokenId> tokens;  // that the first stream was given
 
   double step_s(int64_t streams) const { return static_cast<double>(streams) * drafts.tokens_a_step / decode_tokens_s; }
 };
@@ -50,7 +52,6 @@ Result<Measured> run_streams(EngineHost& host, const LoadedModel& model, const S
 // The best of several runs: the machine has other work, and it only ever makes a run slower.
 Result<Measured> best_streams(EngineHost& host, const LoadedModel& model, int64_t repeats, const StreamRun& what);
 
-// --cached-prompts: prints the time to the first token of prompts of which --cached-percent is known.
-Status bench_cached(const Options& options, EngineHost& host, const LoadedModel& model);
+std::vector<TokenId> random_tokens(int64_t count, int32_t vocabulary, std::mt19937* random);
 
 }  // namespace weir

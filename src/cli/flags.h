@@ -103,6 +103,7 @@ struct Options {
   std::string streams;
   std::string cached_prompts;
   int64_t cached_percent = 0;
+  std::string second_turns;
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;
   int64_t repeats = 0;

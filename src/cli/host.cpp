@@ -17,8 +17,7 @@ Result<std::unique_ptr<EngineHost>> EngineHost::start(const Options& options, Lo
   config.prefill_chunk_max = static_cast<int32_t>(options.long_prefill_token_threshold);
   config.prefix_caching = model->memory.prefix_caching;
   config.checkpoint_interval = model->memory.checkpoint_interval;
-  // On the CPU prompts and generated tokens have the same bits.
-  config.reuse_generated = options.reuse_generated || options.device == "cpu";
+  config.reuse_generated = reuses_generated(options);
   config.adaptive_drafts = options.adaptive_drafts;
   std::random_device random;
   config.cache_seed = (static_cast<uint64_t>(random()) << 32U) ^ random();

@@ -13,6 +13,11 @@
 
 namespace weir {
 
+// Whether later prompts reuse generated tokens: on the CPU they have the bits that prompts have.
+inline bool reuses_generated(const Options& options) {
+  return options.reuse_generated || options.device == "cpu";
+}
+
 class EngineHost {
  public:
   // Borrows the model. Starts the engine's thread.

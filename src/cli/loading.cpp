@@ -192,7 +192,7 @@ Result<int64_t> pinned_acceptance_asked_for(const Options& options, int32_t draf
 Status plan_reuse(const Options& options, MemoryPlan* plan) {
   const bool by_default = options.command == Command::kServe || options.command == Command::kChat ||
                           options.command == Command::kPlan || options.command == Command::kRun ||
-                          !options.cached_prompts.empty();
+                          !options.cached_prompts.empty() || !options.second_turns.empty();
   plan->prefix_caching = options.enable_prefix_caching.empty() ? by_default : options.enable_prefix_caching == "true";
   // Operations are timed on pages and slots that are filled side by side, and nothing is kept.
   if (options.ops) plan->prefix_caching = false;

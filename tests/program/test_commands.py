@@ -267,6 +267,40 @@ def test_bench_measures_the_machine_when_no_step_runs_and_says_how_pages_are_sto
         assert len(rows) == 10 and rows[0]["kv_format"] == stored
 
 
+def test_bench_times_second_turns_and_says_what_of_them_is_computed_again(shipped):
+    flags = (shipped, "--repeats", 1, "--prompt-tokens", 40, "--output-tokens", 4, "--streams", 1, "--max-num-seqs", 2, "--checkpoint-interval", 64,
+             "--second-turns", "300:200,50:10")
+
+    def turns(*more):
+        done = weir("bench", *flags, *more, "--json")
+        assert done.returncode == 0, done.stderr
+        rows = [row for row in map(json.loads, done.stdout.splitlines()) if row["what"] == "second turn"]
+        assert [(row["context_tokens"], row["answer_tokens"], row["prompt_tokens"]) for row in rows] == [(300, 200, 564), (50, 10, 124)]
+        for row in rows:
+            assert row["computed_again_tokens"] == row["context_tokens"] + row["answer_tokens"] - row["reused_tokens"]
+            assert row["first_token_ms"] > 0 and row["first_turn_ms"] > 0 and row["steps"] > 0
+        return rows
+
+    # The last state in the answer is at 448 of its 500 tokens; behind a short one there is the prompt's.
+    reusing = turns("--reuse-generated")
+    assert [row["reused_tokens"] for row in reusing] == [448, 49] and all(row["reuse_generated"] for row in reusing)
+    by_default = turns()
+    assert [row["reused_tokens"] for row in by_default] == ([299, 49] if ON_GPU else [448, 49])
+    assert all(row["reuse_generated"] != ON_GPU and row["prefix_caching"] for row in by_default)
+    assert [row["reused_tokens"] for row in turns("--no-enable-prefix-caching")] == [0, 0]
+    text = weir("bench", *flags).stdout
+    kept = "computed again" if ON_GPU else "kept"
+    assert len(re.findall(rf"^second turn .* reused, \d+ computed again \(generated tokens are {kept}\); ", text, re.MULTILINE)) == 2
+
+
+@pytest.mark.parametrize("pairs,said_of_it", [("300", "CONTEXT:ANSWER"), ("300:", "CONTEXT:ANSWER"), ("0:5", "CONTEXT:ANSWER"),
+                                              ("30:5,7:x", "CONTEXT:ANSWER"), ("90:50", "--max-model-len"),
+                                              ("9223372036854775807:9223372036854775807", "--max-model-len")])
+def test_second_turns_that_cannot_be_are_refused_before_anything_is_measured(shipped, pairs, said_of_it):
+    done = weir("bench", shipped, "--max-model-len", 200, "--prompt-tokens", 40, "--output-tokens", 4, "--second-turns", pairs)
+    assert done.returncode == 2 and said_of_it in done.stderr and done.stdout == ""
+
+
 def bench_rows(*arguments):
     done = weir("bench", *arguments, "--json", "--repeats", 1, "--prompt-tokens", 40, "--no-adaptive-drafts")
     assert done.returncode == 0, done.stderr

@@ -1,16 +1,12 @@
 #include "cli/equality/catalogue.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 
 namespace weir::equality {
 namespace {
-
-std::vector<TokenId> draw_tokens(Random* random, int64_t count, int32_t vocabulary) {
-  std::vector<TokenId> tokens(static_cast<size_t>(count));
-  for (TokenId& token : tokens) token = static_cast<TokenId>(between(random, 0, vocabulary - 1));
-  return tokens;
-}
 
 void draw_sampling(Random* random, int32_t vocabulary, SamplingParams* sampling) {
   sampling->temperature = one_in(random, 2) ? 0.0F : pick(random, {0.3F, 0.9F, 1.5F});
@@ -72,6 +68,27 @@ Outcome beginning_of(const Outcome& whole, int64_t count) {
   out.tokens.resize(static_cast<size_t>(count));
   out.logprobs.resize(static_cast<size_t>(count * of_a_token));
   out.finish = FinishReason::kLength;
+  return out;
+}
+
+std::vector<std::string> differences(const std::string& who, const Outcome& seen, const Outcome& right,
+                                     const char* where, bool cut) {
+  std::vector<std::string> out;
+  if (!cut && seen.finish != right.finish) {
+    out.push_back(fmt::format("{} ends with {}, {} with {}", who, static_cast<int>(seen.finish), where,
+                              static_cast<int>(right.finish)));
+  }
+  const auto compare = [&](const char* what, const auto& a, const auto& b) {
+    const auto at =
+        std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(std::min(a.size(), b.size())), b.begin());
+    if (a.size() == b.size() && at.first == a.end()) return;
+    if (cut && a.size() <= b.size() && at.first == a.end()) return;
+    out.push_back(fmt::format("{}: {} of {} and {} {} differ from {} on", who, what, a.size(), b.size(), where,
+                              at.first - a.begin()));
+  };
+  compare("tokens", seen.tokens, right.tokens);
+  compare("log-probabilities", seen.logprobs, right.logprobs);
+  compare("log-probabilities of the prompt", seen.prompt_logprobs, right.prompt_logprobs);
   return out;
 }
 

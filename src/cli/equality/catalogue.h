@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "cli/equality/draw.h"
@@ -37,6 +38,11 @@ void take(const Event& event, Outcome* outcome);
 // What is seen of a request of whose longest answer `whole` is, with max_tokens `count` instead: a token depends on
 // those before it alone, so this is its beginning.
 Outcome beginning_of(const Outcome& whole, int64_t count);
+
+// What differs between what was seen of `who` and what is right, a line each; of one that was `cut` its beginning
+// counts. `where`: how what is right was computed.
+std::vector<std::string> differences(const std::string& who, const Outcome& seen, const Outcome& right,
+                                     const char* where, bool cut = false);
 
 class Catalogue {
  public:

@@ -354,24 +354,10 @@ class Schedule {
     const Outcome& seen = outcomes_[i];
     const Outcome right = beginning_of(*uses_[i].alone, uses_[i].max_tokens);
     const bool cut = seen.finish == FinishReason::kAbort && cancelled_[i] != 0;
-    const auto same = [&](const auto& a, const auto& b) {
-      return cut ? a.size() <= b.size() && std::equal(a.begin(), a.end(), b.begin()) : a == b;
-    };
-    if (!cut && seen.finish != right.finish) {
-      problems_.push_back(fmt::format("request {} ends with {}, alone with {}", i, static_cast<int>(seen.finish),
-                                      static_cast<int>(right.finish)));
-    }
-    const auto differs = [&](const char* what, const auto& a, const auto& b) {
-      if (same(a, b)) return;
-      const auto at =
-          std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(std::min(a.size(), b.size())), b.begin());
-      problems_.push_back(fmt::format("request {} (prompt of {}, {} reused): {} of {} and {} alone differ from {} on",
-                                      i, uses_[i].request->prompt.size(), seen.cached, what, a.size(), b.size(),
-                                      at.first - a.begin()));
-    };
-    differs("tokens", seen.tokens, right.tokens);
-    differs("log-probabilities", seen.logprobs, right.logprobs);
-    differs("log-probabilities of the prompt", seen.prompt_logprobs, right.prompt_logprobs);
+    const auto who =
+        fmt::format("request {} (prompt of {}, {} reused)", i, uses_[i].request->prompt.size(), seen.cached);
+    const auto different = differences(who, seen, right, "alone", cut);
+    problems_.insert(problems_.end(), different.begin(), different.end());
   }
 
   Served* served_;

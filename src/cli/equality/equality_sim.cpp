@@ -6,7 +6,12 @@
 // equality_sim --distribution N [--models NAME] [--drafts K] [--seed S]: N samples of three tokens, of the seeds from S
 // on, with 0, 1, 2 and 3 drafts each, or with K, against the model's probabilities. Ends with 1 where chance would give
 // such a chi-square once in a thousand times.
-// --jobs N: schedules and samples by N threads of this one process, each with models of its own.
+// equality_sim --conversations N [--turns T] [--models NAME,NAME] [--seed S] [--reach-min N]: conversations S .. S + N
+// - 1 of T turns each, the models in turn, a block each, under the default policy of reuse, --reuse-generated and
+// without a cache: what each computes again, what it takes, and how often answers differ. Ends with 1 where the
+// default's are not those without a cache, bit for bit, on the CPU --reuse-generated's too, and where that policy went
+// on in generated rows less than N times, or never.
+// --jobs N: schedules, conversations and samples by N threads of this one process, each with models of its own.
 // --seconds T: all of them end within about T seconds, and say how far they got; with 1 if that is nowhere.
 #include <fmt/format.h>
 
@@ -19,6 +24,8 @@
 #include <utility>
 #include <vector>
 
+#include "cli/equality/block_jobs.h"
+#include "cli/equality/conversations.h"
 #include "cli/equality/deadline.h"
 #include "cli/equality/distribution.h"
 #include "cli/equality/endurance.h"
@@ -33,6 +40,9 @@ namespace {
 constexpr const char* kModels =
     "moe-fit,moe-odd,moe-fit,next,moe-fit,moe-fp8,moe-fit,moe-real,moe-fit,moe-mxfp4,moe-fit,dense-tied";
 
+// Those with a draft head that a GPU can run too come more often.
+constexpr const char* kTalkers = "moe-fit,moe-odd,moe-fit,next,moe-fit,moe-fit fp8";
+
 constexpr int64_t kJobsMax = 256;  // far more than there are processors to turn engines
 
 struct Options {
@@ -41,6 +51,8 @@ struct Options {
   int64_t reach_min = 0;
   int64_t samples = 0;
   int64_t steps = 0;
+  int64_t conversations = 0;
+  int64_t turns = 4;
   int64_t drafts = -1;
   int64_t seconds = 0;
   int64_t jobs = 1;
@@ -50,8 +62,28 @@ struct Options {
 int usage() {
   fmt::print(stderr,
              "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N "
-             "[--drafts K] [--seed S] | --endurance N [--seed S]; [--jobs N] [--seconds T]\n");
+             "[--drafts K] [--seed S] | --endurance N [--seed S] | --conversations N [--turns T] [--seed S] "
+             "[--models NAME,NAME] [--reach-min N]; [--jobs N] [--seconds T]\n");
   return 2;
+}
+
+// The names in --models, or in what stands for it.
+std::vector<std::string> models_of(const Options& options, const char* by_default) {
+  const std::string names = options.models.empty() ? by_default : options.models;
+  std::vector<std::string> out;
+  for (size_t begin = 0; begin < names.size();) {
+    const size_t end = std::min(names.find(',', begin), names.size());
+    out.push_back(names.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return out;
+}
+
+// "12 of next, 3 of moe-odd".
+std::string of_each(const std::map<std::string, int64_t>& counts) {
+  std::string out;
+  for (const auto& [name, count] : counts) out += fmt::format("{}{} of {}", out.empty() ? "" : ", ", count, name);
+  return out;
 }
 
 using Loaded = Result<std::vector<std::unique_ptr<Model>>>;
@@ -110,29 +142,20 @@ int report(const Tally& tally, const Options& options, const Deadline& deadline)
   const Work& work = tally.work;
   fmt::print("{} requests alone in {} steps of {} rows; schedules in {} steps of {} rows; {:.1f} s\n", work.alone,
              work.alone_steps, work.alone_rows, work.steps, work.rows, deadline.elapsed_s());
-  std::string of_each;
-  for (const auto& [name, count] : tally.schedules) {
-    of_each += fmt::format("{}{} of {}", of_each.empty() ? "" : ", ", count, name);
-  }
   if (tally.done() == 0) {
     fmt::print("no schedule was run\n");
     return 1;
   }
   fmt::print("{} of {} schedules from seed {} ({}): every request has the bits that it has alone\n", tally.done(),
-             options.schedules, options.seed, of_each);
+             options.schedules, options.seed, of_each(tally.schedules));
   if (least >= options.reach_min) return 0;
   fmt::print("something was reached only {} times, less than {}\n", least, options.reach_min);
   return 1;
 }
 
 int schedules(const Options& options, const Deadline& deadline) {
-  Asked asked{.seed = options.seed, .schedules = options.schedules, .jobs = options.jobs, .turns = {}};
-  const std::string names = options.models.empty() ? kModels : options.models;
-  for (size_t begin = 0; begin < names.size();) {
-    const size_t end = std::min(names.find(',', begin), names.size());
-    asked.turns.push_back(names.substr(begin, end - begin));
-    begin = end + 1;
-  }
+  const Asked asked{
+      .seed = options.seed, .schedules = options.schedules, .jobs = options.jobs, .turns = models_of(options, kModels)};
   const auto tally = run_schedules(asked, deadline);
   if (!tally.ok()) {
     fmt::print(stderr, "{}\n", tally.error().text());
@@ -145,6 +168,62 @@ int schedules(const Options& options, const Deadline& deadline) {
              failure.seed, failure.seed, failure.model, tally->done() - 1, options.seed,
              options.jobs > 1 ? fmt::format(" by {} jobs", options.jobs) : "");
   return 1;
+}
+
+void print(const Compared& compared, const char* what) {
+  fmt::print("{}: {} of {} turns differ, {} of {} tokens", what, compared.turns_differ, compared.turns,
+             compared.tokens_differ, compared.tokens);
+  if (compared.turns_differ > 0) {
+    fmt::print("; one token in {:.0f} is the first of its turn that does",
+               static_cast<double>(compared.tokens_until) / static_cast<double>(compared.turns_differ));
+  }
+  fmt::print("\n");
+}
+
+void print(const Talked& talked, const Options& options) {
+  fmt::print(
+      "{} of {} conversations of {} turns from seed {} ({}): {} turns, {} prompt tokens, {} of them new; {} tokens "
+      "answered, {} answers end on the grid\n",
+      talked.done(), options.conversations, options.turns, options.seed, of_each(talked.conversations), talked.turns,
+      talked.prompt_tokens, talked.new_tokens, talked.answer_tokens, talked.answers_on_grid);
+  for (size_t i = 0; i < kPolicies; ++i) {
+    const Spent& spent = talked.spent[i];
+    fmt::print(
+        "{}: of the prompts' tokens {} reused, {} computed again, {} of them answers (of {}); {} turns went on in "
+        "generated rows; {} of {} drafts accepted; {} steps of {} rows, {:.2f} s\n",
+        kPolicyNames[i], spent.reused, spent.answers + spent.prompts, spent.answers, talked.known_answers,
+        spent.in_answers, spent.accepted, spent.drafted, spent.steps, spent.rows, spent.seconds);
+  }
+  fmt::print("--reuse-generated beside the default, behind the same prompt:\n");
+  for (size_t i = 0; i < kChoices; ++i) print(talked.compared[i], kChoiceNames[i]);
+  print(talked.behind, "behind a difference");
+  fmt::print("largest difference of a log-probability: {:.3g}\n", talked.logprob_difference);
+}
+
+int conversations(const Options& options, const Deadline& deadline) {
+  const auto talked = run_conversations({.seed = options.seed,
+                                         .conversations = options.conversations,
+                                         .turns = options.turns,
+                                         .jobs = options.jobs,
+                                         .models = models_of(options, kTalkers)},
+                                        deadline);
+  if (!talked.ok()) {
+    fmt::print(stderr, "{}\n", talked.error().text());
+    return 2;
+  }
+  print(*talked, options);
+  if (!talked->problems.empty()) {
+    for (const auto& problem : talked->problems) fmt::print("{}\n", problem);
+    fmt::print("fails: {}\n", talked->failed);
+    return 1;
+  }
+  const int64_t reached = talked->under(Policy::kReuseGenerated).in_answers;
+  if (reached < std::max<int64_t>(1, options.reach_min)) {
+    fmt::print("{} turns went on in generated rows: too few to say anything\n", reached);
+    return 1;
+  }
+  fmt::print("the default has the bits of no cache; {:.1f} s\n", deadline.elapsed_s());
+  return 0;
 }
 
 bool parse(int argc, char** argv, Options* options) {
@@ -162,6 +241,8 @@ bool parse(int argc, char** argv, Options* options) {
                                                           {"--reach-min", &options->reach_min},
                                                           {"--endurance", &options->steps},
                                                           {"--distribution", &options->samples},
+                                                          {"--conversations", &options->conversations},
+                                                          {"--turns", &options->turns},
                                                           {"--drafts", &options->drafts},
                                                           {"--seconds", &options->seconds},
                                                           {"--jobs", &options->jobs}};
@@ -173,6 +254,10 @@ bool parse(int argc, char** argv, Options* options) {
       return false;
     }
   }
+  if (options->turns < kConversationTurnsMin || options->turns > kConversationTurnsMax) {
+    fmt::print(stderr, "--turns is {}: give {} to {}\n", options->turns, kConversationTurnsMin, kConversationTurnsMax);
+    return false;
+  }
   return options->jobs >= 1 && options->jobs <= kJobsMax;
 }
 
@@ -180,6 +265,7 @@ int run(int argc, char** argv) {
   Options options;
   if (!parse(argc, argv, &options)) return usage();
   const Deadline deadline(options.seconds);
+  if (options.conversations > 0) return conversations(options, deadline);
   if (options.steps == 0 && options.samples == 0) return schedules(options, deadline);
   const Loaded models = load(options, options.steps > 0 ? 1 : options.jobs);
   if (!models.ok()) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "base/planted.h"
+#include "cli/equality/conversations.h"
 #include "cli/equality/distribution.h"
 #include "cli/equality/endurance.h"
 #include "cli/equality/equality.h"
@@ -32,6 +33,37 @@ TEST_P(Equality, ReuseAndCrowdsChangeNoBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Equality, testing::Values("moe-odd", "next", "moe-fp8", "moe-fit", "moe-fit fp8"),
+                         ModelTestName());
+
+class Conversations : public testing::TestWithParam<const char*> {};
+
+// A few of what `equality_sim --conversations 100` runs.
+TEST_P(Conversations, ComputeAnswersAgainAndChangeNoBitUnlessGeneratedRowsAreReused) {
+  const auto talked = run_conversations({.seed = kBlockConversations,
+                                         .conversations = kBlockConversations,
+                                         .turns = 3,
+                                         .jobs = 1,
+                                         .models = {GetParam()}});
+  ASSERT_TRUE(talked.ok()) << talked.error().text();
+  EXPECT_EQ(talked->problems, std::vector<std::string>());
+  EXPECT_EQ(talked->turns, 3 * kBlockConversations);
+  // The default finds all of the prompt before and nothing of the answer behind it.
+  const Spent& by_default = talked->under(Policy::kDefault);
+  EXPECT_GT(by_default.reused, 0);
+  EXPECT_EQ(by_default.in_answers, 0);
+  EXPECT_EQ(by_default.answers, talked->known_answers);
+  // More is reused than the prompt before had.
+  const Spent& reusing = talked->under(Policy::kReuseGenerated);
+  EXPECT_GT(reusing.in_answers, 0);
+  EXPECT_LT(reusing.answers, by_default.answers);
+  EXPECT_EQ(talked->under(Policy::kNoCache).reused, 0);
+  EXPECT_GT(talked->answers_on_grid, 0);
+  int64_t compared = talked->behind.turns;
+  for (const Compared& one : talked->compared) compared += one.turns;
+  EXPECT_EQ(compared, talked->turns);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Conversations, testing::Values("moe-odd", "next", "moe-fit", "moe-fit fp8"),
                          ModelTestName());
 
 // A two-hundredth of what `equality_sim --distribution 1000000` draws.
@@ -93,6 +125,9 @@ TEST(Planted, NothingIsFoundWhereNothingIsPlanted) {
   }
 }
 
+const TalksAsked kConversations{
+    .seed = kBlockConversations, .conversations = 2 * kBlockConversations, .turns = 3, .jobs = 1, .models = {"next"}};
+
 class PlantedJobs : public testing::Test {
  protected:
   void TearDown() override { planted_bug = PlantedBug::kNone; }
@@ -116,6 +151,22 @@ TEST_P(PlantedBugs, AreFound) {
   FAIL() << "every request had the bits that it has alone";
 }
 
+TEST(Planted, NothingIsFoundInConversationsWhereNothingIsPlanted) {
+  const auto talked = run_conversations(kConversations);
+  ASSERT_TRUE(talked.ok()) << talked.error().text();
+  EXPECT_EQ(talked->problems, std::vector<std::string>());
+}
+
+// Each bug must change what some turn sees, within two blocks.
+class PlantedConversations : public PlantedBugs {};
+
+TEST_P(PlantedConversations, AreFound) {
+  planted_bug = GetParam();
+  const auto talked = run_conversations(kConversations);
+  ASSERT_TRUE(talked.ok()) << talked.error().text();
+  EXPECT_FALSE(talked->problems.empty());
+}
+
 // One of several threads meets a bug: all end, and a schedule that fails is named.
 TEST_F(PlantedJobs, EndAtTheFirstDifference) {
   planted_bug = PlantedBug::kPageNotCopied;
@@ -136,6 +187,12 @@ INSTANTIATE_TEST_SUITE_P(Bugs, PlantedBugs,
                          testing::Values(PlantedBug::kCheckpointTooEarly, PlantedBug::kSaveOverPages,
                                          PlantedBug::kPageNotCopied, PlantedBug::kStateNotZeroed,
                                          PlantedBug::kBatchDependentSplit));
+// Others stop the runner, or need what is not drawn here. A token that was not computed is found where an answer ends
+// on the grid: the state behind its block is a later turn's, who computed the block too but is not the first to have
+// it.
+INSTANTIATE_TEST_SUITE_P(Bugs, PlantedConversations,
+                         testing::Values(PlantedBug::kPageNotCopied, PlantedBug::kStateNotZeroed,
+                                         PlantedBug::kBatchDependentSplit, PlantedBug::kUncomputedInKey));
 
 #endif
 

@@ -1,5 +1,4 @@
-// Schedules by several threads of one process. They share nothing but the device: steps of small models leave a GPU
-// idle most of the time, and streams of one process run side by side where those of several take turns.
+// Schedules by several threads of one process (block_jobs.h).
 #pragma once
 
 #include <array>
@@ -12,11 +11,8 @@
 #include "base/result.h"
 #include "cli/equality/deadline.h"
 #include "cli/equality/equality.h"
-#include "runner/test_model.h"
 
 namespace weir::equality {
-
-inline constexpr int64_t kPositions = 4096;  // that models are loaded for
 
 struct Asked {
   uint64_t seed = 1;  // of the first schedule, the others follow
@@ -24,11 +20,6 @@ struct Asked {
   int64_t jobs = 1;
   std::vector<std::string> turns;  // models as load_golden_model() takes them: of a block of schedules each, in turn
 };
-
-// Of each model: jobs are threads enough.
-inline int host_threads(int64_t jobs) {
-  return jobs > 1 ? 1 : kTestThreads;
-}
 
 struct Failure {
   uint64_t seed = 0;
