@@ -108,6 +108,7 @@ class Weather {
   struct Planned {
     StepKind kind;
     sim::Taken taken;
+    int32_t joining = 0;
     int64_t plan_ns = 0;
     int64_t turn_ns = 0;
     int64_t evicted = 0;
@@ -122,6 +123,7 @@ class Weather {
     Planned& planned = plans_.emplace_back();
     planned.plan_ns = plan_ns;
     planned.taken = sim::taken_by(plan);
+    planned.joining = static_cast<int32_t>(planned.taken.slots - planned.taken.saves);
     for (const SequenceWork& work : plan.work) {
       if (work.role == RowRole::kGenerated) {
         planned.kind.generated += work.token_count;
@@ -212,6 +214,7 @@ class Weather {
       const Planned& made = plans_[i + 1];
       run_.steps.push_back(
           {plans_[i].kind, results_ns_[i] - results_ns_[i - 1], made.plan_ns, made.turn_ns, made.evicted});
+      run_.steps.back().kind.joining = made.joining;
     }
   }
 
@@ -267,6 +270,16 @@ Result<World> tenth_of(const World& whole, const CacheLayout& layout, const Stor
                      "give more prompts");
 }
 
+double oversubscribed(const StormRun& kept, const CacheLayout& layout, const RunnerLimits& limits) {
+  const auto over = [](int64_t asked, int64_t there) {
+    return static_cast<double>(asked) / static_cast<double>(there);
+  };
+  if (layout.pages_a_slot > 0)
+    return over(kept.pages_kept / layout.pages_a_slot + kept.states_kept, limits.state_slots);
+  const double pages = over(kept.pages_kept, limits.pages.front());
+  return layout.state_slot_bytes > 0 ? std::min(pages, over(kept.states_kept, limits.state_slots)) : pages;
+}
+
 Status check_same_plans(const std::vector<StormStep>& first, const std::vector<StormStep>& again) {
   for (size_t i = 0; i < std::max(first.size(), again.size()); ++i) {
     if (i < std::min(first.size(), again.size()) && first[i].kind == again[i].kind &&
@@ -285,6 +298,7 @@ Status check_same_plans(const std::vector<StormStep>& first, const std::vector<S
 std::string StepKind::text() const {
   std::string out = fmt::format("{} generated", generated);
   for (const auto& [begin, end] : prompts) out += fmt::format(" + [{}, {})", begin, end);
+  if (joining > 0) out += fmt::format(", {} to join", joining);
   return out;
 }
 
@@ -312,16 +326,18 @@ Result<Storm> run_storm(Model* model, const StormConfig& config, const Deadline&
     return check_same_plans(runs->runs.front().steps, runs->runs.back().steps);
   };
   Storm storm;
-  for (int64_t i = 0; i == 0 || (i < config.repeats && !deadline.passed()); ++i) {
-    WEIR_RETURN_IF_ERROR(run(whole, &storm.whole));
-  }
-  WEIR_CHECK(storm.whole.runs.front().evicted_blocks == 0, "{} blocks were evicted from memory for everything",
-             storm.whole.runs.front().evicted_blocks);
-  WEIR_ASSIGN_OR_RETURN(const World tenth, tenth_of(whole, machine.layout(), storm.whole.runs.front()));
+  WEIR_RETURN_IF_ERROR(run(whole, &storm.whole));
+  const StormRun& kept = storm.whole.runs.front();
+  WEIR_CHECK(kept.evicted_blocks == 0, "{} blocks were evicted from memory for everything", kept.evicted_blocks);
+  WEIR_ASSIGN_OR_RETURN(const World tenth, tenth_of(whole, machine.layout(), kept));
+  storm.oversubscribed = oversubscribed(kept, machine.layout(), tenth.limits);
+  WEIR_RETURN_IF_ERROR(run(tenth, &storm.tenth));
   const auto another = [&](int64_t i) {
-    return i < config.repeats || (i < config.repeats_max && any_too_long(by_kind(storm.tenth.middle())));
+    if (deadline.passed() || i >= config.repeats_max) return false;
+    return i < config.repeats || any_too_long(by_kind(storm.tenth.middle(), storm.whole.middle()));
   };
-  for (int64_t i = 0; i == 0 || (!deadline.passed() && another(i)); ++i) {
+  for (int64_t i = 1; another(i); ++i) {
+    WEIR_RETURN_IF_ERROR(run(whole, &storm.whole));
     WEIR_RETURN_IF_ERROR(run(tenth, &storm.tenth));
   }
   return storm;
@@ -331,22 +347,36 @@ bool any_too_long(const std::vector<KindTimes>& kinds) {
   return std::any_of(kinds.begin(), kinds.end(), [](const KindTimes& kind) { return kind.too_long(); });
 }
 
-std::vector<KindTimes> by_kind(const std::vector<StormStep>& steps) {
-  std::map<StepKind, std::vector<const StormStep*>> sorted;
-  for (const StormStep& step : steps) sorted[step.kind].push_back(&step);
+std::vector<KindTimes> by_kind(const std::vector<StormStep>& steps, const std::vector<StormStep>& whole) {
+  using Steps = std::vector<const StormStep*>;
+  const auto sorted = [](const std::vector<StormStep>& all) {
+    std::map<StepKind, Steps> kinds;
+    for (const StormStep& step : all) kinds[step.kind].push_back(&step);
+    for (auto& [kind, of_kind] : kinds) {
+      std::sort(of_kind.begin(), of_kind.end(), [](const auto* a, const auto* b) { return a->ns < b->ns; });
+    }
+    return kinds;
+  };
+  const auto us = [](const StormStep* step) { return static_cast<double>(step->ns) / 1e3; };
+  const auto at = [&](const Steps& of_kind, size_t hundredths) {
+    return us(of_kind[(of_kind.size() - 1) * hundredths / 100]);
+  };
+  const auto with_all = sorted(whole);
   std::vector<KindTimes> kinds;
-  for (auto& [kind, of_kind] : sorted) {
-    std::sort(of_kind.begin(), of_kind.end(), [](const auto* a, const auto* b) { return a->ns < b->ns; });
-    const auto us = [](const StormStep* step) { return static_cast<double>(step->ns) / 1e3; };
+  for (const auto& [kind, of_kind] : sorted(steps)) {
     KindTimes& times = kinds.emplace_back();
     times.kind = kind;
     times.steps = std::ssize(of_kind);
-    times.median = us(of_kind[(of_kind.size() - 1) / 2]);
-    times.p99 = us(of_kind[(of_kind.size() - 1) * 99 / 100]);
+    times.median = at(of_kind, 50);
+    times.p99 = at(of_kind, 99);
     for (const StormStep* step : of_kind) {
       times.evicting += step->evicted > 0 ? 1 : 0;
       (step->evicted > 0 ? times.evicting_max : times.others_max) = us(step);
     }
+    const auto same = with_all.find(kind);
+    if (same == with_all.end()) continue;
+    times.whole_median = at(same->second, 50);
+    times.whole_max = at(same->second, 100);
   }
   std::stable_sort(kinds.begin(), kinds.end(), [](const auto& a, const auto& b) { return a.steps > b.steps; });
   return kinds;

@@ -5,10 +5,10 @@
 // flight as in a server: whatever the engine's thread does meanwhile hides behind the step that runs, and shows as soon
 // as it takes longer than that.
 //
-// Steps are compared with steps of the same work: as many generated rows and the same places of prompts. One with a
-// piece of a prompt is longer for its rows, and evicts, since who joins takes pages; to compare it with one that
-// decodes alone would say nothing of evictions, and neither would the same schedule with memory for everything, where
-// other pieces are computed. Their medians are shown beside each other all the same.
+// Steps are compared with steps of the same work: as many generated rows, the same places of prompts, and as many
+// sequences that join with the plan that is made meanwhile. One with a piece of a prompt is longer for its rows, and
+// evicts, since who joins takes pages: beside one that decodes alone it would say nothing of evictions. The same
+// schedule with memory for everything runs too: it has steps of the same kinds, of which none evicts.
 //
 // On a host that others use any step can take long, and one whose result waited for the engine's thread seems to take
 // none. What evictions cost comes with the schedule, though, and that is the same every time, to the plan: so it runs
@@ -32,16 +32,17 @@ namespace weir::equality {
 
 struct StormConfig {
   int64_t prompts = 96;      // distinct; each comes twice in each of two rounds
-  int64_t repeats = 3;       // of the schedule with all memory, and with a tenth,
-  int64_t repeats_max = 16;  // which runs on while a step is too long; fewer of both if time runs out
+  int64_t repeats = 3;       // of the schedule with all memory and with a tenth in turn,
+  int64_t repeats_max = 16;  // while a step is too long; fewer if time runs out
   uint64_t seed = 1;         // of the prompts' tokens and their order
   bool one_memory = false;   // pages and states share their memory
 };
 
-// What a step computed: tokens [first, second) of prompts, and so many generated rows.
+// What a step computed: so many generated rows, and tokens [first, second) of prompts.
 struct StepKind {
   int32_t generated = 0;
   std::vector<std::array<int64_t, 2>> prompts;
+  int32_t joining = 0;  // sequences, with the plan that was made meanwhile
   friend auto operator<=>(const StepKind&, const StepKind&) = default;
   std::string text() const;
 };
@@ -82,6 +83,9 @@ struct StormRuns {
 struct Storm {
   StormRuns whole;  // with memory for everything
   StormRuns tenth;  // with a tenth of what that kept
+  // How many times over that is, rows' memory included: of pages or of states, what there is more of; or of units that
+  // are four pages or a state each.
+  double oversubscribed = 0;
 };
 
 // kInvalidArgument: too few prompts, so that a tenth is less than the rows need. kInternal: repeats differ in a plan.
@@ -96,17 +100,19 @@ struct KindTimes {
   double median = 0;
   double p99 = 0;
   double evicting_max = 0;
-  double others_max = 0;  // of those while which nothing was evicted
+  double others_max = 0;    // of those while which nothing was evicted
+  double whole_median = 0;  // of the same kind with memory for everything; 0: there was none
+  double whole_max = 0;
   double max() const { return std::max(evicting_max, others_max); }
   // A step is too long if it takes more than twice the median of its kind, and more than the longest of its kind while
   // which nothing was evicted: the host alone makes a step as long as that. Kinds of few steps have no median to speak
   // of and are not judged.
   bool judged() const { return steps >= 20; }
-  bool too_long() const { return judged() && evicting_max > std::max(2 * median, others_max); }
+  bool too_long() const { return judged() && evicting_max > std::max({2 * median, others_max, whole_max}); }
 };
 
 // The kinds that there are most steps of first.
-std::vector<KindTimes> by_kind(const std::vector<StormStep>& steps);
+std::vector<KindTimes> by_kind(const std::vector<StormStep>& steps, const std::vector<StormStep>& whole);
 bool any_too_long(const std::vector<KindTimes>& kinds);
 
 }  // namespace weir::equality
