@@ -143,7 +143,7 @@ void print_kinds(const Storm& storm, const std::vector<KindTimes>& kinds) {
         "  {:<46} {:>5} {:>8} | {:>8.1f} {:>8.1f} {:>8.1f} {:>8.1f} {:>10.2f} | {:>8.1f} {:>8.1f} | {:>8.1f} "
         "{:>8.1f}{}\n",
         kind.kind.text(), kind.steps, kind.evicting, kind.median, kind.p99, kind.max(), kind.evicting_max,
-        kind.max() / kind.median, kind.whole_median, kind.whole_max, single.p99, single.max(),
+        kind.max() / kind.typical(), kind.whole_median, kind.whole_max, single.p99, single.max(),
         kind.too_long() ? " TOO LONG" : "");
   }
   fmt::print("  {} steps of kinds with few of them are not judged\n", few);
@@ -184,8 +184,8 @@ bool print_storm(const StormConfig& config, const Storm& storm) {
     if (decoding == 0 && kind.kind.prompts.empty()) decoding = kind.median;
     if (!kind.too_long()) continue;
     fail(fmt::format("{}: a step takes {:.2f} times the median while blocks are evicted, others at most {:.2f}",
-                     kind.kind.text(), kind.evicting_max / kind.median,
-                     std::max(kind.others_max, kind.whole_max) / kind.median));
+                     kind.kind.text(), kind.evicting_max / kind.typical(),
+                     std::max(kind.others_max, kind.whole_max) / kind.typical()));
   }
   const double longest = host_times(storm.tenth.middle(), &StormStep::plan_ns).max;
   if (longest > decoding) fail(fmt::format("a plan takes {:.1f} us, a step {:.1f}", longest, decoding));

@@ -375,6 +375,7 @@ std::vector<KindTimes> by_kind(const std::vector<StormStep>& steps, const std::v
     }
     const auto same = with_all.find(kind);
     if (same == with_all.end()) continue;
+    times.whole_steps = std::ssize(same->second);
     times.whole_median = at(same->second, 50);
     times.whole_max = at(same->second, 100);
   }

@@ -101,14 +101,18 @@ struct KindTimes {
   double p99 = 0;
   double evicting_max = 0;
   double others_max = 0;    // of those while which nothing was evicted
-  double whole_median = 0;  // of the same kind with memory for everything; 0: there was none
+  int64_t whole_steps = 0;  // of the same kind with memory for everything
+  double whole_median = 0;
   double whole_max = 0;
   double max() const { return std::max(evicting_max, others_max); }
-  // A step is too long if it takes more than twice the median of its kind, and more than the longest of its kind while
-  // which nothing was evicted: the host alone makes a step as long as that. Kinds of few steps have no median to speak
-  // of and are not judged.
-  bool judged() const { return steps >= 20; }
-  bool too_long() const { return judged() && evicting_max > std::max({2 * median, others_max, whole_max}); }
+  // Where all steps of a kind evict, their median is no measure: that with memory for everything is.
+  double typical() const { return whole_steps >= kJudged ? std::min(median, whole_median) : median; }
+  // A step is too long if it takes more than twice what is typical of its kind, and more than the longest of its kind
+  // while which nothing was evicted: the host alone makes a step as long as that. Kinds of few steps have no median to
+  // speak of and are not judged.
+  static constexpr int64_t kJudged = 20;
+  bool judged() const { return steps >= kJudged; }
+  bool too_long() const { return judged() && evicting_max > std::max({2 * typical(), others_max, whole_max}); }
 };
 
 // The kinds that there are most steps of first.

@@ -52,29 +52,38 @@ TEST(EvictionStorms, AreRefusedWhereATenthIsLessThanTheRowsNeed) {
   EXPECT_NE(storm.error().text().find("more prompts"), std::string::npos);
 }
 
-// Steps of one kind that take 10 us, or what is given, with and without an eviction beside them.
-KindTimes kind_with(int64_t evicting_us, int64_t other_us, int64_t count = 40, int64_t whole_us = 10) {
-  std::vector<StormStep> steps(static_cast<size_t>(count));
-  for (size_t i = 0; i < steps.size(); ++i) {
-    steps[i].kind.generated = 4;
-    steps[i].ns = 10'000;
-    steps[i].evicted = i % 2 == 0 ? 1 : 0;
-  }
+// Steps of one kind that take 10 us, or what is given, with and without an eviction beside them, and with memory for
+// everything.
+KindTimes kind_with(int64_t evicting_us, int64_t other_us, int64_t whole_us = 10, int64_t count = 40) {
+  StormStep step;
+  step.kind.generated = 4;
+  step.ns = 10'000;
+  std::vector<StormStep> whole(static_cast<size_t>(count), step);
+  std::vector<StormStep> steps = whole;
+  for (size_t i = 0; i < steps.size(); i += 2) steps[i].evicted = 1;
   steps[4].ns = evicting_us * 1000;
   steps[5].ns = other_us * 1000;
-  StormStep whole = steps[6];
-  whole.ns = whole_us * 1000;
-  return by_kind(steps, {whole}).front();
+  whole[6].ns = whole_us * 1000;
+  return by_kind(steps, whole).front();
 }
 
 TEST(StormSteps, AreTooLongAtTwiceTheirMedianUnlessOthersAreAsLongWithoutEvictions) {
   EXPECT_FALSE(kind_with(20, 10).too_long());
   EXPECT_TRUE(kind_with(21, 10).too_long());
-  EXPECT_TRUE(kind_with(300, 200).too_long());
+  EXPECT_TRUE(kind_with(300, 200, 200).too_long());
   EXPECT_FALSE(kind_with(200, 300).too_long());
-  EXPECT_FALSE(kind_with(21, 10, 19).too_long());
-  EXPECT_FALSE(kind_with(200, 10, 40, 300).too_long());
+  EXPECT_FALSE(kind_with(200, 10, 300).too_long());
+  EXPECT_FALSE(kind_with(21, 10, 10, 19).too_long());
   EXPECT_EQ(kind_with(300, 20).max(), 300);
+}
+
+TEST(StormSteps, AreTooLongWhereEveryEvictionTakesAsLong) {
+  StormStep step;
+  step.ns = 10'000;
+  const std::vector<StormStep> whole(40, step);
+  step.ns = 30'000;
+  step.evicted = 1;
+  EXPECT_TRUE(by_kind(std::vector<StormStep>(40, step), whole).front().too_long());
 }
 
 TEST(StormSteps, CountWithTheMiddleOneOfTheirTimesAndAreComparedWithTheSameWork) {
