@@ -14,10 +14,12 @@ enum class PlantedBug {
   kQueueJump,            // the second in the queue is admitted first
   kTokenTwice,           // an event is published twice
   kLeakedPages,          // a row that leaves keeps its last page
+  kLeakedState,          // a row that leaves keeps the slots of saves that were ordered
   kUncomputedInKey,      // the last sampled token, which nobody computed, counts as known to the caches
   kCheckpointTooEarly,   // a state is found one block before the tokens that it has seen
   kSaveOverPages,        // a state is saved where pages are that a row uses
   kPageNotCopied,        // who goes on inside a page gets an empty one
+  kStaleDraftPage,       // who goes on inside a page gets that of the draft head empty
   kSaltForgotten,        // tenants find what others computed
   kStaleLookup,          // what was found for the first in the queue stands although more of it became known
   kStateNotZeroed,       // a joining row finds the state of whoever had its slot before

@@ -94,6 +94,7 @@ void SequenceCache::adopt(RowId row, int64_t token_count, const PrefixMatch& mat
   joined.restored_name = tree_.name(match.last);
   if (partial.valid()) {
     for (size_t c = 0; c < classes_.size() && !planted(PlantedBug::kPageNotCopied); ++c) {
+      if (planted(PlantedBug::kStaleDraftPage) && c > 0) continue;
       copy_page(row, c, tree_.pages(partial)[c], classes_[c].tables[row.index()][joined.path.size()], plan);
     }
     tree_.release(partial);

@@ -11,6 +11,10 @@
 // without a cache: what each computes again, what it takes, and how often answers differ. Ends with 1 where the
 // default's are not those without a cache, bit for bit, on the CPU --reuse-generated's too, and where that policy went
 // on in generated rows less than N times, or never.
+// equality_sim --storm N [--models NAME] [--seed S]: N prompts that come again and again to memory for a tenth of what
+// they leave, beside sequences that decode (storm.h): the times of all kinds of steps, and of the planning alone. Ends
+// with 1 where evictions make a step take more than twice the median of its kind, where a plan takes longer than a step
+// in which sequences decode alone, or evicts more than it takes.
 // --jobs N: schedules, conversations and samples by N threads of this one process, each with models of its own.
 // --seconds T: all of them end within about T seconds, and say how far they got; with 1 if that is nowhere.
 #include <fmt/format.h>
@@ -31,6 +35,8 @@
 #include "cli/equality/endurance.h"
 #include "cli/equality/equality.h"
 #include "cli/equality/jobs.h"
+#include "cli/equality/storm.h"
+#include "runner/cpu_caches.h"
 #include "runner/test_model.h"
 
 namespace weir::equality {
@@ -53,6 +59,7 @@ struct Options {
   int64_t steps = 0;
   int64_t conversations = 0;
   int64_t turns = 4;
+  int64_t prompts = 0;
   int64_t drafts = -1;
   int64_t seconds = 0;
   int64_t jobs = 1;
@@ -63,7 +70,7 @@ int usage() {
   fmt::print(stderr,
              "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N "
              "[--drafts K] [--seed S] | --endurance N [--seed S] | --conversations N [--turns T] [--seed S] "
-             "[--models NAME,NAME] [--reach-min N]; [--jobs N] [--seconds T]\n");
+             "[--models NAME,NAME] [--reach-min N] | --storm N [--seed S]; [--jobs N] [--seconds T]\n");
   return 2;
 }
 
@@ -130,6 +137,113 @@ int endurance(Model* model, const Options& options, const Deadline& deadline) {
   fmt::print("{} of {} steps of sequences with drafts, in {} steps, {:.1f} s\n", out.rounds, options.steps, out.steps,
              deadline.elapsed_s());
   return out.decays() ? 1 : 0;
+}
+
+// Microseconds of the thread.
+struct HostTimes {
+  double median = 0;
+  double p99 = 0;
+  double max = 0;
+};
+HostTimes host_times(const std::vector<StormStep>& steps, int64_t StormStep::* ns) {
+  std::vector<int64_t> sorted;
+  for (const StormStep& step : steps) sorted.push_back(step.*ns);
+  std::sort(sorted.begin(), sorted.end());
+  const auto at = [&](size_t hundredths) {
+    return static_cast<double>(sorted[(sorted.size() - 1) * hundredths / 100]) / 1e3;
+  };
+  return {at(50), at(99), at(100)};
+}
+
+void print_kinds(const Storm& storm, const std::vector<KindTimes>& kinds) {
+  std::vector<StormStep> each;
+  for (const StormRun& run : storm.tenth.runs) each.insert(each.end(), run.steps.begin(), run.steps.end());
+  std::map<StepKind, KindTimes> singles;
+  for (KindTimes& kind : by_kind(each, {})) singles[kind.kind] = std::move(kind);
+  fmt::print("  {:<46} {:>5} {:>8} | {:^46} | {:^17} | {:^17}\n", "", "", "while",
+             "the middle one of the times of a step, us", "memory for all", "of all runs");
+  fmt::print("  {:<46} {:>5} {:>8} | {:>8} {:>8} {:>8} {:>8} {:>10} | {:>8} {:>8} | {:>8} {:>8}\n", "steps", "",
+             "evicting", "median", "99 %", "max", "evicting", "max/median", "median", "max", "99 %", "max");
+  int64_t few = 0;
+  for (const KindTimes& kind : kinds) {
+    if (!kind.judged()) {
+      few += kind.steps;
+      continue;
+    }
+    const KindTimes& single = singles.at(kind.kind);
+    fmt::print(
+        "  {:<46} {:>5} {:>8} | {:>8.1f} {:>8.1f} {:>8.1f} {:>8.1f} {:>10.2f} | {:>8.1f} {:>8.1f} | {:>8.1f} "
+        "{:>8.1f}{}\n",
+        kind.kind.text(), kind.steps, kind.evicting, kind.median, kind.p99, kind.max(), kind.evicting_max,
+        kind.max() / kind.typical(), kind.whole_median, kind.whole_max, single.p99, single.max(),
+        kind.too_long() ? " TOO LONG" : "");
+  }
+  fmt::print("  {} steps of kinds with few of them are not judged\n", few);
+}
+
+void print_host(const char* what, const Storm& storm, int64_t StormStep::* ns) {
+  const HostTimes whole = host_times(storm.whole.middle(), ns);
+  const HostTimes tenth = host_times(storm.tenth.middle(), ns);
+  fmt::print(
+      "  {}, us of the thread: median {:.1f}, 99 % {:.1f}, max {:.1f}; with memory for all {:.1f}, {:.1f}, {:.1f}\n",
+      what, tenth.median, tenth.p99, tenth.max, whole.median, whole.p99, whole.max);
+}
+
+// Whether evictions held nobody up.
+bool print_storm(const StormConfig& config, const Storm& storm) {
+  const StormRun& run = storm.tenth.runs.front();
+  const StormRun& whole = storm.whole.runs.front();
+  fmt::print("{}: {} prompts leave {} pages and {} states, {:.1f} times the memory; at most {} and {} were kept\n",
+             config.one_memory ? "pages and states in one memory" : "pages and states apart", config.prompts,
+             whole.pages_kept, whole.states_kept, storm.oversubscribed, run.pages_max, run.states_max);
+  fmt::print(
+      "  {} steps, {} times over; {} visits: {} reused something, {} found what they had left evicted, {} prompts had "
+      "both\n",
+      run.steps.size(), storm.tenth.runs.size(), run.visits, run.hits, run.lost, run.prompts_both);
+  fmt::print("  {} blocks and {} states evicted, by one plan {} at most; {} preemptions\n", run.evicted_blocks,
+             run.evicted_states, run.evicted_most, run.preemptions);
+  const auto kinds = by_kind(storm.tenth.middle(), storm.whole.middle());
+  print_kinds(storm, kinds);
+  print_host("plan()", storm, &StormStep::plan_ns);
+  print_host("a turn", storm, &StormStep::turn_ns);
+  bool right = true;
+  const auto fail = [&](const std::string& text) {
+    fmt::print("  {}\n", text);
+    right = false;
+  };
+  double decoding = 0;
+  for (const KindTimes& kind : kinds) {
+    if (decoding == 0 && kind.kind.prompts.empty()) decoding = kind.median;
+    if (!kind.too_long()) continue;
+    fail(fmt::format("{}: a step takes {:.2f} times the median while blocks are evicted, others at most {:.2f}",
+                     kind.kind.text(), kind.evicting_max / kind.typical(),
+                     std::max(kind.others_max, kind.whole_max) / kind.typical()));
+  }
+  const double longest = host_times(storm.tenth.middle(), &StormStep::plan_ns).max;
+  if (longest > decoding) fail(fmt::format("a plan takes {:.1f} us, a step {:.1f}", longest, decoding));
+  if (run.evicted_beyond > 0) fail(fmt::format("a plan evicts {} blocks more than it takes", run.evicted_beyond));
+  if (run.prompts_both < config.prompts) fail("not every prompt was found and evicted: the schedule says little");
+  return right;
+}
+
+int storms(Model* model, const Options& options, const Deadline& deadline) {
+  StormConfig config;
+  config.prompts = options.prompts;
+  config.seed = options.seed;
+  bool right = true;
+  const bool has_states = cache_layout(model->config, model->cache_sizes(), false).state_slot_bytes > 0;
+  for (const bool one_memory : {false, true}) {
+    if (one_memory && (!has_states || deadline.passed())) continue;
+    config.one_memory = one_memory;
+    const auto storm = run_storm(model, config, deadline);
+    if (!storm.ok()) {
+      fmt::print(stderr, "{}\n", storm.error().text());
+      return 2;
+    }
+    right &= print_storm(config, *storm);
+  }
+  fmt::print("{}; {:.1f} s\n", right ? "evictions hold nobody up" : "evictions hold somebody up", deadline.elapsed_s());
+  return right ? 0 : 1;
 }
 
 int report(const Tally& tally, const Options& options, const Deadline& deadline) {
@@ -243,6 +357,7 @@ bool parse(int argc, char** argv, Options* options) {
                                                           {"--distribution", &options->samples},
                                                           {"--conversations", &options->conversations},
                                                           {"--turns", &options->turns},
+                                                          {"--storm", &options->prompts},
                                                           {"--drafts", &options->drafts},
                                                           {"--seconds", &options->seconds},
                                                           {"--jobs", &options->jobs}};
@@ -266,12 +381,13 @@ int run(int argc, char** argv) {
   if (!parse(argc, argv, &options)) return usage();
   const Deadline deadline(options.seconds);
   if (options.conversations > 0) return conversations(options, deadline);
-  if (options.steps == 0 && options.samples == 0) return schedules(options, deadline);
-  const Loaded models = load(options, options.steps > 0 ? 1 : options.jobs);
+  if (options.steps == 0 && options.samples == 0 && options.prompts == 0) return schedules(options, deadline);
+  const Loaded models = load(options, options.samples > 0 ? options.jobs : 1);
   if (!models.ok()) {
     fmt::print(stderr, "{}\n", models.error().text());
     return 2;
   }
+  if (options.prompts > 0) return storms(models->front().get(), options, deadline);
   return options.steps > 0 ? endurance(models->front().get(), options, deadline) : distribution(*models, options);
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/thread_time.h"
 #include "base/wake.h"
 #include "engine/engine.h"
 #include "runner/cpu_caches.h"
@@ -88,8 +89,19 @@ class Lane final : public StepRunner {
   // Is told of every item that yielded tokens.
   using Watch = std::function<void(const SequenceWork&, const SequenceResult&)>;
   void watch(Watch watch) { watch_ = std::move(watch); }
+  // Is told of every plan before it is run, with the thread's time since the engine looked for results last: with two
+  // steps in flight, what it took to make the plan.
+  using PlanWatch = std::function<void(const StepPlan&, int64_t plan_ns)>;
+  // From now on a turn finds one result at most, whatever has come back: the plans of one schedule are the same every
+  // time then. `on_result` is told of every step that is back.
+  void time_steps(PlanWatch on_plan, std::function<void()> on_result) {
+    on_plan_ = std::move(on_plan);
+    on_result_ = std::move(on_result);
+  }
+  void begin_turn() { found_ = false; }
 
   void submit(const StepPlan* plan, StepResult* result) override {
+    if (on_plan_) on_plan_(*plan, thread_ns() - looked_ns_);
     ++passed_.steps;
     passed_.rows += plan->token_total();
     for (const Edit& edit : plan->edits) {
@@ -105,8 +117,22 @@ class Lane final : public StepRunner {
   }
 
   StepId poll() override {
-    const StepId id = runner_->poll();
-    if (id == 0) return 0;
+    const StepId id = on_plan_ && found_ ? 0 : runner_->poll();
+    if (id != 0) take();
+    if (on_plan_) looked_ns_ = thread_ns();
+    return id;
+  }
+
+ private:
+  struct Row {
+    bool live = false;
+    bool in_prompt = false;
+    int64_t prompt_length = 0;
+  };
+
+  void take() {
+    found_ = true;
+    if (on_result_) on_result_();
     const auto [plan, result] = flights_.front();
     flights_.pop_front();
     for (size_t i = 0; i < plan->work.size(); ++i) {
@@ -117,15 +143,7 @@ class Lane final : public StepRunner {
           yielded.stop == StopReason::kNone && yielded.token_count > 0 && yielded.token_count <= yielded.drafted_count;
       if (rejects) ++passed_.rejected[static_cast<size_t>(yielded.token_count - 1)];
     }
-    return id;
   }
-
- private:
-  struct Row {
-    bool live = false;
-    bool in_prompt = false;
-    int64_t prompt_length = 0;
-  };
 
   void leave(RowId id) {
     Row& row = rows_[id.index()];
@@ -153,6 +171,10 @@ class Lane final : public StepRunner {
   std::deque<std::pair<const StepPlan*, StepResult*>> flights_;
   Passed passed_;
   Watch watch_;
+  PlanWatch on_plan_;
+  std::function<void()> on_result_;
+  bool found_ = false;  // a result, in this turn
+  int64_t looked_ns_ = 0;
 };
 
 class Served {
@@ -179,8 +201,17 @@ class Served {
   const CacheLayout& layout() const { return machine_->layout(); }
   const Passed& passed() const { return lane_->passed(); }
   void watch(Lane::Watch watch) { lane_->watch(std::move(watch)); }
+  void time_steps(Lane::PlanWatch on_plan, std::function<void()> on_result) {
+    lane_->time_steps(std::move(on_plan), std::move(on_result));
+  }
+  // Whether anything happened.
+  bool step() {
+    lane_->begin_turn();
+    return engine_->step();
+  }
+  void wait() { machine_->wake()->wait(200); }
   void turn() {
-    if (!engine_->step()) machine_->wake()->wait(200);
+    if (!step()) wait();
   }
   // No step is in flight then: another runner may use the model.
   void settle() {

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <ctime>
 
+#include "base/thread_time.h"
+#include "engine/sim/taken.h"
 #include "sched/scheduler.h"
 
 namespace weir::sim {
@@ -17,13 +18,6 @@ struct Flight {
 
 int64_t blocks_of(int64_t tokens) {
   return (tokens + kGridTokens - 1) / kGridTokens;
-}
-
-// Of this thread alone: a machine is rarely idle beside it.
-int64_t thread_ns() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 // A block for every 64 tokens of everything that is in the trace, and room for all rows beside that.
@@ -138,21 +132,12 @@ class Replay {
     return true;
   }
 
-  // A block is evicted for the page that someone takes in its place, or with its state for the slot.
   void measure(const StepPlan& plan, int64_t evicted) {
-    int64_t pages = 0;
-    int64_t slots = 0;
-    for (const Edit& edit : plan.edits) {
-      pages += edit.kind == EditKind::kAppendPages ? edit.count : 0;
-      pages += edit.kind == EditKind::kCopyPage ? 1 : 0;
-      pages -= edit.kind == EditKind::kRestoreState ? edit.position / kGridTokens : 0;  // taken over, not taken
-      slots += edit.kind == EditKind::kJoin || edit.kind == EditKind::kSaveState ? 1 : 0;
-      report_.checkpoints_saved += edit.kind == EditKind::kSaveState ? 1 : 0;
-    }
-    report_.plan_pages_max = std::max(report_.plan_pages_max, pages);
+    const Taken taken = taken_by(plan);
+    report_.checkpoints_saved += taken.saves;
+    report_.plan_pages_max = std::max(report_.plan_pages_max, taken.pages);
     report_.plan_evicted_max = std::max(report_.plan_evicted_max, evicted);
-    // A unit that is to become a slot costs as many blocks again as pages are taken, and those of one unit beside.
-    const int64_t allowed = config_.units > 0 ? 2 * pages + slots + config_.pages_a_state : pages + slots;
+    const int64_t allowed = taken.evictions_max(config_.units > 0 ? config_.pages_a_state : 0);
     report_.plan_evicted_excess = std::max(report_.plan_evicted_excess, evicted - allowed);
     ++report_.steps;
   }
