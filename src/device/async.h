@@ -198,6 +198,42 @@ WEIR_DEVICE void threads_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// kThreads of the block, as threads_barrier(), or all of them where kId is 0: where some wait at one barrier while others
+// meet at another. compute-sanitizer's racecheck does not follow the two beside each other, so built for it this is a
+// barrier that every thread arrives at and waits for. Made by all threads of the block, at a place where they all are.
+template <int kId, int kThreads>
+class NamedBarrier {
+ public:
+#ifdef WEIR_EVERY_LANE_ARRIVES
+  WEIR_DEVICE NamedBarrier() {
+    __shared__ Barrier memory;
+    barrier_ = &memory;
+    if (threadIdx.x == 0) {
+      barrier_init(barrier_, kThreads);
+      barrier_init_done();
+    }
+    __syncthreads();
+  }
+  WEIR_DEVICE void wait() {
+    barrier_arrive(barrier_);
+    barrier_wait(barrier_, phase_);
+    phase_ ^= 1U;
+  }
+
+ private:
+  Barrier* barrier_;
+  uint32_t phase_ = 0;
+#else
+  WEIR_DEVICE void wait() const {
+    if constexpr (kId == 0) {
+      __syncthreads();
+    } else {
+      threads_barrier(kId, kThreads);
+    }
+  }
+#endif
+};
+
 // Clusters: blocks that run at the same time beside each other.
 WEIR_DEVICE uint32_t cluster_rank() {
   uint32_t rank;

@@ -23,7 +23,7 @@ def test_output_that_cannot_be_written_is_a_failure(shipped, tmp_path, redirecti
 
 
 def test_memory_that_the_system_refuses_is_an_error_with_a_remedy(shipped):
-    done = shell(f"ulimit -v 4000000; weir run {shipped} hi --max-num-batched-tokens 1000000")
+    done = shell(f"ulimit -v 4000000; weir run {shipped} hi --max-num-batched-tokens 1000000 --kv-cache-memory-bytes 67108864")
     assert done.returncode == 3, done
     assert "memory" in done.stderr and "--max-num-batched-tokens" in done.stderr
 

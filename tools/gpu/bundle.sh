@@ -13,12 +13,13 @@ cmake --preset dev >/dev/null
 cmake --build build/dev -- --quiet weir test_goldens test_dummy_models test_invariance ops_gpu_test server_sim
 # In these kernels every lane arrives at barriers for itself, as racecheck wants it (device/async.h).
 cmake --preset dev -B build/race -DWEIR_NVCC_FLAGS=-DWEIR_EVERY_LANE_ARRIVES >/dev/null
-cmake --build build/race -- --quiet ops_gpu_test
+cmake --build build/race -- --quiet ops_gpu_test test_goldens
 mkdir -p "$out/bin" "$out/tests/data" "$out/tools/gpu" "$out/share" "$out/docs"
 for program in weir src/runner/test_goldens src/runner/test_dummy_models src/cli/test_invariance src/ops/ops_gpu_test src/server/server_sim; do
   strip -o "$out/bin/$(basename "$program")" build/dev/"$program"
 done
 strip -o "$out/bin/ops_gpu_test_races" build/race/src/ops/ops_gpu_test
+strip -o "$out/bin/test_goldens_races" build/race/src/runner/test_goldens
 cp -r tests/data/goldens tests/data/answers.json "$out/tests/data/"
 cp -r tests/program tests/server "$out/tests/"
 cp -r share/weir-xs "$out/share/"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that is claimed of the GPU backend, on the machine it runs on, in parts; each takes less than ten minutes:
 #   kernels  kernels, golden data, row invariance, the stored answer, compute-sanitizer where it is installed, speed
-#   races    compute-sanitizer over a few launches of each family of kernels: shared memory's races, bad addresses
+#   races    compute-sanitizer over a few launches of each family of kernels and small models: shared memory's races, bad
+#            addresses
 #   api      the clients' tests against the server; needs Python with the packages of tests/requirements.txt, or wheels/
 #   soak     64 streams for WEIR_SOAK_S seconds (300)
 #   start    start to ready with 37 GB in the page cache, in WEIR_START_FOLDER or where there is room for them
@@ -31,6 +32,21 @@ step() {  # step LINES LIMIT command...: the last LINES of what it prints, withi
   echo "($((SECONDS - started)) s)"
 }
 
+# --num-cuda-barriers: the tool goes by the compiler's count, which is 3 to 5 where a block's rings have up to 69.
+sanitize() {  # sanitize LIMIT TOOL PROGRAM FILTER: those tests run, and the tool finds nothing
+  local before=$failures
+  step 1 "$1" compute-sanitizer --error-exitcode 9 --tool "$2" --num-cuda-barriers 128 "$3" --gtest_filter="$4"
+  [ "$failures" = "$before" ] || return
+  # Warnings of races are no errors; a device that the tool does not take is one that is not there.
+  if ! grep -q -E 'SUMMARY: 0 (errors|hazards)' "$log" || grep -q SKIPPED "$log"; then
+    failures=$((failures + 1))
+    tail -n 60 "$log" | cut -c1-600
+    echo "FAILED: not every test ran, or something was found"
+  fi
+}
+
+few_goldens='*Greedy*moe_odd:*Greedy*moe_fit:*Greedy*moe_fit_fp8'
+
 part_kernels() {
   step 1 180 bin/ops_gpu_test
   step 0 120 bin/test_goldens
@@ -43,30 +59,13 @@ part_kernels() {
     echo "FAILED: the stored answer differs"
     failures=$((failures + 1))
   fi
-  if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
-      step 1 120 compute-sanitizer --error-exitcode 9 --tool "$tool" --num-cuda-barriers 128 bin/test_goldens --gtest_filter='*Greedy*moe_odd:*Greedy*moe_fit:*Greedy*moe_fit_fp8'
-    done
-  fi
+  command -v compute-sanitizer >/dev/null && sanitize 120 memcheck bin/test_goldens "$few_goldens"
   step 6 60 bin/weir bench share/weir-xs --device "$device" --repeats 2 --strict-kernels
   # Random weights of the real shapes: contexts of 10,000 tokens, and operations one by one.
   real=(shapes/35b --load-format dummy --device "$device" --max-num-seqs 64 --max-model-len 12288 --prompt-tokens 10000
     --strict-kernels)
   step 8 150 bin/weir bench "${real[@]}" --output-tokens 64 --streams 1,8,32,64 --repeats 1
   step 90 90 bin/weir bench "${real[@]}" --ops
-}
-
-# --num-cuda-barriers: the tool goes by the compiler's count, which is 3 to 5 where a block's rings have up to 69.
-sanitize() {  # sanitize LIMIT TOOL PROGRAM FILTER: those tests run, and the tool finds nothing
-  local before=$failures
-  step 1 "$1" compute-sanitizer --error-exitcode 9 --tool "$2" --num-cuda-barriers 128 "$3" --gtest_filter="$4"
-  [ "$failures" = "$before" ] || return
-  # Warnings of races are no errors; a device that the tool does not take is one that is not there.
-  if ! grep -q -E 'SUMMARY: 0 (errors|hazards)' "$log" || grep -q SKIPPED "$log"; then
-    failures=$((failures + 1))
-    tail -n 60 "$log" | cut -c1-600
-    echo "FAILED: not every test ran, or something was found"
-  fi
 }
 
 part_races() {
@@ -89,8 +88,9 @@ part_races() {
     'GdnPacked.PromptsAgree*'
   )
   for filter in "${filters[@]}"; do
-    sanitize 55 racecheck bin/ops_gpu_test_races "$filter"
+    sanitize 110 racecheck bin/ops_gpu_test_races "$filter"
   done
+  sanitize 110 racecheck bin/test_goldens_races "$few_goldens"
   sanitize 120 memcheck bin/ops_gpu_test "$(IFS=: && echo "${filters[*]}")"
 }
 

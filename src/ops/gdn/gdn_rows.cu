@@ -333,22 +333,25 @@ WEIR_DEVICE void multiply_row(Shared& m, int warp, const State& state, Row& row)
   *reinterpret_cast<Four*>(&m.parts[1][warp][4 * device::lane()]) = state_q;
 }
 
+// Of the warps that end a row.
+using EndsHere = device::NamedBarrier<1, kHeadTiles * device::kWarp>;
+
 // One over the root of the head's mean square, of which a warp has the sum over a tile; the warps that end the row.
-WEIR_DEVICE float norm_scale(Shared& m, float eps, int warp, float squares) {
+WEIR_DEVICE float norm_scale(Shared& m, EndsHere& here, float eps, int warp, float squares) {
   if (device::lane() == 0) m.norm[warp] = squares;
-  device::threads_barrier(1, kHeadTiles * device::kWarp);
+  here.wait();
   return output_scale(*reinterpret_cast<const float4*>(m.norm), eps);
 }
 
 // The row's update and its output, of a thread's column.
-WEIR_DEVICE void end_row(Shared& m, const Head& p, int warp, const Thread& own, const Row& now, float value, float beta,
-                         float z, int row, int64_t row_begin) {
+WEIR_DEVICE void end_row(Shared& m, EndsHere& here, const Head& p, int warp, const Thread& own, const Row& now,
+                         float value, float beta, float z, int row, int64_t row_begin) {
   const GpuGdnPackedArgs& args = p.args;
   const float delta = beta * (value + add_parts(m.parts[0], thread()));
   const float out = fmaf(m.b[now.i], delta, add_parts(m.parts[1], thread()));
   const float squares = device::warp_sum(out * out);
   const float gate = own.norm * silu_fast(z);
-  const float scale = norm_scale(m, args.eps, warp, squares);
+  const float scale = norm_scale(m, here, args.eps, warp, squares);
   args.y[(row_begin + row) * args.y_stride + own.value.index - 2 * args.key_heads * kDim] =
       output_value(args, out * scale * gate);
   m.update[warp][now.i][device::lane()] = delta;
@@ -384,6 +387,7 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared& m) {
   open_thread(p, warp, s.position, ring, own);
   if (thread() < ring) m.log_decay[thread()] = p.log_decay()[thread()];
   __syncthreads();
+  EndsHere ends_here;
   if (s.row_count > kInputs - (kTaps - 1)) device::cluster_barrier();  // every block has its window
 #pragma unroll 1
   for (int row = 0; row < s.row_count; ++row) {
@@ -413,7 +417,7 @@ WEIR_DEVICE void gdn_rows(const GpuGdnPackedArgs& args, Shared& m) {
     __syncthreads();  // q, k and what the row before left are there
     multiply_row(m, warp, state, now);
     __syncthreads();  // the parts are there
-    if (own.ends) end_row(m, p, warp, own, now, value, beta, z, row, s.row_begin);
+    if (own.ends) end_row(m, ends_here, p, warp, own, now, value, beta, z, row, s.row_begin);
     keep_row(m, p, own, now, channel, position, row >= s.row_count - kInputs);
   }
 }

@@ -348,6 +348,7 @@ WEIR_DEVICE void gdn_rows_few(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
   __syncwarp();
   device::cluster_wait();  // every block's barriers are made
   __syncthreads();
+  device::NamedBarrier<0, gdn_rows_few_threads(kTiles)> parts_here;
 #pragma unroll 1
   for (int row = 0; row < s.row_count; ++row) {
     const int position = s.position + row;
@@ -388,7 +389,7 @@ WEIR_DEVICE void gdn_rows_few(const GpuGdnPackedArgs& args, Shared<kTiles>& m) {
       device::warp_arrive(&m.dots_here[turn]);
       __syncwarp();
     }
-    __syncthreads();  // the parts are there; all warps at one place, as the language wants it
+    parts_here.wait();  // all warps at one place, as the language wants it
     if (role.multiplies) {
       if (thread() >= kDim && i >> own_bits(p) == p.rank) {
         m.keys[i & ((1 << own_bits(p)) - 1)][thread() - kDim] = value;

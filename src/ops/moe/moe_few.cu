@@ -346,7 +346,7 @@ struct FewBlock {
     }
     if (lane < kFewParts) {
       device::barrier_init(&written[lane], kMultiplying);
-      device::barrier_init(&fetched[lane], 1);
+      device::barrier_init(&fetched[lane], 1 + device::kWarpArrivals);
     }
     device::barrier_init_done();
   }
@@ -399,7 +399,7 @@ struct FewBlock {
           here += __popc(__ballot_sync(device::kAllLanes, is_here(begin + lane)));
         }
         if (lane == 0) device::barrier_expect(&fetched[part], here * row_bytes);
-        __syncwarp();
+        device::warp_arrive(&fetched[part]);
 #pragma unroll 1
         for (int entry = lane; entry < entries(); entry += device::kWarp) {
           if (!is_here(entry)) continue;
@@ -512,6 +512,7 @@ struct FewBlock {
                                                           routes.experts[number] * args.stride);
         device::copy8(m.scales + number * m.scale_floats + 2 * block, from + 2 * (strip << block_bits | block));
       }
+      device::copies_commit();
       const float before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
 #pragma unroll 1
       for (int part = 0, first = 0; part < kFewParts; ++part) {

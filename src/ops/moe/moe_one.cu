@@ -128,6 +128,7 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared) {
   const int chunks = (count + kFewWarps - 1) / kFewWarps;
   const auto strip_of = [&](int item) { return (first + item) & ((1 << strip_bits) - 1); };
   const auto offset_of = [&](int item) { return routes.experts[(first + item) >> strip_bits] * args.stride; };
+  device::NamedBarrier<0, kFewThreads> routes_here;
   if (few_brings()) m.ring.prepare();
   clear_row(m.rows + m.row_bytes, m.row_bytes);
   device::wait_for_previous();
@@ -141,7 +142,7 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared) {
   } else {
     choose_by_all<kEach>(args, candidates, routes);
   }
-  __syncthreads();
+  routes_here.wait();
   if (few_brings()) {
     const int together = min(kFewWarps, blocks);
     const auto fill = [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
