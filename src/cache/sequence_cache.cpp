@@ -152,8 +152,7 @@ void SequenceCache::leave(RowId row) {
     }
     table.clear();
   }
-  if (!has_slots_) return;
-  memory_.give_back_slot(leaving.slot);
+  if (leaving.slot.valid()) memory_.give_back_slot(leaving.slot);
   leaving.slot = StateSlotId();
 }
 
