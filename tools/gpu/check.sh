@@ -79,7 +79,7 @@ part_races() {
     'LinearPacked.SlotsTakeTurns:LinearPacked.AddsToWhatIsThere:LinearPacked.NormsRows*'
     'MoePacked.TiesGo*:MoePacked.ARowHas*'
     'MoeFew.SlotsTakeTurns'
-    'GdnPacked.FewRows*:GdnPacked.RowsAreTakenBack*'
+    'GdnPacked.GeneratedRowsOf*'
     'PagedAttention.Prepare*:PagedAttention.SeveralGenerated*'
     'PagedAttention.AGeneratedRows*'
     'PagedAttention.PromptRows*'

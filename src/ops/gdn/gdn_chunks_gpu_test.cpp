@@ -258,6 +258,29 @@ TEST_F(GdnPacked, RowsAreTakenBackByContinuingEarlier) {
   }
 }
 
+// Few launches: check.sh has them searched for races.
+TEST_F(GdnPacked, GeneratedRowsOfEitherKernelPassTheRingsEnd) {
+  for (const int64_t ratio : {2, 4}) {
+    const Layer layer(shape_of(1, ratio));
+    constexpr int64_t kPrompt = 58;
+    const Inputs inputs(layer.shape, 60, kPrompt + 14);
+    std::vector<Floats> seen;
+    for (const GdnRowsKernel kernel : kRowsKernels) {
+      Mixer mixer(gpu(), layer, inputs, 1);
+      mixer.rows_kernel = kernel;
+      mixer.run(Family::kChunks, {{0, 0, kPrompt, 0}});
+      int64_t t = kPrompt;
+      for (const int64_t count : {1, 8, 1, 4}) {
+        mixer.run(Family::kRows, {{0, t, count, t}});
+        t += count;
+      }
+      EXPECT_EQ(t, inputs.rows);
+      seen.push_back(mixer.y());
+    }
+    for (const Floats& one : seen) EXPECT_TRUE(cases::same_bits(one, seen.front())) << "ratio " << ratio;
+  }
+}
+
 TEST_F(GdnPacked, PromptsOfMoreChunksThanALaunchHasTheBitsOfParts) {
   const Layer layer(shape_of(1, 1));
   const Inputs inputs(layer.shape, 70, 64 * kGdnLaunchChunks + 150);
