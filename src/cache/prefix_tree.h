@@ -24,7 +24,7 @@ using BlockId = Id<struct PrefixBlockTag>;
 
 // What a checkpoint is kept for.
 enum class Worth : uint8_t {
-  kNothing,  // a sequence has a better one of the same kind further on, or one at its prompt's end beside this one
+  kNothing,  // a sequence has a better one of the same kind further on
   kDetours,  // a sequence has one at its prompt's end; who leaves its tokens before that can use this one
   kUse,      // the last that is known of a sequence, or more than one went on from here
 };

@@ -228,33 +228,6 @@ bool SequenceCache::publish_save(RowId row, const Save& save, const TokenReader&
   return true;
 }
 
-// The last page goes with the slot. Steps in flight may write behind the end in both: in a page that is nobody's, and a
-// state goes back over it. The state at the prompt's end keeps its worth: it serves a next turn that leaves out or
-// changes the answer too, and all of the prompt is more than the answer behind it.
-void SequenceCache::keep_end(RowId row, int64_t end, const TokenReader& read) {
-  Row& ending = rows_[row.index()];
-  if (!reuses_ || !has_slots_) return;
-  if (static_cast<int64_t>(ending.path.size()) != end / block_tokens_) return;  // its last page is a block already
-  const bool has_one =
-      ending.newest.valid() && tree_.has(ending.newest, ending.newest_name) && tree_.checkpoint(ending.newest).valid();
-  // As in Scheduler::join, less than a block from another one a state is not worth its memory.
-  if (has_one && end - tree_.end(ending.newest) < block_tokens_) return;
-  const bool beside = has_one && !ending.newest_whole;
-  const BlockId prompt_end = ending.newest;
-  const uint64_t prompt_end_name = ending.newest_name;
-  if (beside) ending.newest = BlockId();
-  Save save{ending.slot, end, end % block_tokens_ != 0, {}};
-  for (size_t c = 0; c < classes_.size() && save.copied; ++c) {
-    save.copies[c] = classes_[c].tables[row.index()][static_cast<size_t>(end / block_tokens_)];
-    memory_.pages(c).share(save.copies[c]);
-  }
-  const bool kept = publish_save(row, save, read);
-  if (!kept) drop(&save);
-  ending.slot = StateSlotId();
-  if (kept && beside) tree_.supersede(ending.newest, ending.newest_name, Worth::kNothing);
-  if (beside) tree_.refresh_checkpoint(prompt_end, prompt_end_name);
-}
-
 // Who goes on with this sequence's tokens goes on from here rather than from the checkpoint before. One inside a page
 // is a prompt's end: where the next turn goes on, if it repeats the prompt to its end.
 void SequenceCache::make_checkpoint(RowId row, BlockId block, StateSlotId slot) {

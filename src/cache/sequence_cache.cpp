@@ -152,7 +152,8 @@ void SequenceCache::leave(RowId row) {
     }
     table.clear();
   }
-  if (leaving.slot.valid()) memory_.give_back_slot(leaving.slot);
+  if (!has_slots_) return;
+  memory_.give_back_slot(leaving.slot);
   leaving.slot = StateSlotId();
 }
 

@@ -88,9 +88,6 @@ class SequenceCache {
   // The row's first `computed` tokens are in its pages, for good: they become known, with the states that were saved
   // among them; those that were saved inside a page once the row has `sampled`.
   void publish(RowId row, int64_t computed, bool sampled, const TokenReader& read);
-  // The row has ended; its first `end` tokens are in its pages and known. Its own slot, with the state behind them,
-  // becomes a checkpoint there, unless one is close. Nothing is copied. Then it must leave.
-  void keep_end(RowId row, int64_t end, const TokenReader& read);
   // What the row computed must not be found any more.
   void distrust(RowId row);
   // Gives back everything that the row holds.

@@ -29,9 +29,6 @@ enum class EditKind : uint8_t {
 // exactly, which is at most kRollbackTokens back and not before the last grid point that a token has been computed at
 // or behind. Of drafts that is always so for a save ordered before the step that reaches `position`: only a step's
 // token and first draft go over the grid.
-// The slot of a row that stopped holds its last state until an edit gives the slot to somebody: it may be restored like
-// one that was saved behind the last token but the one that stopped the row. A step that was in flight when the row
-// stopped may have computed that one too, and without drafts: a step with drafts waits for the one before it.
 struct Edit {
   EditKind kind = EditKind::kLeave;
   RowId row;

@@ -9,6 +9,11 @@
 namespace weir {
 namespace {
 
+// Whether the state of a row that has computed `from` tokens can be made that behind its first `to`.
+bool reaches_back(int64_t from, int64_t to) {
+  return from - to <= kRollbackTokens && to >= (from - 1) / kGridTokens * kGridTokens;
+}
+
 // A step or two of waiting is worth so many blocks that need not be computed.
 constexpr int64_t kBlocksWorthWaiting = 4;
 

@@ -110,11 +110,6 @@ struct SequenceRequest {
   int32_t suffix_count = 0;
 };
 
-// Whether the state of a row that has computed `from` tokens can be made that behind its first `to`.
-inline bool reaches_back(int64_t from, int64_t to) {
-  return from - to <= kRollbackTokens && to >= (from - 1) / kGridTokens * kGridTokens;
-}
-
 // Which sequence a work item of a submitted plan belongs to.
 struct WorkOwner {
   int32_t index = -1;
@@ -226,8 +221,6 @@ class Scheduler {
   void count_admission(Sequence* admitted, const PrefixMatch& match);
   int64_t next_checkpoint(const Sequence& sequence) const;
   void publish(Sequence* sequence, const WorkOwner& owner);
-  void keep_end(Sequence* ended);
-  TokenReader reader(Sequence* sequence);
   bool decodes(const Sequence& sequence) const;
   int32_t drafts_of(const Sequence& sequence) const;
   bool make_room(Draft* draft, const Sequence& sequence, int32_t drafts);

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <deque>
 #include <memory>
 #include <numeric>
 
@@ -228,116 +227,6 @@ TEST_F(Burst, OfDifferentPromptsDoesNotWait) {
   desk->settle();
   ASSERT_TRUE(desk->step());
   EXPECT_EQ(desk->plan.work.size(), 2U);  // what the first leaves of the step is the second's
-}
-
-// Turns of conversations behind each other: a turn's prompt is the one before, its answer, and some tokens more. Every
-// answer consists of fives.
-struct Turns : testing::Test {
-  void start(bool reuse_generated, int32_t state_slots, int64_t interval = 0) {
-    RunnerLimits limits = limits_of(1, 512, 200);
-    limits.state_slots = state_slots;
-    SchedulerConfig config = config_of(16, 100'000, 0, 1000);
-    config.prefix_caching = true;
-    config.reuse_generated = reuse_generated;
-    config.checkpoint_interval = interval;
-    desk = std::make_unique<Desk>(config, limits);
-  }
-  // What is reused of a prompt of `prompt` tokens of this conversation and `answered` fives behind them, which gets an
-  // answer of `answer` tokens.
-  int32_t reused(TokenId conversation, int32_t prompt, int32_t answered, int32_t answer, bool by_stop_id = false) {
-    std::vector<TokenId> tokens(static_cast<size_t>(prompt), conversation);
-    tokens.resize(tokens.size() + static_cast<size_t>(answered), 5);
-    if (answered > 0) tokens.push_back(conversation);
-    SamplingParams sampling;
-    sampling.max_tokens = by_stop_id ? 900 : answer;
-    const int32_t index = desk->scheduler.add({++desk->last_id, 0, 0, &sampling});
-    desk->scheduler.append_prompt(index, tokens);
-    // With a step in flight, as the engine does it.
-    struct Flight {
-      StepPlan plan;
-      std::vector<WorkOwner> owners;
-    };
-    std::deque<Flight> flights;
-    int32_t reused = -1;
-    for (int32_t sampled = 0;;) {
-      while (flights.size() < 2 && desk->step()) flights.push_back({desk->plan, desk->owners});
-      if (flights.empty()) return reused;
-      const Flight flight = std::move(flights.front());
-      flights.pop_front();
-      for (const WorkOwner& owner : flight.owners) {
-        const TokenId token = 5;
-        SequenceResult result;
-        result.token_count = owner.samples ? 1 : 0;
-        if (by_stop_id && owner.samples && ++sampled == answer) result.stop = StopReason::kStopId;
-        StopReason stop{};
-        const int32_t settled =
-            desk->scheduler.settle(owner, result, std::span(&token, owner.samples ? 1U : 0U), 0, &stop);
-        if (settled >= 0) reused = desk->scheduler.sequence(settled).reuse.reused;
-        if (stop != StopReason::kNone) desk->scheduler.forget(settled);
-      }
-    }
-  }
-  std::unique_ptr<Desk> desk;
-};
-
-// All but the answer's last token, which was not computed.
-TEST_F(Turns, GoOnFromTheEndOfTheAnswerBefore) {
-  for (const bool by_stop_id : {false, true}) {
-    start(true, 16);
-    EXPECT_EQ(reused(1, 200, 0, 150, by_stop_id), 0);
-    EXPECT_EQ(reused(1, 200, 150, 10), 349);
-    // On the border of a page too, where a step in flight has begun the next.
-    EXPECT_EQ(reused(2, 200, 0, 121, by_stop_id), 0);
-    EXPECT_EQ(reused(2, 200, 121, 10), 320);
-  }
-}
-
-TEST_F(Turns, ThatComputeAnswersAgainGoOnFromTheEndOfThePromptBefore) {
-  start(false, 16);
-  EXPECT_EQ(reused(1, 200, 0, 150), 0);
-  EXPECT_EQ(reused(1, 200, 150, 10), 199);
-}
-
-TEST_F(Turns, HaveNoStateAtTheEndOfAnAnswerLessThanABlockBehindAnother) {
-  start(true, 16);
-  EXPECT_EQ(reused(1, 200, 0, 63), 0);
-  EXPECT_EQ(reused(1, 200, 63, 10), 199);
-  EXPECT_EQ(reused(2, 200, 0, 64), 0);
-  EXPECT_EQ(reused(2, 200, 64, 10), 263);
-  start(true, 16, 64);
-  EXPECT_EQ(reused(1, 200, 0, 150), 0);
-  EXPECT_EQ(reused(1, 200, 150, 10), 320);
-}
-
-// No copy: the state was in the row's slot, what of a page the answer fills was in its page.
-TEST_F(Turns, AreLeftAStateAtTheEndOfAnAnswerWithoutACopyOfAnything) {
-  start(true, 16);
-  SamplingParams sampling;
-  sampling.max_tokens = 150;
-  desk->scheduler.append_prompt(desk->scheduler.add({++desk->last_id, 0, 0, &sampling}), std::vector<TokenId>(200, 1));
-  int32_t saves = 0;
-  int32_t copies = 0;
-  while (desk->step()) {
-    for (const Edit& edit : desk->plan.edits) {
-      saves += edit.kind == EditKind::kSaveState ? 1 : 0;
-      copies += edit.kind == EditKind::kCopyPage ? 1 : 0;
-    }
-    desk->settle();
-  }
-  EXPECT_EQ(saves, 1);  // at the prompt's end
-  EXPECT_EQ(copies, 1);
-  EXPECT_EQ(desk->scheduler.cache().checkpoints(), 2);
-  EXPECT_EQ(desk->scheduler.cache().slots_used(), 0);
-  EXPECT_EQ(desk->scheduler.cache().pages_kept(), 7);  // five full ones, the prompt's last and the answer's
-}
-
-// Six slots, and four conversations that each leave two states.
-TEST_F(Turns, LoseTheStatesAtAnswersEndsBeforeAnyAtAPromptsEnd) {
-  start(true, 6);
-  for (const TokenId conversation : {1, 2, 3, 4}) EXPECT_EQ(reused(conversation, 200, 0, 150), 0);
-  EXPECT_EQ(desk->scheduler.cache().checkpoints(), 6);
-  EXPECT_EQ(desk->scheduler.cache().evicted_checkpoints(), 2);
-  for (const TokenId conversation : {1, 2, 3, 4}) EXPECT_EQ(reused(conversation, 200, 150, 1), 199);
 }
 
 // The second waits for pages, all the while the first decodes and leaves blocks of its own. Both begin alike.

@@ -75,9 +75,7 @@ int32_t Scheduler::settle(const WorkOwner& owner, const SequenceResult& result, 
   *stop = result.stop;
   const bool full = owned.generated == owned.sampling.max_tokens && (owned.generated > 0 || owner.ends_prompt);
   if (full && *stop == StopReason::kNone) *stop = StopReason::kLength;
-  if (*stop == StopReason::kNone) return owner.index;
-  if (!broken) keep_end(&owned);
-  retire(owner.index);
+  if (*stop != StopReason::kNone) retire(owner.index);
   return owner.index;
 }
 
@@ -87,23 +85,12 @@ void Scheduler::publish(Sequence* sequence, const WorkOwner& owner) {
   int64_t computed = owner.samples ? sequence->tokens.count - 1 : owner.end;
   if (planted(PlantedBug::kUncomputedInKey) && cache_.block_tokens() > 1) computed = sequence->tokens.count;
   if (!config_.reuse_generated) computed = std::min<int64_t>(computed, sequence->prompt_count);
-  cache_.publish(sequence->row, computed, owner.samples || owner.ends_prompt, reader(sequence));
-}
-
-// What the next turn begins with is the prompt and the answer: it goes on from the answer's end, if that may be. The
-// last token is not computed, unless a step that was in flight did it.
-void Scheduler::keep_end(Sequence* ended) {
-  if (!config_.reuse_generated || !ended->row.valid() || ended->generated == 0) return;
-  const int64_t end = ended->tokens.count - 1;
-  if (reaches_back(end + ended->steps_in_flight, end)) cache_.keep_end(ended->row, end, reader(ended));
-}
-
-TokenReader Scheduler::reader(Sequence* sequence) {
-  return [this, sequence](int64_t position, int64_t count) -> std::span<const TokenId> {
+  const auto read = [this, sequence](int64_t position, int64_t count) -> std::span<const TokenId> {
     known_.clear();
     store_.read(&sequence->tokens, position, count, &known_);
     return known_;
   };
+  cache_.publish(sequence->row, computed, owner.samples || owner.ends_prompt, read);
 }
 
 int32_t Scheduler::end(SequenceId id) {

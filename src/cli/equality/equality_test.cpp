@@ -77,11 +77,11 @@ TEST(Distribution, OfThreeTokensIsTheModelsWhateverIsDrafted) {
   }
 }
 
-// A fiftieth of `equality_sim --endurance 1000000`.
+// A hundredth of `equality_sim --endurance 1000000`.
 TEST(Endurance, AcceptanceDoesNotDecay) {
   auto model = load_golden_model(golden_with_drafts(), 4096);
   ASSERT_TRUE(model.ok()) << model.error().text();
-  const Endurance out = run_endurance(model->get(), 20'000);
+  const Endurance out = run_endurance(model->get(), 10'000);
   for (const auto& tenths : {out.by_age, out.by_position}) {
     for (const Tenth& tenth : tenths) EXPECT_NEAR(tenth.rate(), tenths.front().rate(), 0.06) << tenth.drafted;
   }

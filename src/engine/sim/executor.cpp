@@ -195,13 +195,12 @@ void Executor::restore(const StepPlan& plan, const Edit& edit) {
   if (row.slot.valid()) {
     if (!is_slot(edit.state)) return violate(plan, "row {} goes on from slot {}", edit.row.value(), edit.state.value());
     const Slot& from = slots_[edit.state.index()];
-    const int64_t count = from.count() - from.overshoot;
-    if (from.owner >= 0 || count != edit.position || count < (from.count() - 1) / kGridTokens * kGridTokens) {
-      violate(plan, "slot {} of row {} holds {} tokens and {}, row {} goes on from it at {}", edit.state.value(),
-              from.owner, count, from.overshoot, edit.row.value(), edit.position);
+    if (from.owner >= 0 || from.count() != edit.position) {
+      violate(plan, "slot {} of row {} holds {} tokens, row {} goes on from it at {}", edit.state.value(), from.owner,
+              from.count(), edit.row.value(), edit.position);
     }
     Slot& live = slots_[row.slot.index()];
-    live.histories.assign(from.histories.begin(), from.histories.begin() + count + 1);
+    live.histories = from.histories;
   }
   read_history(plan, row);
 }
@@ -249,10 +248,6 @@ void Executor::compute(const StepPlan& plan, const SequenceWork& work, StepResul
   DeviceRow& row = rows_[work.row.index()];
   if (row.stopped) {
     ++overshoots_;
-    // A device that has begun the step by then computes the row all the same, if there are no drafts to wait for.
-    if (limits_.drafts_max > 0) return;
-    write(plan, &row, row.last_token);
-    if (row.slot.valid()) ++slots_[row.slot.index()].overshoot;
     return;
   }
   const bool prompt_rows = row.sampling.prompt_logprobs >= 0 && work.role == RowRole::kPrompt;

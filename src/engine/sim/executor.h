@@ -57,7 +57,6 @@ class Executor {
   struct Slot {
     int32_t owner = -1;               // the row whose live state it is; -1: free, or kept
     std::vector<uint64_t> histories;  // behind each number of tokens, the last its own: rejected drafts go back
-    int64_t overshoot = 0;            // tokens at the end that a row computed behind its stop
     int64_t count() const { return static_cast<int64_t>(histories.size()) - 1; }
   };
 

@@ -234,8 +234,6 @@ void Validator::plan_restore(const Edit& edit) {
   const auto generated =
       watched.generated_from >= 0 ? watched.generated_from : static_cast<int64_t>(watched.prompt.size());
   if (edit.position > generated) reach_->add(Reached::kHitInGenerated);
-  const bool inside_page = edit.position % rules_.tokens_per_page.front() != 0;
-  if (edit.position > generated && inside_page) reach_->add(Reached::kHitAtAnswersEnd);
   if (watched.preemptions > 0) reach_->add(Reached::kHitOfPreempted);
 }
 
