@@ -198,9 +198,10 @@ WEIR_DEVICE void threads_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// kThreads of the block, as threads_barrier(), or all of them where kId is 0: where some wait at one barrier while others
-// meet at another. compute-sanitizer's racecheck does not follow the two beside each other, so built for it this is a
-// barrier that every thread arrives at and waits for. Made by all threads of the block, at a place where they all are.
+// kThreads of the block, as threads_barrier(), or all of them where kId is 0: where some wait at one barrier while
+// others meet at another. compute-sanitizer's racecheck does not follow the two beside each other, so built for it this
+// is a barrier that every thread arrives at and waits for. Made by all threads of the block, at a place where they all
+// are.
 template <int kId, int kThreads>
 class NamedBarrier {
  public:

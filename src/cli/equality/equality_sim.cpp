@@ -70,7 +70,7 @@ int usage() {
   fmt::print(stderr,
              "usage: equality_sim [--schedules N] [--seed S] [--models NAME,NAME] [--reach-min N] | --distribution N "
              "[--drafts K] [--seed S] | --endurance N [--seed S] | --conversations N [--turns T] [--seed S] "
-             "[--models NAME,NAME] [--reach-min N] | --storm N [--seed S]; [--jobs N] [--seconds T]\n");
+             "[--models NAME,NAME] [--reach-min N] | --storm N [--models NAME] [--seed S]; [--jobs N] [--seconds T]\n");
   return 2;
 }
 
@@ -222,6 +222,9 @@ bool print_storm(const StormConfig& config, const Storm& storm) {
   const double longest = host_times(storm.tenth.middle(), &StormStep::plan_ns).max;
   if (longest > decoding) fail(fmt::format("a plan takes {:.1f} us, a step {:.1f}", longest, decoding));
   if (run.evicted_beyond > 0) fail(fmt::format("a plan evicts {} blocks more than it takes", run.evicted_beyond));
+  if (decoding == 0 || std::none_of(kinds.begin(), kinds.end(), [](const KindTimes& kind) { return kind.judged(); })) {
+    fail("no kind of step came often enough to be judged: give more prompts");
+  }
   if (run.prompts_both < config.prompts) fail("not every prompt was found and evicted: the schedule says little");
   return right;
 }
@@ -297,16 +300,16 @@ void print(const Compared& compared, const char* what) {
 void print(const Talked& talked, const Options& options) {
   fmt::print(
       "{} of {} conversations of {} turns from seed {} ({}): {} turns, {} prompt tokens, {} of them new; {} tokens "
-      "answered, {} answers end on the grid\n",
+      "answered, {} of them followed by a turn, {} answers end on the grid\n",
       talked.done(), options.conversations, options.turns, options.seed, of_each(talked.conversations), talked.turns,
-      talked.prompt_tokens, talked.new_tokens, talked.answer_tokens, talked.answers_on_grid);
+      talked.prompt_tokens, talked.new_tokens, talked.answer_tokens, talked.known_answers, talked.answers_on_grid);
   for (size_t i = 0; i < kPolicies; ++i) {
     const Spent& spent = talked.spent[i];
     fmt::print(
-        "{}: of the prompts' tokens {} reused, {} computed again, {} of them answers (of {}); {} turns went on in "
+        "{}: of the prompts' tokens {} reused, {} computed again, {} of them answers; {} turns went on in "
         "generated rows; {} of {} drafts accepted; {} steps of {} rows, {:.2f} s\n",
-        kPolicyNames[i], spent.reused, spent.answers + spent.prompts, spent.answers, talked.known_answers,
-        spent.in_answers, spent.accepted, spent.drafted, spent.steps, spent.rows, spent.seconds);
+        kPolicyNames[i], spent.reused, spent.answers + spent.prompts, spent.answers, spent.in_answers, spent.accepted,
+        spent.drafted, spent.steps, spent.rows, spent.seconds);
   }
   fmt::print("--reuse-generated beside the default, behind the same prompt:\n");
   for (size_t i = 0; i < kChoices; ++i) print(talked.compared[i], kChoiceNames[i]);
@@ -340,6 +343,8 @@ int conversations(const Options& options, const Deadline& deadline) {
   return 0;
 }
 
+constexpr unsigned long long kNumberMax = 1'000'000'000'000;
+
 bool parse(int argc, char** argv, Options* options) {
   if (argc % 2 == 0) return false;
   for (int i = 1; i + 1 < argc; i += 2) {
@@ -364,6 +369,14 @@ bool parse(int argc, char** argv, Options* options) {
     if (flag == "--seed") {
       options->seed = value;
     } else if (const auto number = numbers.find(flag); number != numbers.end()) {
+      if (value > kNumberMax) {
+        fmt::print(stderr, "{} is {}: give at most {}\n", flag, argv[i + 1], kNumberMax);
+        return false;
+      }
+      if (value == 0 && flag != "--drafts" && flag != "--reach-min" && flag != "--seconds") {
+        fmt::print(stderr, "{} is 0: give 1 or more\n", flag);
+        return false;
+      }
       *number->second = static_cast<int64_t>(value);
     } else {
       return false;

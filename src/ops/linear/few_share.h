@@ -1,6 +1,7 @@
 // Launches of kernels of few rows; for host code.
 //
-// One block of a kernel on every multiprocessor, and beside it, from early on, one of the next kernel. Left to itself
+// One block of a kernel on every multiprocessor, and beside it, from early on, one of the next kernel (but beside the
+// experts of several rows, which take all the room). Left to itself
 // the device puts two of a kernel's blocks on half of them, as the blocks before end two by two. So every second kernel
 // asks for more than half of the shared memory, and the ones between are small enough to fit beside it. All kernels of
 // such a step have the same split of the memory beside a multiprocessor: another one could be made only between two
