@@ -205,11 +205,13 @@ def test_pages_that_a_device_does_not_have_are_refused():
     assert weir("plan", GOLDENS / "moe-fit", "--device", "cuda", "--kv-cache-dtype", "bf16").returncode == 0
 
 
-def test_scores_over_pages_of_fp8_do_not_depend_on_the_chunk_and_are_near(token_file):
+def test_scores_over_pages_of_fp8_do_not_depend_on_the_chunk_and_are_near(tmp_path):
     model = GOLDENS / "moe-fit"  # a GPU has such pages for it
-    near = logit_rows(model, token_file(65))
-    rows = logit_rows(model, token_file(65), "--kv-cache-dtype", "fp8")
-    assert rows == logit_rows(model, token_file(65), "--kv-cache-dtype", "fp8", "--chunk", 7)
+    tokens = tmp_path / "tokens"
+    tokens.write_text(" ".join(str((7 + 37 * i + i * i) % 192) for i in range(65)))
+    near = logit_rows(model, tokens)
+    rows = logit_rows(model, tokens, "--kv-cache-dtype", "fp8")
+    assert rows == logit_rows(model, tokens, "--kv-cache-dtype", "fp8", "--chunk", 7)
     differences = [abs(a["logprob"] - b["logprob"]) for a, b in zip(rows, near) if a.get("logprob") is not None]
     assert 0 < sum(differences) / len(differences) < 0.02
 
