@@ -25,8 +25,14 @@ inline int host_threads(int64_t jobs) {
   return jobs > 1 ? 1 : kTestThreads;
 }
 
+// So many seeds from the first on; kBlock of them, from a multiple of kBlock on, are a block.
+struct Seeds {
+  uint64_t first = 0;
+  int64_t count = 0;
+};
+
 // Judge: made of a Model* that it borrows.
-template <class Judge>
+template <class Judge, uint64_t kBlock>
 class BlockJobs {
  public:
   // A model and who judges it: for one thread at a time.
@@ -35,7 +41,8 @@ class BlockJobs {
     std::unique_ptr<Model> model;
     std::unique_ptr<Judge> judge;
   };
-  using Work = std::function<void(uint64_t block, Court* court)>;
+  // Seeds [first, last) of a block.
+  using Work = std::function<void(uint64_t first, uint64_t last, Court* court)>;
 
   // `turns`: models as load_golden_model() takes them, of a block each.
   BlockJobs(std::vector<std::string> turns, int64_t jobs, const Deadline& deadline)
@@ -54,13 +61,17 @@ class BlockJobs {
     return Ok{};
   }
 
-  // Blocks [first, end) in order, each to the next thread that is free, as long as goes_on() holds.
-  Status run(uint64_t first, uint64_t end, const Work& work) {
-    next_block_ = first;
-    end_block_ = end;
+  // Their blocks in order, each to the next thread that is free, as long as goes_on() holds.
+  Status run(const Seeds& seeds, const Work& work) {
+    const uint64_t end = seeds.first + static_cast<uint64_t>(seeds.count);
+    next_block_ = seeds.first / kBlock;
+    end_block_ = (end + kBlock - 1) / kBlock;
+    const auto run_block = [&](uint64_t block, Court* court) {
+      work(std::max(seeds.first, block * kBlock), std::min(end, (block + 1) * kBlock), court);
+    };
     std::vector<std::thread> threads;
-    for (int64_t i = 1; i < jobs_; ++i) threads.emplace_back([&] { run_blocks(work); });
-    run_blocks(work);
+    for (int64_t i = 1; i < jobs_; ++i) threads.emplace_back([&] { run_blocks(run_block); });
+    run_blocks(run_block);
     for (std::thread& thread : threads) thread.join();
     return status_;
   }
@@ -110,7 +121,8 @@ class BlockJobs {
     return open(name);
   }
 
-  void run_blocks(const Work& work) {
+  template <class RunBlock>
+  void run_blocks(const RunBlock& run_block) {
     uint64_t block = 0;
     while (take_block(&block)) {
       auto court = take_court(turns_[block % turns_.size()]);
@@ -120,7 +132,7 @@ class BlockJobs {
         ends_ = true;
         return;
       }
-      work(block, court->get());
+      run_block(block, court->get());
       const std::lock_guard lock(mutex_);
       idle_.push_back(std::move(*court));
     }

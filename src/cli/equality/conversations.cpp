@@ -400,15 +400,12 @@ Talked Talker::run(uint64_t first, uint64_t last, int64_t turns) {
 }
 
 Result<Talked> run_conversations(const TalksAsked& asked, const Deadline& deadline) {
-  using Jobs = BlockJobs<Talker>;
+  using Jobs = BlockJobs<Talker, kBlockConversations>;
   Jobs jobs(asked.models, asked.jobs, deadline);
   WEIR_RETURN_IF_ERROR(jobs.load());
-  const uint64_t end = asked.seed + static_cast<uint64_t>(asked.conversations);
   Talked all;
   std::mutex mutex;  // for it
-  const auto run_block = [&](uint64_t block, Jobs::Court* court) {
-    const uint64_t first = std::max(asked.seed, block * kBlockConversations);
-    const uint64_t last = std::min(end, (block + 1) * kBlockConversations);
+  const auto run_block = [&](uint64_t first, uint64_t last, Jobs::Court* court) {
     Talked one = court->judge->run(first, last, asked.turns);
     one.conversations[court->name] = static_cast<int64_t>(last - first);
     const std::lock_guard lock(mutex);
@@ -419,8 +416,7 @@ Result<Talked> run_conversations(const TalksAsked& asked, const Deadline& deadli
                              asked.turns, first, court->name);
     jobs.stop();
   };
-  WEIR_RETURN_IF_ERROR(
-      jobs.run(asked.seed / kBlockConversations, (end + kBlockConversations - 1) / kBlockConversations, run_block));
+  WEIR_RETURN_IF_ERROR(jobs.run({asked.seed, asked.conversations}, run_block));
   return all;
 }
 

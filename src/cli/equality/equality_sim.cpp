@@ -181,9 +181,7 @@ void print_kinds(const Storm& storm, const std::vector<KindTimes>& kinds) {
   fmt::print("  {} steps of kinds with few of them are not judged\n", few);
 }
 
-void print_host(const char* what, const Storm& storm, int64_t StormStep::* ns) {
-  const HostTimes whole = host_times(storm.whole.middle(), ns);
-  const HostTimes tenth = host_times(storm.tenth.middle(), ns);
+void print_host(const char* what, const HostTimes& tenth, const HostTimes& whole) {
   fmt::print(
       "  {}, us of the thread: median {:.1f}, 99 % {:.1f}, max {:.1f}; with memory for all {:.1f}, {:.1f}, {:.1f}\n",
       what, tenth.median, tenth.p99, tenth.max, whole.median, whole.p99, whole.max);
@@ -202,10 +200,13 @@ bool print_storm(const StormConfig& config, const Storm& storm) {
       run.steps.size(), storm.tenth.runs.size(), run.visits, run.hits, run.lost, run.prompts_both);
   fmt::print("  {} blocks and {} states evicted, by one plan {} at most; {} preemptions\n", run.evicted_blocks,
              run.evicted_states, run.evicted_most, run.preemptions);
-  const auto kinds = by_kind(storm.tenth.middle(), storm.whole.middle());
+  const std::vector<StormStep> steps = storm.tenth.middle();
+  const std::vector<StormStep> whole_steps = storm.whole.middle();
+  const HostTimes plans = host_times(steps, &StormStep::plan_ns);
+  const auto kinds = by_kind(steps, whole_steps);
   print_kinds(storm, kinds);
-  print_host("plan()", storm, &StormStep::plan_ns);
-  print_host("a turn", storm, &StormStep::turn_ns);
+  print_host("plan()", plans, host_times(whole_steps, &StormStep::plan_ns));
+  print_host("a turn", host_times(steps, &StormStep::turn_ns), host_times(whole_steps, &StormStep::turn_ns));
   bool right = true;
   const auto fail = [&](const std::string& text) {
     fmt::print("  {}\n", text);
@@ -219,8 +220,7 @@ bool print_storm(const StormConfig& config, const Storm& storm) {
                      kind.kind.text(), kind.evicting_max / kind.typical(),
                      std::max(kind.others_max, kind.whole_max) / kind.typical()));
   }
-  const double longest = host_times(storm.tenth.middle(), &StormStep::plan_ns).max;
-  if (longest > decoding) fail(fmt::format("a plan takes {:.1f} us, a step {:.1f}", longest, decoding));
+  if (plans.max > decoding) fail(fmt::format("a plan takes {:.1f} us, a step {:.1f}", plans.max, decoding));
   if (run.evicted_beyond > 0) fail(fmt::format("a plan evicts {} blocks more than it takes", run.evicted_beyond));
   if (decoding == 0 || std::none_of(kinds.begin(), kinds.end(), [](const KindTimes& kind) { return kind.judged(); })) {
     fail("no kind of step came often enough to be judged: give more prompts");

@@ -26,7 +26,7 @@ int64_t Tally::done() const {
 }
 
 Result<Tally> run_schedules(const Asked& asked, const Deadline& deadline) {
-  using Jobs = BlockJobs<Judge>;
+  using Jobs = BlockJobs<Judge, kBlockSchedules>;
   Jobs jobs(asked.turns, asked.jobs, deadline);
   WEIR_RETURN_IF_ERROR(jobs.load());
   Tally tally;
@@ -35,11 +35,8 @@ Result<Tally> run_schedules(const Asked& asked, const Deadline& deadline) {
       tally.possible[i] |= court->judge->reaches(static_cast<Reached>(i));
     }
   }
-  const uint64_t end = asked.seed + static_cast<uint64_t>(asked.schedules);
   std::mutex mutex;  // for the tally
-  const auto run_block = [&](uint64_t block, Jobs::Court* court) {
-    const uint64_t first = std::max(asked.seed, block * kBlockSchedules);
-    const uint64_t last = std::min(end, (block + 1) * kBlockSchedules);
+  const auto run_block = [&](uint64_t first, uint64_t last, Jobs::Court* court) {
     for (uint64_t seed = first; seed < last && jobs.goes_on(); ++seed) {
       Reach reach{};
       auto problems = court->judge->run(seed, &reach);
@@ -51,8 +48,7 @@ Result<Tally> run_schedules(const Asked& asked, const Deadline& deadline) {
       jobs.stop();
     }
   };
-  WEIR_RETURN_IF_ERROR(
-      jobs.run(asked.seed / kBlockSchedules, (end + kBlockSchedules - 1) / kBlockSchedules, run_block));
+  WEIR_RETURN_IF_ERROR(jobs.run({asked.seed, asked.schedules}, run_block));
   for (const auto& court : jobs.courts()) add(court->judge->work(), &tally.work);
   return tally;
 }
