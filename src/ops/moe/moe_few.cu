@@ -423,6 +423,21 @@ struct FewBlock {
   }
 
  private:
+  // The scales of `count` units, as bring() has these, by the warps that multiply: one group of copies.
+  template <class Strip, class Offset>
+  WEIR_DEVICE static void bring_scales(const FewShared& m, const float* scales, int count, int blocks,
+                                       const Strip& strip_of, const Offset& offset_of) {
+    const int block_bits = log_of(blocks);
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kFewMultiply) {
+      const int item = i >> block_bits;
+      const int block = i & (blocks - 1);
+      const auto* from = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(scales) + offset_of(item));
+      device::copy8(m.scales + item * m.scale_floats + 2 * block, from + 2 * (strip_of(item) << block_bits | block));
+    }
+    device::copies_commit();
+  }
+
   WEIR_DEVICE void multiply_up(RingPlace& at, int chosen) {
     const int thread = static_cast<int>(threadIdx.x);
     const int blocks = args.d / kBlockK;
@@ -448,15 +463,9 @@ struct FewBlock {
         if (thread == 0) routing.pairs = 0;
         few_barrier();
       }
-#pragma unroll 1
-      for (int i = thread; i < count; i += kFewMultiply) {
-        const int item = i >> block_bits;
-        const int block = i & (blocks - 1);
-        const auto* from = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(args.gate_up_scales) +
-                                                          routing.routes.experts[all.number(item)] * args.stride);
-        device::copy8(m.scales + item * m.scale_floats + 2 * block, from + 2 * (all.strip(item) << block_bits | block));
-      }
-      device::copies_commit();
+      bring_scales(
+          m, args.gate_up_scales, count, blocks, [&](int item) { return all.strip(item); },
+          [&](int item) { return routing.routes.experts[all.number(item)] * args.stride; });
       if (has_row && device::lane() < args.top_k) {
         dots.enter(all, device::warp(), mine.entry, mine.number, &routing.pairs);
       }
@@ -504,15 +513,9 @@ struct FewBlock {
       const int n = strip * kStripRows + row;
       const bool writes = r < args.rows && n < args.d;
       float* y = args.y + r * args.y_stride + n;
-#pragma unroll 1
-      for (int i = thread; i < count; i += kFewMultiply) {
-        const int number = i >> block_bits;
-        const int block = i & (blocks - 1);
-        const auto* from = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(args.down_scales) +
-                                                          routes.experts[number] * args.stride);
-        device::copy8(m.scales + number * m.scale_floats + 2 * block, from + 2 * (strip << block_bits | block));
-      }
-      device::copies_commit();
+      bring_scales(
+          m, args.down_scales, count, blocks, [&](int) { return strip; },
+          [&](int item) { return routes.experts[item] * args.stride; });
       const float before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
 #pragma unroll 1
       for (int part = 0, first = 0; part < kFewParts; ++part) {
