@@ -33,6 +33,30 @@ WEIR_DEVICE uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
   return out;
 }
 
+// One half of a pair twice; products take it from the pair, without an instruction of its own.
+WEIR_DEVICE uint32_t low_twice(uint32_t pair) {
+  uint32_t out;
+  asm("{\n"
+      ".reg .b16 l, h;\n"
+      "mov.b32 {l, h}, %1;\n"
+      "mov.b32 %0, {l, l};\n"
+      "}\n"
+      : "=r"(out)
+      : "r"(pair));
+  return out;
+}
+WEIR_DEVICE uint32_t high_twice(uint32_t pair) {
+  uint32_t out;
+  asm("{\n"
+      ".reg .b16 l, h;\n"
+      "mov.b32 {l, h}, %1;\n"
+      "mov.b32 %0, {h, h};\n"
+      "}\n"
+      : "=r"(out)
+      : "r"(pair));
+  return out;
+}
+
 // K = 16, bf16 operands, float32 sums.
 WEIR_DEVICE void mma_bf16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "

@@ -8,16 +8,26 @@
 
 #include "base/check.h"
 #include "ops/gdn/gdn_chunks_gpu.h"
-#include "ops/linear/linear_few_args.h"
+#include "ops/linear/linear_few_gpu.h"
+#include "ops/linear/linear_packed_gpu.h"
 #include "ops/moe/moe_few_args.h"
 #include "ops/moe/moe_packed_args.h"
 #include "runner/packed_executor.h"
 #include "runner/packed_weights.h"
+#include "runner/weight_stage.h"
 
 namespace weir {
 namespace {
 
 constexpr int64_t kWideK = 4096;  // up to here 16 rows fit the shared memory of one pass
+
+// What decides about a launch, of an H200.
+device::DeviceInfo h200() {
+  device::DeviceInfo info;
+  info.multiprocessors = 132;
+  info.shared_bytes_max = 232448;
+  return info;
+}
 
 bool takes_f16(WeightFormat format) {
   return format == WeightFormat::kFp8Block || format == WeightFormat::kFp8Row;
@@ -49,29 +59,48 @@ class Namer {
     WEIR_CHECK(found != nullptr, "no matrix {} in layer {}", slot_name(ref.slot), ref.layer);
     return *found;
   }
-  // The kernels of few instructions take FP8 and share K out in whole parts.
-  static bool shared_out(WeightFormat format, int64_t k) {
-    return format == WeightFormat::kFp8Block && k % kBlockK == 0 &&
-           std::has_single_bit(static_cast<uint64_t>(k / kBlockK));
+  // The kernels of few instructions share K out in whole parts; in front of experts they take FP8 and BF16.
+  static bool before_experts(WeightFormat format) {
+    return format == WeightFormat::kFp8Block || format == WeightFormat::kBf16;
+  }
+  static bool in_parts(int64_t k) {
+    return k % kBlockK == 0 && std::has_single_bit(static_cast<uint64_t>(k / kBlockK));
   }
   // `mixed`: some matrices take f16 rows, others bf16.
   std::string few_rows(int64_t k, bool mixed = false) const {
     return rows_ > 8 && !mixed && k <= kWideK ? "linear_packed_16" : "linear_packed_8";
   }
-  std::string linear(const LinearOp& op, int64_t k, bool mixed, bool normed) const {
-    const WeightMatrix& first = matrix(op.outputs.front().weight);
-    const WeightFormat format = first.format;
-    // As some_rows_takes() says of an H200.
-    if (rows_ > kFewRows && rows_ <= kLinearSomeRows && !normed && op.outputs.size() == 1 &&
-        format == WeightFormat::kFp8Block && k % (4 * kBlockK) == 0 && first.n <= 132 * kStripRows) {
-      return "linear_some";
+  // As PackedExecutor::fewest_rows() orders them; shapes and formats alone. `normed`: in the kernel.
+  GpuFewArgs few_args(const LinearOp& op, int64_t k, bool normed) const {
+    static constexpr float kWeight = 0;  // that there is one
+    GpuFewArgs args;
+    args.rows = static_cast<int32_t>(rows_);
+    args.k = static_cast<int32_t>(k);
+    if (normed) args.norm = &kWeight;
+    for (const bool fp8 : {true, false}) {
+      for (const LinearOp::Output& output : op.outputs) {
+        const WeightMatrix& weight = matrix(output.weight);
+        if ((weight.format == WeightFormat::kFp8Block) != fp8) continue;
+        GpuPacked& packed = args.outputs[args.count++].weight;
+        packed.format = gpu_format(weight.format);
+        if (packed_tile_bytes(packed.format) > 0 && weight.k % kTileK == 0) {
+          packed = packed_shape(weight.n, weight.k, packed.format);
+        }
+        args.fp8_count += fp8 ? 1 : 0;
+      }
     }
+    return args;
+  }
+  std::string linear(const LinearOp& op, int64_t k, bool mixed, bool normed) const {
+    const GpuFewArgs args = few_args(op, k, normed);
+    if (rows_ > kFewRows && some_rows_fit(h200(), args)) return "linear_some";
     if (rows_ > PackedExecutor::kRowsWithNorm) return normed ? "norm_rows, linear_prompt" : "linear_prompt";
-    if (rows_ > kFewRows) return few_rows(k, mixed);
     const bool of_head = op.outputs.front().y.buffer == program_.logits;
-    if (of_head && normed && format == WeightFormat::kBf16 && k % (2 * kBlockK) == 0) return "head_few";
-    if (of_head || !shared_out(format, k)) return few_rows(k, mixed);
-    return linear_few();
+    if (of_head && normed && rows_ <= kFewRows && matrix(op.outputs.front().weight).format == WeightFormat::kBf16 &&
+        k % (2 * kBlockK) == 0) {
+      return "head_few";
+    }
+    return !of_head && few_fits(h200(), args) ? linear_few() : few_rows(k, mixed);
   }
   std::string linear_few() const { return rows_ == 1 ? "linear_one" : "linear_few"; }
   std::string experts(const MoeWeights& moe) const {
@@ -80,19 +109,26 @@ class Namer {
     const bool shared = config_.shared_width > 0;
     const bool mixed = shared && takes_f16(moe.router.format) != takes_f16(moe.shared.gate.format);
     const std::string front = few_rows(config_.hidden, mixed);
-    if (!shared || !shared_out(expert.gate.format, config_.hidden) ||
-        !shared_out(expert.down.format, config_.expert_width)) {
+    const WeightFormat format = expert.gate.format;
+    const bool mxfp4 = format == WeightFormat::kMxfp4;
+    const bool stored = expert.down.format == format &&
+                        (moe.shared.gate.format == format || (mxfp4 && moe.shared.gate.format == WeightFormat::kBf16));
+    if (!shared || !(mxfp4 || format == WeightFormat::kFp8Block) || !stored || !in_parts(config_.hidden) ||
+        !in_parts(config_.expert_width)) {
       return front + ", experts_gate_up, experts_down";
     }
-    if (rows_ <= kFewRows) {
+    if (rows_ <= kFewRows && before_experts(moe.shared.gate.format)) {
       const std::string few = (rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") + linear_few();
-      return few + (rows_ == 1 ? ", one_gate_up, one_down" : ", few_experts");
+      const char* of = mxfp4 ? "_mxfp4" : "";
+      return few +
+             (rows_ == 1 ? fmt::format(", one_gate_up{}, one_down{}", of, of) : fmt::format(", few_experts{}", of));
     }
     // As some_experts_takes() says.
     const bool some =
         config_.hidden >= 8 * kBlockK && config_.expert_width >= 2 * kBlockK && config_.expert_width <= 8 * kBlockK;
-    return some ? "norm_rows, linear_prompt, some_routes, some_gate_up, some_down"
-                : front + ", experts_gate_up, experts_down";
+    if (!some) return front + ", experts_gate_up, experts_down";
+    return mxfp4 ? "norm_rows, linear_prompt, some_routes, some_gate_up_mxfp4, some_down_mxfp4"
+                 : "norm_rows, linear_prompt, some_routes, some_gate_up, some_down";
   }
 
   void fill(const EmbedOp&, bool, GpuUnit* unit) const {

@@ -16,8 +16,8 @@ class GpuUnits : public ::testing::Test {
     make();
   }
   // Weights and program of config_.
-  void make() {
-    weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
+  void make(WeightFormat format = WeightFormat::kFp8Block) {
+    weights_ = dummy_shapes(config_, format).value();
     program_ = make_main_program(config_, gpu_cache_sizes(config_));
   }
   std::vector<GpuUnit> units(const UnitRows& rows) const { return gpu_units(program_, config_, weights_, rows); }
@@ -80,6 +80,37 @@ TEST_F(GpuUnits, TheExpertsOfFewRowsHaveKernelsOfTheirOwn) {
   for (const int64_t rows : {1, 2, 8, 9}) {
     EXPECT_EQ(has(rows, "linear_one, one_gate_up, one_down"), rows == 1) << rows << " rows";
     EXPECT_EQ(has(rows, "linear_few, few_experts"), rows > 1 && rows <= 8) << rows << " rows";
+  }
+}
+
+// Before and behind Gated DeltaNet; sums of more than four rows of the larger model leave no room for a ring.
+TEST_F(GpuUnits, ProjectionsOfFewRowsHaveKernelsOfTheirOwnInFp8AndBf16) {
+  load("moe-fit");
+  config_.hidden = 2048;
+  config_.gdn_key_heads = 16;
+  config_.gdn_value_heads = 32;
+  for (const WeightFormat format : {WeightFormat::kFp8Block, WeightFormat::kBf16}) {
+    const auto kernel = [&](const std::string& what, int64_t rows) {
+      const std::vector<GpuUnit> all = units({rows, false});
+      const auto unit =
+          std::find_if(all.begin(), all.end(), [&](const GpuUnit& u) { return u.what.starts_with(what); });
+      return unit == all.end() ? "no such unit" : unit->kernel;
+    };
+    make(format);
+    EXPECT_EQ(kernel("gdn_qkv+gdn_z", 1), "linear_one");
+    EXPECT_EQ(kernel("gdn_qkv+gdn_z", 8), "linear_few");
+    EXPECT_TRUE(kernel("gdn_qkv+gdn_z", 9).starts_with("linear_packed")) << kernel("gdn_qkv+gdn_z", 9);
+    EXPECT_EQ(kernel("gdn_out", 8), "linear_few");
+    EXPECT_EQ(kernel("gdn_out", 9), "linear_some");
+    EXPECT_EQ(kernel("gdn_out", 32), "linear_some");
+    EXPECT_EQ(kernel("gdn_out", 33), "linear_prompt");
+    config_.hidden = 4096;
+    config_.gdn_value_heads = 64;
+    make(format);
+    EXPECT_EQ(kernel("gdn_qkv+gdn_z", 4), "linear_few");
+    EXPECT_EQ(kernel("gdn_qkv+gdn_z", 5), "linear_packed_8");
+    config_.hidden = 2048;
+    config_.gdn_value_heads = 32;
   }
 }
 

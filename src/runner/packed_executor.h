@@ -161,11 +161,18 @@ class PackedExecutor final : public Executor {
   void execute(const FeedForwardOp& op, const Rows& rows);
   void norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y);
   void norm_before(GpuFewArgs* args);
+  // Rows that lie there as they are, for products of any kernel: a mixer's have the type of the matrix that follows.
+  template <class Args>
+  void take_operands(const LinearOp& op, Args* args) {
+    const bool mixed = op.x.buffer == mixed_id_;
+    args->x_bf16 = mixed ? mixed_ : operands(kOperandBf16);
+    args->x_f16 = mixed ? mixed_ : operands(kOperandF16);
+  }
   bool fewest_rows(const LinearOp& op, const Rows& rows);
   void few_rows(const LinearOp& op, const Rows& rows);
   bool some_rows(const LinearOp& op, const Rows& rows);
   void many_rows(const LinearOp& op, const Rows& rows);
-  bool few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
+  bool few_rows_quantized(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void front_of_experts(const PackedFeedForward& layer, const Rows& rows);
   void score_experts(const PackedFeedForward& layer, const Rows& rows);
   void few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);

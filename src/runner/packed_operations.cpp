@@ -102,7 +102,8 @@ void PackedExecutor::sample_rows(const Rows& rows) {
   sample(gpu_, args, rows.count);
 }
 
-// FP8 outputs, then BF16 ones, by the kernel for at most eight rows; false where it does not take them.
+// FP8 outputs, then BF16 ones, of which there may be only one kind, by the kernel for at most eight rows; false where
+// it does not take them.
 bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
   GpuFewArgs args;
   args.rows = static_cast<int32_t>(rows.count);
@@ -130,8 +131,7 @@ bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
     }
     if (rows.chosen != nullptr || !few_takes(gpu_, args)) return false;
   } else {
-    if (args.count > args.fp8_count) return false;
-    args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);
+    take_operands(op, &args);
     args.x_stride = args.k;
     if (!few_takes(gpu_, args)) return false;
   }
@@ -142,9 +142,11 @@ bool PackedExecutor::fewest_rows(const LinearOp& op, const Rows& rows) {
 // Rows normed by a kernel of their own, while the blocks of the one behind it bring their weights: each of these would
 // norm all rows, four at a time.
 void PackedExecutor::norm_before(GpuFewArgs* args) {
-  norm_to_operands({args->rows, nullptr, nullptr, nullptr}, args->count > args->fp8_count, true, nullptr);
+  norm_to_operands({args->rows, nullptr, nullptr, nullptr}, args->count > args->fp8_count, args->fp8_count > 0,
+                   nullptr);
   args->norm = nullptr;
   args->x_out_f16 = nullptr;
+  args->x_out_bf16 = nullptr;
   args->x_f16 = operands(kOperandF16);
   args->x_bf16 = operands(kOperandBf16);
   args->x_stride = args->k;
@@ -167,15 +169,14 @@ void PackedExecutor::few_rows(const LinearOp& op, const Rows& rows) {
     args.eps = config_.rms_eps;
     if (rows.chosen != nullptr) args.normed_out = data({program_.normed, 0});
   } else {
-    const bool mixed = op.x.buffer == mixed_id_;
-    args.x_bf16 = mixed ? mixed_ : operands(kOperandBf16);
-    args.x_f16 = mixed ? mixed_ : operands(kOperandF16);
+    take_operands(op, &args);
     args.x_stride = args.k;
   }
   linear_packed(gpu_, args);
 }
 
-// One FP8 output of few strips over up to 64 rows that lie there; false where it is something else.
+// One FP8 or BF16 output of few strips over up to kLinearSomeRows rows that lie there; false where it is something
+// else.
 bool PackedExecutor::some_rows(const LinearOp& op, const Rows& rows) {
   if (norm_.there || rows.chosen != nullptr || op.outputs.size() != 1 || rows.count > kLinearSomeRows) return false;
   const LinearOp::Output& output = op.outputs.front();
@@ -184,7 +185,7 @@ bool PackedExecutor::some_rows(const LinearOp& op, const Rows& rows) {
   args.rows = static_cast<int32_t>(rows.count);
   args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? kPackedAdd : kPackedStore, 0};
   args.k = weight.k;
-  args.x_f16 = op.x.buffer == mixed_id_ ? mixed_ : operands(kOperandF16);
+  take_operands(op, &args);
   args.x_stride = weight.k;
   if (!some_rows_takes(gpu_, args)) return false;
   linear_some(gpu_, args);
@@ -205,9 +206,7 @@ void PackedExecutor::many_rows(const LinearOp& op, const Rows& rows) {
     norm_to_operands(rows, types[kOperandBf16], types[kOperandF16],
                      rows.chosen != nullptr ? data({program_.normed, 0}) : nullptr);
   }
-  const bool mixed = op.x.buffer == mixed_id_;
-  args.x_bf16 = mixed ? mixed_ : operands(kOperandBf16);
-  args.x_f16 = mixed ? mixed_ : operands(kOperandF16);
+  take_operands(op, &args);
   linear_prompt(gpu_, args);
 }
 
@@ -297,31 +296,40 @@ void PackedExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
   norm_.there = false;
 }
 
-// The same as few_rows_sparse() by the kernels for FP8 experts; false where they do not take them.
-bool PackedExecutor::few_rows_sparse_fp8(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+// The same as few_rows_sparse() by the kernels for FP8 and MXFP4 experts; false where they do not take them.
+bool PackedExecutor::few_rows_quantized(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+  if (layer.shared == 0 || layer.stride == 0) return false;
   const int64_t logits = layer.experts + layer.shared;
+  const GpuPackedMlp& first = layer.mlps.front();
+  const GpuPackedMlp& shared = layer.mlps.back();
+  const int32_t type = operand_type(layer.format);
   GpuFewArgs front;
   front.rows = static_cast<int32_t>(rows.count);
   front.x = data(norm_.x);
   front.x_stride = stride(norm_.x);
   front.norm = norm_.weight;
   front.eps = config_.rms_eps;
-  front.x_out_f16 = operands(kOperandF16);
+  (type == kOperandF16 ? front.x_out_f16 : front.x_out_bf16) = operands(type);
   front.k = layer.router.k;
-  if (layer.shared == 0 || layer.stride == 0) return false;
-  front.outputs[front.count++] = {layer.mlps.back().gate_up, hidden_ + rows.count * layer.top_k * layer.width,
-                                  layer.width, kPackedSwiglu, kOperandF16};
-  front.fp8_count = 1;
+  front.outputs[front.count++] = {shared.gate_up, hidden_ + rows.count * layer.top_k * layer.width, layer.width,
+                                  kPackedSwiglu, operand_type(layer.shared_format)};
+  front.fp8_count = layer.shared_format == kGpuFp8Block ? 1 : 0;
   front.outputs[front.count++] = {layer.router, router_, logits, kPackedStore, 0};
   front.outputs[front.count++] = {layer.shared_gate, router_ + layer.experts, logits, kPackedStore, 0};
   GpuFewExpertsArgs args;
-  args.gate_up = layer.mlps.front().gate_up.data;
-  args.down = layer.mlps.front().down.data;
-  args.gate_up_scales = layer.mlps.front().gate_up.scales;
-  args.down_scales = layer.mlps.front().down.scales;
+  args.format = layer.format;
+  args.gate_up = first.gate_up.data;
+  args.down = first.down.data;
+  args.gate_up_scales = first.gate_up.scales;
+  args.down_scales = first.down.scales;
+  if (layer.shared_apart()) {
+    if (layer.shared_format != kFewApartFormat) return false;
+    args.shared_gate_up = shared.gate_up.data;
+    args.shared_down = shared.down.data;
+  }
   args.stride = layer.stride;
   args.router = router_;
-  args.x = operands(kOperandF16);
+  args.x = operands(type);
   args.hidden = hidden_;
   args.y = data(op.y);
   args.y_stride = stride(op.y);
@@ -370,7 +378,7 @@ void PackedExecutor::front_of_experts(const PackedFeedForward& layer, const Rows
 
 // Then the experts.
 void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
-  if (few_rows_sparse_fp8(op, layer, rows)) return;
+  if (few_rows_quantized(op, layer, rows)) return;
   front_of_experts(layer, rows);
   GpuExpertsArgs args;
   args.table = layer.table;

@@ -25,17 +25,19 @@ Status refuse(std::string what) {
 }
 
 // What PackedFeedForward::stride says.
-int64_t stride_of(const std::vector<GpuPackedMlp>& mlps) {
-  if (mlps.size() < 2 || mlps[0].gate_up.scales == nullptr || mlps[0].down.scales == nullptr) return 0;
+int64_t stride_of(const PackedFeedForward& layer) {
+  const std::vector<GpuPackedMlp>& mlps = layer.mlps;
+  const size_t like = mlps.size() - (layer.shared_apart() ? 1 : 0);
+  if (like < 2) return 0;
   const int64_t stride = mlps[1].gate_up.data - mlps[0].gate_up.data;
-  const auto apart = [](const float* a, const float* b) {
+  const auto apart = [&](const float* a, const float* b) {
+    if (a == nullptr && b == nullptr) return stride;
     return reinterpret_cast<const uint8_t*>(b) - reinterpret_cast<const uint8_t*>(a);
   };
-  for (size_t e = 1; e < mlps.size(); ++e) {
+  for (size_t e = 1; e < like; ++e) {
     const GpuPackedMlp& a = mlps[e - 1];
     const GpuPackedMlp& b = mlps[e];
-    if (b.gate_up.format != kGpuFp8Block || b.down.format != kGpuFp8Block ||
-        b.gate_up.data - a.gate_up.data != stride || b.down.data - a.down.data != stride ||
+    if (b.gate_up.data - a.gate_up.data != stride || b.down.data - a.down.data != stride ||
         apart(a.gate_up.scales, b.gate_up.scales) != stride || apart(a.down.scales, b.down.scales) != stride) {
       return 0;
     }
@@ -313,7 +315,7 @@ Result<PackedWeights> PackedWeights::upload(const ModelConfig& config, const Mod
   Uploader uploader;
   out.collect(config, weights, &uploader);
   WEIR_ASSIGN_OR_RETURN(out.memory_, uploader.run(gpu));
-  for (Layer& layer : out.layers_) layer.feed_forward.stride = stride_of(layer.feed_forward.mlps);
+  for (Layer& layer : out.layers_) layer.feed_forward.stride = stride_of(layer.feed_forward);
   return out;
 }
 

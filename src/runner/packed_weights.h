@@ -28,9 +28,12 @@ struct PackedFeedForward {
   int32_t width = 0;          // F
   int32_t format = 0;         // of the routed experts, or of the dense MLP
   int32_t shared_format = 0;  // of the shared expert; `format` where there is none
-  int64_t stride = 0;         // bytes from one MLP's weights to the next one's, of every kind; 0: they lie otherwise
+  // Bytes from one MLP's weights to the next one's, of every kind, of those of the routed experts' format; 0: they lie
+  // otherwise.
+  int64_t stride = 0;
 
   int32_t slots() const { return router.n > 0 ? top_k + shared : 1; }
+  bool shared_apart() const { return shared != 0 && shared_format != format; }
 };
 
 // Why the packed path does not take a model, or nothing.

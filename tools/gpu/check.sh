@@ -79,6 +79,7 @@ part_races() {
     'LinearPacked.SlotsTakeTurns:LinearPacked.AddsToWhatIsThere:LinearPacked.NormsRows*'
     'MoePacked.TiesGo*:MoePacked.ARowHas*'
     'MoeFew.SlotsTakeTurns'
+    'LinearFew.SlotsTakeTurns'
     'GdnPacked.GeneratedRowsOf*'
     'PagedAttention.Prepare*:PagedAttention.SeveralGenerated*'
     'PagedAttention.AGeneratedRows*'

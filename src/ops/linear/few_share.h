@@ -20,15 +20,15 @@ inline constexpr int kFewSplit = 228;  // KiB of shared memory beside a multipro
 inline constexpr int64_t kFewSharedMin = 115 * 1024;
 inline constexpr int64_t kFewRingMax = 112 * 1024;
 
-// Bytes of the ring of a block that brings `units`, in slots of `slot_bytes`, and has `room`: `most` of it.
-inline int32_t few_ring_bytes(int64_t units, int64_t slot_bytes, int64_t room, int64_t most = kFewRingMax) {
-  const int64_t all = (units * kFewUnitBytes + slot_bytes - 1) / slot_bytes * slot_bytes;
+// Bytes of the ring of a block that brings `bytes` of units, in slots of `slot_bytes`, and has `room`: `most` of it.
+inline int32_t few_ring_bytes(int64_t bytes, int64_t slot_bytes, int64_t room, int64_t most = kFewRingMax) {
+  const int64_t all = (bytes + slot_bytes - 1) / slot_bytes * slot_bytes;
   return static_cast<int32_t>(std::min(all, std::min(most, std::max(room, slot_bytes)) / slot_bytes * slot_bytes));
 }
 
-// Whether so many bytes hide the reads of `units`: three slots, or all of them.
-inline bool few_ring_hides(int64_t ring_bytes, int64_t units, int64_t slot_bytes) {
-  return ring_bytes >= std::min(3 * slot_bytes, (units * kFewUnitBytes + slot_bytes - 1) / slot_bytes * slot_bytes);
+// Whether a ring of so many bytes hides the reads of `bytes`: three slots, or all of them.
+inline bool few_ring_hides(int64_t ring_bytes, int64_t bytes, int64_t slot_bytes) {
+  return ring_bytes >= std::min(3 * slot_bytes, (bytes + slot_bytes - 1) / slot_bytes * slot_bytes);
 }
 
 // `alone`: asks for more than half of the shared memory. The others are launched while blocks of such a kernel fill

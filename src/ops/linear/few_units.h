@@ -1,4 +1,4 @@
-// For kernel files: products of at most eight rows with packed FP8 (and some BF16) weights. A unit is a block of K of a
+// For kernel files: products of at most eight rows with packed FP8 or BF16 weights. A unit is a block of K of a
 // strip. One warp has the copy engine bring units into a ring of shared memory, eight at a time, from before the rows
 // are known; each of eight warps multiplies one of the eight and leaves its sums in shared memory, where they are
 // joined once at the end. few_share.h says how blocks of kernels that follow each other stand beside each other.
@@ -40,11 +40,12 @@ struct FewRing {
   int slots;       // at most 32
   int slot_bytes;  // of eight units
 
-  // By the warp that brings; the others may use the barriers after the block's next barrier.
-  WEIR_DEVICE void prepare() const {
+  // By the warp that brings; the others, of which `warps` multiply, may use the barriers after the block's next
+  // barrier.
+  WEIR_DEVICE void prepare(int warps = kFewWarps) const {
     if (device::lane() < slots) {
       device::barrier_init(&filled[device::lane()], 1);
-      device::barrier_init(&free[device::lane()], kFewWarps * device::kWarpArrivals);
+      device::barrier_init(&free[device::lane()], warps * device::kWarpArrivals);
     }
     if (device::lane() == 0) {
       device::barrier_init(rows, 1);
@@ -204,9 +205,9 @@ WEIR_DEVICE void copy_beside(uint8_t* to, const void* from, int bytes, int part,
 }
 
 // Zeros behind the rows in shared memory, for columns that are not there.
-WEIR_DEVICE void clear_row(uint8_t* row, int row_bytes) {
+WEIR_DEVICE void clear_row(uint8_t* row, int row_bytes, int threads = kFewThreads) {
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < row_bytes / 16; i += kFewThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < row_bytes / 16; i += threads) {
     reinterpret_cast<uint4*>(row)[i] = uint4{0, 0, 0, 0};
   }
 }

@@ -1,6 +1,6 @@
-// At most eight rows times packed FP8 weights: bound by reading the weights once. A block takes a contiguous share of
-// the strips; few_units.h says how it works them off. BF16 outputs beside them (gates, router) are a few strips, which
-// blocks of their own take.
+// At most eight rows times packed FP8 or BF16 weights: bound by reading the weights once. A block takes a contiguous
+// share of the strips of one format; few_units.h says how it works them off. BF16 outputs beside FP8 ones (gates,
+// router) are a few strips, which blocks of their own take; a group of BF16 outputs alone has no other blocks.
 #include "ops/linear/few_units.h"
 #include "ops/linear/linear_few_args.h"
 

@@ -1,4 +1,4 @@
-// Arguments of the products of at most eight rows with packed FP8 weights, and BF16 ones beside them.
+// Arguments of the products of at most eight rows, or of some more, with packed FP8 and BF16 weights.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,11 @@ inline constexpr int32_t kFewUnitBytes = 2 * packed_tile_bytes(kGpuFp8Block);
 // that are there.
 inline constexpr int32_t kFewBarriers = 66;
 
-// As GpuPackedLinearArgs; the FP8 outputs come first, and each one's strips and scales lie behind those of the one
-// before it.
+// As GpuPackedLinearArgs; the FP8 outputs, where there are any, come first, and each one's strips and scales lie behind
+// those of the one before it. Normed rows are written in types that outputs take alone.
 struct GpuFewArgs {
   GpuPackedOutput outputs[kGpuLinearGroupMax];
-  const uint8_t* weights = nullptr;  // of the FP8 outputs; filled in, as the next
+  const uint8_t* weights = nullptr;  // of the FP8 outputs, or of linear_some()'s; filled in, as the next
   const float* scales = nullptr;
   const float* x = nullptr;          // with `norm`
   const uint16_t* x_f16 = nullptr;   // without: the rows that FP8 outputs take

@@ -1,7 +1,11 @@
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
+#include <iterator>
+#include <random>
 
 #include "ops/linear/packed_test_tools.h"
+#include "tensor/mxfp4.h"
 
 namespace weir {
 namespace {
@@ -67,6 +71,71 @@ TEST_F(LinearPacked, ARowHasTheSameBitsAmongOthers) {
       const std::vector<float> alone(x.begin() + row * 2048, x.begin() + (row + 1) * 2048);
       const std::vector<float> y = run(alone, packed.packed, 1);
       EXPECT_TRUE(std::equal(y.begin(), y.end(), all.begin() + row * 272)) << "format " << format << ", row " << row;
+    }
+  }
+}
+
+// Where the bits of a packed word belong, written down once more: of the lower element of each register the sign, the
+// two bits of the exponent and the mantissa; the upper element's are 16 further around.
+TEST_F(LinearPacked, PackedMxfp4HoldsTheStoredCodesAndScales) {
+  constexpr int kBits[4][4] = {{15, 16, 7, 6}, {11, 4, 3, 2}, {21, 14, 13, 12}, {17, 10, 9, 8}};
+  constexpr int64_t kN = 40;
+  constexpr int64_t kK = 192;
+  const TestMatrix w = random_matrix(kN, kK, kGpuMxfp4, 5);
+  const PackedOnDevice packed = pack_on_device(gpu(), w);
+  const std::vector<uint8_t> got = packed.data.read();
+  ASSERT_EQ(got.size(), size_t{3 * 3 * 544});
+  for (int64_t row = 0; row < 48; ++row) {
+    for (int64_t k = 0; k < kK; ++k) {
+      const int64_t tile = (row / 16 * 3 + k / 64) * 544;
+      const int64_t lane = row % 8 * 4 + k % 8 / 2;
+      const int64_t i = row % 16 / 8 + k % 16 / 8 * 2;
+      uint32_t word = 0;
+      std::memcpy(&word, got.data() + tile + lane * 16 + k % 64 / 16 * 4, 4);
+      uint32_t code = 0;
+      for (const int bit : kBits[i]) code = code << 1 | (word >> ((bit + k % 2 * 16) % 32) & 1U);
+      const uint8_t scale = got[static_cast<size_t>(tile + 512 + row % 8 * 4 + row % 16 / 8 * 2 + k % 64 / 32)];
+      const uint32_t stored = row < kN ? w.data[static_cast<size_t>((row * kK + k) / 2)] >> (k % 2 * 4) & 15U : 0U;
+      ASSERT_EQ(code, stored) << row << " " << k;
+      ASSERT_EQ(scale, row < kN ? w.scales[static_cast<size_t>((row * kK + k) / 32)] : 0) << row << " " << k;
+    }
+  }
+}
+
+// One weight a row is not zero, activations are powers of two: nothing is rounded.
+TEST_F(LinearPacked, TakesEveryScaleOfMxfp4Exactly) {
+  constexpr int kScales[] = {0, 1, 2, 64, 126, 127, 128, 129, 130, 200, 254};
+  constexpr int64_t kCount = std::size(kScales);
+  constexpr int64_t kN = kCount * 16;
+  constexpr int64_t kK = 320;
+  constexpr int64_t kNan = 21;  // the row with a scale of 255 somewhere
+  TestMatrix w = random_matrix(kN, kK, kGpuMxfp4, 13);
+  std::fill(w.data.begin(), w.data.end(), uint8_t{0});
+  std::mt19937 random(17);
+  for (uint8_t& s : w.scales) s = static_cast<uint8_t>(random() % 255);
+  for (int64_t row = 0; row < kN; ++row) {
+    const int64_t at = row * kK + row * 37 % kK;
+    w.data[static_cast<size_t>(at / 2)] = static_cast<uint8_t>(row / kCount << (at % 2 * 4));
+    w.scales[static_cast<size_t>(at / 32)] = static_cast<uint8_t>(kScales[row % kCount]);
+  }
+  w.scales[static_cast<size_t>((kNan * kK + (kNan * 37 + 64) % kK) / 32)] = 255;
+  const PackedOnDevice packed = pack_on_device(gpu(), w);
+  // Activations i bring what has scale i near 1.
+  std::vector<float> x;
+  for (const int scale : kScales) x.insert(x.end(), kK, std::ldexp(1.0F, 127 - std::clamp(scale, 3, 250)));
+  for (int64_t i = 0; i < kCount; ++i) {
+    const std::vector<float> alone(x.begin() + i * kK, x.begin() + (i + 1) * kK);
+    const std::vector<float> among = run(x, packed.packed, kCount);
+    const std::vector<float> y = run(alone, packed.packed, 1);
+    for (int64_t row = 0; row < kN; ++row) {
+      const float of_one = y[static_cast<size_t>(row)];
+      const float of_all = among[static_cast<size_t>(i * kN + row)];
+      ASSERT_EQ(std::isnan(of_one), row == kNan) << row;
+      ASSERT_EQ(std::isnan(of_all), row == kNan) << row;
+      if (row % kCount != i || row == kNan) continue;
+      const float weight = e2m1_to_float(static_cast<uint8_t>(row / kCount)) * std::ldexp(1.0F, kScales[i] - 127);
+      EXPECT_EQ(of_one, weight * alone[0]) << row << ", scale " << kScales[i];
+      EXPECT_EQ(of_all, weight * alone[0]) << row << ", scale " << kScales[i];
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "ops/linear/mxfp4_word.h"
 #include "ops/linear/packed_test_tools.h"
 #include "ops/linear/prompt_test_tools.h"
 
@@ -33,8 +34,12 @@ void place_code(uint8_t* tile, int32_t format, int64_t r, int64_t k, const TestM
     std::memcpy(tile + ((step * 32 + lane) * 4 + i) * 4 + 2 * half, source + 2 * column, 2);
   } else if (format == kGpuMxfp4) {
     const uint32_t code = (source[column / 2] >> (column % 2 * 4)) & 0xfU;
-    uint8_t& byte = tile[(lane * 4 + step) * 4 + half * 2 + i / 2];
-    byte = static_cast<uint8_t>(byte | code << (i % 2 * 4));
+    uint8_t* at = tile + (lane * 4 + step) * 4;
+    uint32_t word = 0;
+    std::memcpy(&word, at, sizeof(word));
+    const auto register_of = static_cast<int>(i);
+    word |= half == 0 ? mxfp4_bits(code, 0, register_of) : mxfp4_bits(0, code, register_of);
+    std::memcpy(at, &word, sizeof(word));
     tile[512 + g * 4 + r / 8 * 2 + k / 32] = w.scales[static_cast<size_t>(row * w.k / 32 + column / 32)];
   } else {
     // k 2t, 2t + 1, 2t + 8, 2t + 9.

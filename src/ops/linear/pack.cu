@@ -2,6 +2,7 @@
 // load; bound by the copy that brings the rows.
 #include "device/kernel.h"
 #include "ops/linear/linear_packed_args.h"
+#include "ops/linear/mxfp4_word.h"
 
 namespace weir {
 namespace {
@@ -35,11 +36,11 @@ WEIR_DEVICE uint32_t fp8_word(const Source& s, int64_t k) {
   const uint32_t high = *reinterpret_cast<const uint16_t*>(s.row + k + 8);
   return low | high << 16;
 }
-// Codes k and k + 1, the first in the lower half, as nibble `place` of both halves of a packed word.
-WEIR_DEVICE uint32_t fp4_pair(const Source& s, int64_t k, int place) {
+// Codes k and k + 1 as what a packed word has of register i.
+WEIR_DEVICE uint32_t fp4_pair(const Source& s, int64_t k, int i) {
   if (s.row == nullptr) return 0;
   const uint32_t pair = s.row[k / 2];
-  return (pair & 15U) << (4 * place) | (pair >> 4) << (16 + 4 * place);
+  return mxfp4_bits(pair & 15U, pair >> 4, i);
 }
 
 WEIR_DEVICE void pack_tile(const GpuPackArgs& args, int tile, uint8_t* to) {

@@ -5,15 +5,15 @@
 // part stands where the warp reads it in one go; lane l, g = l / 4, t = l % 4; step j = 0..3 is k 16j .. 16j + 15:
 //   BF16 (2,048 bytes): [j][lane][4 words]: the registers a[0..3] of mma_bf16.
 //   FP8 (1,024 bytes): [row g, row g + 8][lane][j][4 bytes]: k 16j + 2t, + 2t + 1, + 2t + 8, + 2t + 9.
-//   MXFP4 (544 bytes): [lane][j][4 bytes]: nibble i of the lower (upper) half is the lower (upper) element of a[i];
-//     then [g][4 bytes]: E8M0 scales of row g, k 0 and 32, then of row g + 8.
+//   MXFP4 (544 bytes): [lane][j][4 bytes]: the codes of a[0..3], bit by bit as ops/linear/mxfp4_word.h states; then
+//     [g][4 bytes]: E8M0 scales of row g, k 0 and 32, then of row g + 8.
 //
 // Numeric contract of all products with packed weights, whatever the number of rows: activations and weights are taken
 // in the operand type of the weights' format, f16 for FP8, bf16 for BF16 and MXFP4. Activations are rounded to it, to
 // nearest (f16: beyond +-65,504 they stay there; NaN stays NaN); weights are exact in it (MXFP4 with its scale; FP8's
-// NaN codes 0x7f and 0xff are NaN). K is cut into blocks of 128; a block is one chain of products on the tensor cores,
-// 16 k a step, ascending, float32 sums from zero; the sums of blocks are joined in ascending order, total = fma(sum,
-// scale of the block, total) from zero (scale 1 where the format has none).
+// NaN codes 0x7f and 0xff are NaN, as all of a group with the E8M0 code 255). K is cut into blocks of 128; a block is
+// one chain of products on the tensor cores, 16 k a step, ascending, float32 sums from zero; the sums of blocks are
+// joined in ascending order, total = fma(sum, scale of the block, total) from zero (scale 1 where the format has none).
 #pragma once
 
 #include <cstdint>

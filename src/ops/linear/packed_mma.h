@@ -3,11 +3,10 @@
 #pragma once
 
 #include "device/mma.h"
+#include "ops/linear/mxfp4_word.h"
 #include "ops/linear/packed.h"
 
 namespace weir {
-
-inline constexpr uint32_t kBf16Two126 = 0x7e807e80U;  // 2^126, twice: what moves e2m1 exponents to bf16's
 
 // A lane's registers of the four steps of a tile: a[step][register].
 template <int kFormat>
@@ -49,25 +48,30 @@ struct PackedTile<kGpuFp8Block> {
 template <>
 struct PackedTile<kGpuMxfp4> {
   static constexpr int kBytes = packed_tile_bytes(kGpuMxfp4);
-  // 2^(code - 127) twice; code 0 is 2^-127.
-  WEIR_DEVICE static uint32_t scale_pair(uint32_t code) {
-    const uint32_t bits = code == 0 ? 0x40U : code << 7;
-    return bits | bits << 16;
-  }
   WEIR_DEVICE static void load(const uint8_t* tile, uint32_t (&a)[4][4]) {
     const uint4 codes = reinterpret_cast<const uint4*>(tile)[device::lane()];
     const uint32_t scales = reinterpret_cast<const uint32_t*>(tile + 512)[device::lane() / 4];
     const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
 #pragma unroll
+    for (int j = 0; j < 4; ++j) mxfp4_unpack(words[j], a[j]);
+    multiply(a, mxfp4_factors(scales, 0), mxfp4_factors(scales, 1));
+    if (mxfp4_has_large(scales)) [[unlikely]] {
+      const uint32_t large[2] = {mxfp4_large_factors(scales, 0), mxfp4_large_factors(scales, 1)};
+      multiply(a, large[0], large[1]);
+      multiply(a, large[0], large[1]);
+    }
+  }
+
+ private:
+  // Steps 0 and 1 by `first`, 2 and 3 by `second`: row g by the lower half, row g + 8 by the upper one.
+  WEIR_DEVICE static void multiply(uint32_t (&a)[4][4], uint32_t first, uint32_t second) {
+#pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const uint32_t low = scale_pair((scales >> (j / 2 * 8)) & 0xffU);
-      const uint32_t high = scale_pair((scales >> (16 + j / 2 * 8)) & 0xffU);
+      const uint32_t pair = j < 2 ? first : second;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const uint32_t x = words[j] >> (4 * i);
-        const uint32_t value =
-            device::multiply_bf16x2(((x & 0x00080008U) << 12) | ((x & 0x00070007U) << 6), kBf16Two126);
-        a[j][i] = device::multiply_bf16x2(value, i % 2 == 0 ? low : high);
+        const uint32_t factor = i % 2 == 0 ? device::low_twice(pair) : device::high_twice(pair);
+        a[j][i] = device::multiply_bf16x2(a[j][i], factor);
       }
     }
   }

@@ -104,28 +104,106 @@ WEIR_DEVICE float few_weight(uint32_t key, int top_k) {
   return e / device::warp_sum(e);
 }
 
+// The warps that multiply wait for each other.
+template <int kFormat>
+WEIR_DEVICE void experts_barrier() {
+  device::threads_barrier(1, few_multiply(kFormat));
+}
+// By the warp that follows these.
+template <int kFormat>
+WEIR_DEVICE bool experts_bring() {
+  return device::warp() == few_warps(kFormat);
+}
+
 // The ring at the beginning of a block's shared memory.
+template <int kFormat>
 WEIR_DEVICE FewRing few_experts_ring(const GpuFewExpertsArgs& args, uint8_t* shared, device::Barrier* barriers) {
-  constexpr int kSlotBytes = kFewWarps * kFewUnitBytes;
+  constexpr int kSlotBytes = few_chunk_bytes(kFormat);
   return {shared, barriers, barriers + 32, barriers + 64, barriers + 65, args.ring_bytes / kSlotBytes, kSlotBytes};
 }
 
-// By a thread of the warp that brings: eight of `count` units into a slot of the ring. Units are block by block of item
-// by item, an item is strip_of(item) of the matrix at weights + offset_of(item). `together`: min(8, blocks).
-template <class Strip, class Offset>
-WEIR_DEVICE void bring_chunk(const uint8_t* weights, int chunk, int count, int together, int blocks, int block_bits,
-                             uint8_t* slot, device::Barrier* barrier, const Strip& strip_of, const Offset& offset_of) {
-  const int here = min(kFewWarps, count - chunk * kFewWarps);
-  device::barrier_expect(barrier, here * kFewUnitBytes);
+// Whether the shared expert is stored otherwise.
+template <int kFormat>
+WEIR_DEVICE bool few_apart(const GpuFewExpertsArgs& args) {
+  if constexpr (few_may_be_apart(kFormat)) return args.shared_down != nullptr;
+  return false;
+}
+
+template <int kFormat>
+WEIR_DEVICE int few_chunks(int units) {
+  constexpr int kUnits = few_chunk_units(kFormat);
+  return (units + kUnits - 1) / kUnits;
+}
+
+// By a thread of the warp that brings: a chunk of `count` units into a slot of the ring. Units are block by block of
+// item by item, an item is strip_of(item) of the matrix at weights + offset_of(item).
+template <int kFormat, class Strip, class Offset>
+WEIR_DEVICE void bring_chunk(const uint8_t* weights, int chunk, int count, int blocks, int block_bits, uint8_t* slot,
+                             device::Barrier* barrier, const Strip& strip_of, const Offset& offset_of) {
+  constexpr int kUnits = few_chunk_units(kFormat);
+  constexpr int kBytes = few_unit_bytes(kFormat);
+  const int together = min(kUnits, blocks);
+  const int here = min(kUnits, count - chunk * kUnits);
+  device::barrier_expect(barrier, here * kBytes);
 #pragma unroll 1
   for (int i = 0; i < here; i += together) {
-    const int unit = chunk * kFewWarps + i;
+    const int unit = chunk * kUnits + i;
     const int item = unit >> block_bits;
     const int at = strip_of(item) << block_bits | (unit & (blocks - 1));
-    device::bulk_copy_once(slot + i * kFewUnitBytes,
-                           weights + offset_of(item) + static_cast<int64_t>(at) * kFewUnitBytes,
-                           together * kFewUnitBytes, barrier);
+    device::bulk_copy_once(slot + i * kBytes, weights + offset_of(item) + static_cast<int64_t>(at) * kBytes,
+                           together * kBytes, barrier);
   }
+}
+
+// One unit in shared memory times the columns at `address` (as load_matrices() takes them), from zero.
+template <int kFormat>
+WEIR_DEVICE void multiply_packed(const uint8_t* unit, uint32_t address, float (&d)[4]) {
+  if constexpr (kFormat == kGpuFp8Block) {
+    multiply_fp8(unit, address, d);
+  } else if constexpr (kFormat == kGpuBf16) {
+    multiply_bf16(unit, address, d);
+  } else {
+    const uint8_t* const units[1] = {unit};
+    const uint32_t columns[1][1] = {{address}};
+    float sums[1][1][4];
+    block_products<kFormat, 1, 1, 2>(units, columns, sums);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[i] = sums[0][0][i];
+  }
+}
+
+// By a warp that multiplies, with a chunk of which `count` units are there, at `slot`: its unit times the columns at
+// columns_of(unit), and keep(unit, sums).
+template <int kFormat, class Columns, class Keep>
+WEIR_DEVICE void run_chunk(const uint8_t* slot, int count, const Columns& columns_of, const Keep& keep) {
+  const int unit = device::warp();
+  if (unit >= count) return;
+  float d[4];
+  multiply_packed<kFormat>(slot + unit * few_unit_bytes(kFormat), columns_of(unit), d);
+  keep(unit, d);
+}
+
+// The same with every chunk of `count` units, from the ring's slot `at` on.
+template <int kFormat, class Columns, class Keep>
+WEIR_DEVICE void run_chunks(const FewRing& ring, RingPlace& at, int count, const Columns& columns_of,
+                            const Keep& keep) {
+  constexpr int kUnits = few_chunk_units(kFormat);
+#pragma unroll 1
+  for (int first = 0; first < count; first += kUnits) {
+    device::barrier_wait(&ring.filled[at.slot], at.phase);
+    run_chunk<kFormat>(
+        ring.data + at.slot * ring.slot_bytes, min(kUnits, count - first),
+        [&](int unit) { return columns_of(first + unit); },
+        [&](int unit, const float (&d)[4]) { keep(first + unit, d); });
+    device::warp_arrive(&ring.free[at.slot]);
+    at.advance(ring.slots);
+  }
+}
+
+// A value of a row as the products take it.
+template <int kFormat>
+WEIR_DEVICE uint16_t few_operand(float x) {
+  return static_cast<uint16_t>(device::half_pair(operand_type(kFormat) == kOperandF16, x, 0.0F));
 }
 
 // A row's sum over its entries, weighed, in ascending order: `dots(entry)` is an entry's dot.

@@ -1,13 +1,13 @@
 // The sparse experts over two to eight rows, in one kernel: bound by reading the weights of the rows' experts. Every
-// block works out the routing for itself. The experts that a row or several have chosen are numbered in ascending order,
-// and each one is read and multiplied once: column r of a product is row r, and columns of rows that have not chosen it
-// are left out. few_units.h says how weights are worked off.
+// block works out the routing for itself. The experts that a row or several have chosen are numbered in ascending
+// order, and each one is read and multiplied once: column r of a product is row r, and columns of rows that have not
+// chosen it are left out. few_units.h says how weights are worked off.
 //
-// A block multiplies a share of gate and up, and then strips of down, whose weights come meanwhile: memory does not rest
-// in between. Most experts' hidden values are known to all blocks before the share's end, so that the block goes on at
-// once with these; only then it waits for those of the last experts. No two blocks have to run at the same time: shares
-// are taken in turn, and a block that is done with one takes the next that is left, if one is. So all that it waits for
-// is done by blocks that run.
+// A block multiplies a share of gate and up, and then strips of down, whose weights come meanwhile: memory does not
+// rest in between. Most experts' hidden values are known to all blocks before the share's end, so that the block goes
+// on at once with these; only then it waits for those of the last experts. No two blocks have to run at the same time:
+// shares are taken in turn, and a block that is done with one takes the next that is left, if one is. So all that it
+// waits for is done by blocks that run.
 #include "ops/moe/few_experts.h"
 
 namespace weir {
@@ -51,7 +51,7 @@ struct FewRouting {
     const int ones = __popc(word);
     // A warp a word, and one for the end.
 #pragma unroll 1
-    for (int w = device::warp(); w <= kEach; w += kFewExpertsThreads / device::kWarp) {
+    for (int w = device::warp(); w <= kEach; w += static_cast<int>(blockDim.x) / device::kWarp) {
       const int below =
           static_cast<int>(__reduce_add_sync(device::kAllLanes, static_cast<unsigned>(lane < w ? ones : 0)));
       const uint32_t own = __shfl_sync(device::kAllLanes, word, w);
@@ -94,8 +94,9 @@ struct FewRouting {
   }
 };
 
-WEIR_DEVICE bool few_posts() {
-  return device::warp() == kFewWarps + 1;
+template <int kFormat>
+WEIR_DEVICE bool experts_post() {
+  return device::warp() == few_warps(kFormat) + 1;
 }
 
 // A column's sums of a unit into those of what it stands for, `size` apart; nowhere if that is `none`.
@@ -106,7 +107,9 @@ WEIR_DEVICE void keep_column(float* sums, int of, int none, int size, float low,
   sums[8] = high;
 }
 
-// The block's shared memory behind ring and barriers: what the first half has, and in its place what the second one has.
+// The block's shared memory behind ring and barriers: what the first half has, and in its place what the second one
+// has.
+template <bool kScales>
 struct FewShared {
   uint8_t* rows;  // [count][row_bytes]
   float* sums;    // [dots][sum_floats], of which [blocks][16] are used
@@ -120,7 +123,7 @@ struct FewShared {
     const int blocks = width / kBlockK;
     row_bytes = 2 * width + kFewRowPad;
     sum_floats = blocks * kStripRows + pad;
-    scale_floats = 2 * blocks + kFewScalesPad;
+    scale_floats = kScales ? 2 * blocks + kFewScalesPad : 0;
     rows = memory;
     sums = reinterpret_cast<float*>(rows + count * row_bytes);
     scales = sums + dots * sum_floats;
@@ -158,9 +161,10 @@ struct FewDots {
   WEIR_DEVICE FewDots(void* memory, int items)
       : of_item(static_cast<uint16_t*>(memory)), of(reinterpret_cast<int*>(of_item + items * kFewMoeRows)) {}
 
-  WEIR_DEVICE void clear(int items) const {
+  // By the first `threads` threads.
+  WEIR_DEVICE void clear(int items, int threads) const {
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < items * kFewMoeRows / 2; i += kFewMultiply) {
+    for (int i = static_cast<int>(threadIdx.x); i < items * kFewMoeRows / 2; i += threads) {
       reinterpret_cast<uint32_t*>(of_item)[i] = 0xffffffffU;
     }
   }
@@ -176,6 +180,7 @@ struct FewDots {
 };
 
 // What join_units() makes of a dot of gate and of the one of up, eight rows behind it.
+template <bool kScales>
 WEIR_DEVICE float2 join_pairs(const float* sums, const float* scales, int blocks) {
   constexpr int kTogether = 4;
   float gate = 0;
@@ -188,7 +193,7 @@ WEIR_DEVICE float2 join_pairs(const float* sums, const float* scales, int blocks
     for (int i = 0; i < kTogether; ++i) {
       const int block = min(first + i, blocks - 1);
       part[i] = {sums[block * kStripRows], sums[block * kStripRows + kStripRows / 2]};
-      scale[i] = reinterpret_cast<const float2*>(scales)[block];
+      scale[i] = kScales ? reinterpret_cast<const float2*>(scales)[block] : float2{1, 1};
     }
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
@@ -202,19 +207,20 @@ WEIR_DEVICE float2 join_pairs(const float* sums, const float* scales, int blocks
 }
 
 // The hidden values of those of the share's `count` dots whose item is one from `first` to `end`.
-WEIR_DEVICE void write_hidden(const GpuFewExpertsArgs& args, const FewShared& m, const FewItems& items,
-                              const FewDots& dots, int count, int first, int end, int blocks) {
+template <int kFormat>
+WEIR_DEVICE void write_hidden(const GpuFewExpertsArgs& args, const FewShared<few_has_scales(kFormat)>& m,
+                              const FewItems& items, const FewDots& dots, int count, int first, int end, int blocks) {
   constexpr int kRows = kStripRows / 2;
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < count * kRows; i += kFewMultiply) {
+  for (int i = static_cast<int>(threadIdx.x); i < count * kRows; i += few_multiply(kFormat)) {
     const int row = i % kRows;
     const int dot = i / kRows;
     const int item = dots.of[dot] >> 8;
     if (item < first || item >= end) continue;
     const int64_t entry = dots.of[dot] & 0xff;
-    const float2 sum = join_pairs(m.sums + dot * m.sum_floats + row, m.scales + item * m.scale_floats, blocks);
-    args.hidden[entry * args.f + items.strip(item) * kRows + row] =
-        static_cast<uint16_t>(device::f16x2(device::silu(sum.x) * sum.y, 0.0F));
+    const float2 sum = join_pairs<few_has_scales(kFormat)>(m.sums + dot * m.sum_floats + row,
+                                                           m.scales + item * m.scale_floats, blocks);
+    args.hidden[entry * args.f + items.strip(item) * kRows + row] = few_operand<kFormat>(device::silu(sum.x) * sum.y);
   }
 }
 
@@ -222,8 +228,8 @@ WEIR_DEVICE void write_hidden(const GpuFewExpertsArgs& args, const FewShared& m,
 struct Turns {
   GpuFewTurns* turns;
 
-  // The next share; none is left if it is gridDim.x or more. A block asks until none is left: all of them twice as often
-  // as there are shares, and then the count begins again.
+  // The next share; none is left if it is gridDim.x or more. A block asks until none is left: all of them twice as
+  // often as there are shares, and then the count begins again.
   WEIR_DEVICE int take() const { return static_cast<int>(atomicInc(&turns->taken, 2 * gridDim.x - 1)); }
   // The hidden values of a share's part are written, by threads that this one has waited for.
   WEIR_DEVICE void done(int part) const { device::add_release(&turns->done[part], 1); }
@@ -239,10 +245,13 @@ struct Turns {
   }
 };
 
-// A block of the kernel. By the warps that multiply: multiply(); by a thread of the next one: bring(), of the next: post();
-// by the last: fetch().
-template <int kEach>
+// A block of the kernel. By the warps that multiply: multiply(); by a thread of the next one: bring(), of the next:
+// post(); by the last: fetch().
+template <int kFormat, int kEach>
 struct FewBlock {
+  static constexpr bool kScales = few_has_scales(kFormat);
+  using Shared = FewShared<kScales>;
+
   const GpuFewExpertsArgs& args;
   FewRouting<kEach>& routing;
   FewRing ring;
@@ -258,7 +267,7 @@ struct FewBlock {
   WEIR_DEVICE FewBlock(const GpuFewExpertsArgs& args, uint8_t* shared, FewRouting<kEach>& routing)
       : args(args), routing(routing), all(args.f / (kStripRows / 2)), turns{args.turns} {
     auto* barriers = reinterpret_cast<device::Barrier*>(shared + args.ring_bytes);
-    ring = few_experts_ring(args, shared, barriers);
+    ring = few_experts_ring<kFormat>(args, shared, barriers);
     next_there = barriers + kFewBarriers;
     next_known = next_there + 1;
     written = next_known + 1;
@@ -267,11 +276,11 @@ struct FewBlock {
     memory = reinterpret_cast<uint8_t*>(barriers + kFewExpertsBarriers);
   }
 
-  WEIR_DEVICE FewShared up_memory() const {
+  WEIR_DEVICE Shared up_memory() const {
     return {memory, args.rows, args.d, args.pairs_max, args.items_max, kFewGatePad};
   }
   // Of the entries behind the last one is zeros.
-  WEIR_DEVICE FewShared down_memory() const {
+  WEIR_DEVICE Shared down_memory() const {
     return {memory, entries() + 1, args.f, entries(), routed() + args.shared, kFewDownPad};
   }
   WEIR_DEVICE int routed() const { return args.rows * args.top_k; }
@@ -286,21 +295,24 @@ struct FewBlock {
   WEIR_DEVICE int downs_until(int part) const {
     return part == kFewParts - 1 ? routing.routes.count + args.shared : experts_until(part);
   }
+  // Of them, those of the experts' format.
+  WEIR_DEVICE int like_until(int part) const {
+    return part == kFewParts - 1 && few_apart<kFormat>(args) ? routing.routes.count : downs_until(part);
+  }
   WEIR_DEVICE bool is_share(int share) const { return share < static_cast<int>(gridDim.x); }
 
   // Items `first` to `end`, each of `blocks` units.
-  template <class Strip, class Offset>
+  template <int kOf, class Strip, class Offset>
   WEIR_DEVICE void bring(FewRing::Bringing& at, const uint8_t* weights, int first, int end, int blocks,
                          const Strip& strip_of, const Offset& offset_of) const {
     const int block_bits = log_of(blocks);
     const int count = (end - first) << block_bits;
-    const int together = min(kFewWarps, blocks);
     const auto fill = [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
-      bring_chunk(
-          weights, chunk, count, together, blocks, block_bits, slot, barrier,
-          [&](int item) { return strip_of(first + item); }, [&](int item) { return offset_of(first + item); });
+      bring_chunk<kOf>(
+          weights, chunk, count, blocks, block_bits, slot, barrier, [&](int item) { return strip_of(first + item); },
+          [&](int item) { return offset_of(first + item); });
     };
-    ring.bring(at, (count + kFewWarps - 1) / kFewWarps, args.under_way, fill);
+    ring.bring(at, few_chunks<kOf>(count), args.under_way, fill);
   }
 
   WEIR_DEVICE void bring() {
@@ -312,7 +324,7 @@ struct FewBlock {
 #pragma unroll 1
       for (int part = 0, first = 0; part < kFewParts; ++part) {
         const int end = items_until(part);
-        bring(
+        bring<kFormat>(
             at, args.gate_up, first, end, args.d / kBlockK, [&](int item) { return all.strip(item); },
             [&](int item) { return routing.routes.experts[all.number(item)] * args.stride; });
         first = end;
@@ -326,18 +338,22 @@ struct FewBlock {
     for (int strip = static_cast<int>(blockIdx.x); strip * kStripRows < args.d; strip += static_cast<int>(gridDim.x)) {
 #pragma unroll 1
       for (int part = 0, first = 0; part < kFewParts; ++part) {
-        const int end = downs_until(part);
-        bring(
+        const int end = like_until(part);
+        bring<kFormat>(
             at, args.down, first, end, args.f / kBlockK, [&](int) { return strip; },
             [&](int item) { return routing.routes.experts[item] * args.stride; });
         first = end;
+      }
+      if (few_apart<kFormat>(args)) {
+        bring<kFewApartFormat>(
+            at, args.shared_down, 0, 1, args.f / kBlockK, [&](int) { return strip; }, [](int) { return 0; });
       }
     }
   }
 
   // By all lanes of a warp, beside ring.prepare().
   WEIR_DEVICE void prepare() const {
-    constexpr int kMultiplying = kFewWarps * device::kWarpArrivals;
+    constexpr int kMultiplying = few_warps(kFormat) * device::kWarpArrivals;
     const int lane = device::lane();
     if (lane == 0) {
       device::barrier_init(next_there, 1);
@@ -372,7 +388,7 @@ struct FewBlock {
   WEIR_DEVICE void fetch() const {
     const int lane = device::lane();
     if (static_cast<int>(blockIdx.x) * kStripRows < args.d) {
-      const FewShared m = down_memory();
+      const Shared m = down_memory();
       const int row_bytes = 2 * args.f;
       const auto* from = reinterpret_cast<const uint8_t*>(args.hidden);
 #pragma unroll 1
@@ -425,11 +441,12 @@ struct FewBlock {
  private:
   // The scales of `count` units, as bring() has these, by the warps that multiply: one group of copies.
   template <class Strip, class Offset>
-  WEIR_DEVICE static void bring_scales(const FewShared& m, const float* scales, int count, int blocks,
+  WEIR_DEVICE static void bring_scales(const Shared& m, const float* scales, int count, int blocks,
                                        const Strip& strip_of, const Offset& offset_of) {
+    if constexpr (!kScales) return;
     const int block_bits = log_of(blocks);
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kFewMultiply) {
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += few_multiply(kFormat)) {
       const int item = i >> block_bits;
       const int block = i & (blocks - 1);
       const auto* from = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(scales) + offset_of(item));
@@ -442,7 +459,7 @@ struct FewBlock {
     const int thread = static_cast<int>(threadIdx.x);
     const int blocks = args.d / kBlockK;
     const int block_bits = log_of(blocks);
-    const FewShared m = up_memory();
+    const Shared m = up_memory();
     const FewDots dots(m.behind, args.items_max);
     const bool has_row = device::warp() < args.rows;
     typename FewRouting<kEach>::Entry mine = {};
@@ -459,9 +476,9 @@ struct FewBlock {
       const int count = items_until(kFewParts - 1) << block_bits;
       if (shares > 0) {
         device::barrier_wait(next_known, static_cast<uint32_t>(shares - 1) & 1U);  // post() is not two shares behind
-        dots.clear(args.items_max);
+        dots.clear(args.items_max, few_multiply(kFormat));
         if (thread == 0) routing.pairs = 0;
-        few_barrier();
+        experts_barrier<kFormat>();
       }
       bring_scales(
           m, args.gate_up_scales, count, blocks, [&](int item) { return all.strip(item); },
@@ -469,44 +486,64 @@ struct FewBlock {
       if (has_row && device::lane() < args.top_k) {
         dots.enter(all, device::warp(), mine.entry, mine.number, &routing.pairs);
       }
-      few_barrier();
+      experts_barrier<kFormat>();
 #pragma unroll 1
       for (int part = 0, first = 0; part < kFewParts; ++part) {
         const int end = items_until(part);
-        run_units(ring, at, (end - first) << block_bits, [&](int unit, const uint8_t* place) {
-          const int item = first + (unit >> block_bits);
-          const int block = unit & (blocks - 1);
-          float d[4];
-          multiply_fp8(place, base + static_cast<uint32_t>(block * kBlockK * 2), d);
-          const uint32_t two = reinterpret_cast<const uint32_t*>(dots.of_item + item * kFewMoeRows)[device::lane() % 4];
-          float* sums = m.sums + block * kStripRows + device::lane() / 4;
-          keep_column(sums, static_cast<int>(two & 0xffffU), FewDots::kNone, m.sum_floats, d[0], d[2]);
-          keep_column(sums, static_cast<int>(two >> 16), FewDots::kNone, m.sum_floats, d[1], d[3]);
-        });
+        run_chunks<kFormat>(
+            ring, at, (end - first) << block_bits,
+            [&](int unit) { return base + static_cast<uint32_t>((unit & (blocks - 1)) * kBlockK * 2); },
+            [&](int unit, const float (&d)[4]) {
+              const int item = first + (unit >> block_bits);
+              const uint32_t two =
+                  reinterpret_cast<const uint32_t*>(dots.of_item + item * kFewMoeRows)[device::lane() % 4];
+              float* sums = m.sums + (unit & (blocks - 1)) * kStripRows + device::lane() / 4;
+              keep_column(sums, static_cast<int>(two & 0xffffU), FewDots::kNone, m.sum_floats, d[0], d[2]);
+              keep_column(sums, static_cast<int>(two >> 16), FewDots::kNone, m.sum_floats, d[1], d[3]);
+            });
         device::copies_wait<0>();
-        few_barrier();
-        write_hidden(args, m, all, dots, routing.pairs, first, end, blocks);
+        experts_barrier<kFormat>();
+        write_hidden<kFormat>(args, m, all, dots, routing.pairs, first, end, blocks);
         device::warp_arrive(&written[part]);
         first = end;
       }
       device::barrier_wait(next_there, static_cast<uint32_t>(shares) & 1U);
       share = routing.next;
-      few_barrier();
+      experts_barrier<kFormat>();
       if (thread == 0) device::barrier_arrive(next_known);
     }
     device::warp_arrive(up_over);
+  }
+
+  // A strip of the experts numbered `first` to `end`.
+  template <int kOf>
+  WEIR_DEVICE void run_downs(RingPlace& at, const Shared& m, int first, int end, int blocks) {
+    const int block_bits = log_of(blocks);
+    const uint32_t base = device::shared_address(m.rows + device::lane() / 8 * 16);
+    const auto columns_of = [&](int unit) { return routing.routes.columns[first + (unit >> block_bits)]; };
+    run_chunks<kOf>(
+        ring, at, (end - first) << block_bits,
+        [&](int unit) {
+          return base + static_cast<uint32_t>(columns_of(unit)[device::lane() % 8] * m.row_bytes +
+                                              (unit & (blocks - 1)) * kBlockK * 2);
+        },
+        [&](int unit, const float (&d)[4]) {
+          const uint8_t* columns = columns_of(unit);
+          const int column = 2 * (device::lane() % 4);
+          float* sums = m.sums + (unit & (blocks - 1)) * kStripRows + device::lane() / 4;
+          keep_column(sums, columns[column], entries(), m.sum_floats, d[0], d[2]);
+          keep_column(sums, columns[column + 1], entries(), m.sum_floats, d[1], d[3]);
+        });
   }
 
   WEIR_DEVICE void multiply_down(RingPlace& at) {
     const int thread = static_cast<int>(threadIdx.x);
     const FewRoutes& routes = routing.routes;
     const int blocks = args.f / kBlockK;
-    const int block_bits = log_of(blocks);
-    const FewShared m = down_memory();
-    const int count = downs_until(kFewParts - 1) << block_bits;
+    const Shared m = down_memory();
+    const int count = downs_until(kFewParts - 1) * blocks;
     const int row = thread % kStripRows;
     const int r = thread / kStripRows;
-    const uint32_t base = device::shared_address(m.rows + device::lane() / 8 * 16);
     device::start_next();
 #pragma unroll 1
     for (int strip = static_cast<int>(blockIdx.x); strip * kStripRows < args.d; strip += static_cast<int>(gridDim.x)) {
@@ -519,51 +556,43 @@ struct FewBlock {
       const float before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
 #pragma unroll 1
       for (int part = 0, first = 0; part < kFewParts; ++part) {
-        const int end = downs_until(part);
+        const int end = like_until(part);
         device::barrier_wait(&fetched[part], 0);
-        run_units(ring, at, (end - first) << block_bits, [&](int unit, const uint8_t* place) {
-          const uint8_t* columns = routes.columns[first + (unit >> block_bits)];
-          const int block = unit & (blocks - 1);
-          float d[4];
-          multiply_fp8(place,
-                       base + static_cast<uint32_t>(columns[device::lane() % 8] * m.row_bytes + block * kBlockK * 2),
-                       d);
-          const int column = 2 * (device::lane() % 4);
-          float* sums = m.sums + block * kStripRows + device::lane() / 4;
-          keep_column(sums, columns[column], entries(), m.sum_floats, d[0], d[2]);
-          keep_column(sums, columns[column + 1], entries(), m.sum_floats, d[1], d[3]);
-        });
+        run_downs<kFormat>(at, m, first, end, blocks);
         first = end;
       }
+      if (few_apart<kFormat>(args)) run_downs<kFewApartFormat>(at, m, routes.count, routes.count + 1, blocks);
       device::copies_wait<0>();
-      few_barrier();
+      experts_barrier<kFormat>();
       // Every entry's dot by itself, where its first sum stood; then those of a row, weighed, in ascending order.
 #pragma unroll 1
-      for (int entry = r; entry < entries(); entry += kFewMultiply / kStripRows) {
+      for (int entry = r; entry < entries(); entry += few_multiply(kFormat) / kStripRows) {
         float* of = m.sums + entry * m.sum_floats + row;
-        *of = join_units(of, kStripRows, m.scales + routes.numbers[entry] * m.scale_floats + row / 8, blocks);
+        const float* scales = kScales ? m.scales + routes.numbers[entry] * m.scale_floats + row / 8 : nullptr;
+        *of = join_units(of, kStripRows, scales, blocks);
       }
-      few_barrier();
+      experts_barrier<kFormat>();
       if (writes) {
         *y = before + few_row_sum(args, routes.weights, routed(), r,
                                   [&](int entry) { return m.sums + entry * m.sum_floats + row; });
       }
-      few_barrier();
+      experts_barrier<kFormat>();
     }
   }
 };
 
-template <int kEach>
+template <int kFormat, int kEach>
 WEIR_DEVICE void experts(const GpuFewExpertsArgs& args, uint8_t* shared, FewRouting<kEach>& routing) {
-  FewBlock<kEach> block(args, shared, routing);
-  const FewShared m = block.up_memory();
-  if (few_brings()) block.ring.prepare();
-  if (few_posts()) block.prepare();
-  if (device::warp() < kFewWarps) FewDots(m.behind, args.items_max).clear(args.items_max);
+  FewBlock<kFormat, kEach> block(args, shared, routing);
+  const auto m = block.up_memory();
+  if (experts_bring<kFormat>()) block.ring.prepare(few_warps(kFormat));
+  if (experts_post<kFormat>()) block.prepare();
+  if (device::warp() < few_warps(kFormat))
+    FewDots(m.behind, args.items_max).clear(args.items_max, few_multiply(kFormat));
   routing.clear(args);
   device::wait_for_previous();
   int chosen = 0;
-  if (few_brings()) {
+  if (experts_bring<kFormat>()) {
     if (device::lane() == 0) {
       device::barrier_expect(block.ring.rows, args.rows * 2 * args.d);
       routing.share = block.turns.take();
@@ -578,11 +607,11 @@ WEIR_DEVICE void experts(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
     chosen = routing.choose(args, device::warp());
   }
   routing.number_experts(args);
-  if (device::warp() < kFewWarps) {
+  if (device::warp() < few_warps(kFormat)) {
     block.multiply(chosen);
-  } else if (few_brings()) {
+  } else if (experts_bring<kFormat>()) {
     if (device::lane() == 0) block.bring();
-  } else if (few_posts()) {
+  } else if (experts_post<kFormat>()) {
     if (device::lane() == 0) block.post();
   } else {
     block.fetch();
@@ -592,15 +621,25 @@ WEIR_DEVICE void experts(const GpuFewExpertsArgs& args, uint8_t* shared, FewRout
 }  // namespace
 
 // For at most 256 experts, and for 512.
-WEIR_KERNEL_BOUNDED(weir_few_experts, GpuFewExpertsArgs, kFewExpertsThreads, 1) {
+WEIR_KERNEL_BOUNDED(weir_few_experts, GpuFewExpertsArgs, few_experts_threads(kGpuFp8Block), 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
   __shared__ FewRouting<8> routing;
-  experts<8>(args, few_shared, routing);
+  experts<kGpuFp8Block, 8>(args, few_shared, routing);
 }
-WEIR_KERNEL_BOUNDED(weir_few_experts_many, GpuFewExpertsArgs, kFewExpertsThreads, 1) {
+WEIR_KERNEL_BOUNDED(weir_few_experts_many, GpuFewExpertsArgs, few_experts_threads(kGpuFp8Block), 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
   __shared__ FewRouting<16> routing;
-  experts<16>(args, few_shared, routing);
+  experts<kGpuFp8Block, 16>(args, few_shared, routing);
+}
+WEIR_KERNEL_BOUNDED(weir_few_experts_mxfp4, GpuFewExpertsArgs, few_experts_threads(kGpuMxfp4), 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRouting<8> routing;
+  experts<kGpuMxfp4, 8>(args, few_shared, routing);
+}
+WEIR_KERNEL_BOUNDED(weir_few_experts_mxfp4_many, GpuFewExpertsArgs, few_experts_threads(kGpuMxfp4), 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  __shared__ FewRouting<16> routing;
+  experts<kGpuMxfp4, 16>(args, few_shared, routing);
 }
 
 }  // namespace weir

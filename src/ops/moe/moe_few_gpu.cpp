@@ -1,6 +1,10 @@
 #include "ops/moe/moe_few_gpu.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <string>
+#include <string_view>
 
 #include "base/check.h"
 #include "ops/linear/few_share.h"
@@ -16,8 +20,6 @@ constexpr int64_t kOneStatic = 1024;
 static_assert(kOneStatic >= sizeof(OneRoutes) + 2 * (16 + 32) * 4, "the routes, and candidates for them");
 constexpr int64_t kFewStatic = 3072;
 static_assert(kFewStatic >= sizeof(FewRoutes) + kPackedExpertsMax * 9 / 8 + 16, "the routes, and how they are found");
-constexpr int64_t kFewSlotBytes = kFewWarps * kFewUnitBytes;
-
 int64_t few_room(const Gpu& gpu, const GpuFewExpertsArgs& args) {
   return gpu.device->info().shared_bytes_max - (args.rows == 1 ? kOneStatic : kFewStatic);
 }
@@ -38,12 +40,35 @@ int64_t items(const GpuFewExpertsArgs& args) {
   return int64_t{args.rows} * args.top_k * strips(args);
 }
 
-// Units of a share of gate and up, and of a strip of down, at most.
+bool apart(const GpuFewExpertsArgs& args) {
+  return args.shared_down != nullptr;
+}
+
+// Units of a share of gate and up, at most, and bytes of the slots of a ring that they fill; the same of a strip of
+// down.
 int64_t gate_up_units(const GpuFewExpertsArgs& args) {
   return args.items_max * int64_t{args.d / kBlockK};
 }
+int64_t chunk_bytes(const GpuFewExpertsArgs& args, int64_t units, int32_t format) {
+  const int64_t each = few_chunk_units(format);
+  return (units + each - 1) / each * few_chunk_bytes(args.format);
+}
+int64_t gate_up_ring(const GpuFewExpertsArgs& args) {
+  return chunk_bytes(args, gate_up_units(args), args.format);
+}
+int64_t down_entries(const GpuFewExpertsArgs& args) {
+  return int64_t{args.rows} * args.top_k + args.shared;
+}
 int64_t down_units(const GpuFewExpertsArgs& args) {
-  return (int64_t{args.rows} * args.top_k + args.shared) * (args.f / kBlockK);
+  return down_entries(args) * (args.f / kBlockK);
+}
+int64_t down_ring(const GpuFewExpertsArgs& args) {
+  const int64_t blocks = args.f / kBlockK;
+  if (!apart(args)) return chunk_bytes(args, down_units(args), args.format);
+  return chunk_bytes(args, down_units(args) - blocks, args.format) + chunk_bytes(args, blocks, kFewApartFormat);
+}
+int32_t ring_bytes(const GpuFewExpertsArgs& args, int64_t bytes, int64_t room, int64_t most = kFewRingMax) {
+  return few_ring_bytes(bytes, few_chunk_bytes(args.format), room, most);
 }
 
 void share_items(GpuFewExpertsArgs* args, int64_t grid) {
@@ -60,15 +85,19 @@ device::Grid one_gate_up_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
   share_items(args, grid);
   args->under_way = 6;
   const int64_t fixed = one_bytes(1, args->d, gate_up_units(*args));
-  args->ring_bytes = few_ring_bytes(gate_up_units(*args), kFewSlotBytes, few_room(gpu, *args) - fixed);
-  return few_grid(grid, args->ring_bytes + fixed, true);
+  args->ring_bytes = ring_bytes(*args, gate_up_ring(*args), few_room(gpu, *args) - fixed);
+  device::Grid out = few_grid(grid, args->ring_bytes + fixed, true);
+  out.threads = few_threads(args->format);
+  return out;
 }
 
 device::Grid one_down_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
   args->under_way = 1;  // they come while the kernel before reads its own
   const int64_t fixed = one_bytes(args->top_k + args->shared, args->f, down_units(*args));
-  args->ring_bytes = few_ring_bytes(down_units(*args), kFewSlotBytes, few_room(gpu, *args) - fixed);
-  return few_grid((args->d + kStripRows - 1) / kStripRows, args->ring_bytes + fixed, false);
+  args->ring_bytes = ring_bytes(*args, down_ring(*args), few_room(gpu, *args) - fixed);
+  device::Grid out = few_grid((args->d + kStripRows - 1) / kStripRows, args->ring_bytes + fixed, false);
+  out.threads = few_threads(args->format);
+  return out;
 }
 
 // Pairs of an item and a row that has chosen its expert, of one of `grid` shares, whatever the rows choose. Where a
@@ -86,10 +115,11 @@ int64_t pairs_max(const GpuFewExpertsArgs& args, int64_t grid) {
 }
 
 // What a block of moe_few.cu has for a half of its work beside ring and barriers.
-int64_t half_bytes(int64_t rows, int64_t width, int64_t dots, int64_t pad, int64_t experts) {
+int64_t half_bytes(const GpuFewExpertsArgs& args, int64_t rows, int64_t width, int64_t dots, int64_t pad,
+                   int64_t experts) {
   const int64_t blocks = width / kBlockK;
-  return rows * (2 * width + kFewRowPad) + dots * (blocks * kStripRows + pad) * kFloat +
-         experts * (2 * blocks + kFewScalesPad) * kFloat;
+  const int64_t scales = few_has_scales(args.format) ? 2 * blocks + kFewScalesPad : 0;
+  return rows * (2 * width + kFewRowPad) + dots * (blocks * kStripRows + pad) * kFloat + experts * scales * kFloat;
 }
 
 device::Grid few_experts_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
@@ -101,23 +131,20 @@ device::Grid few_experts_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
   args->pairs_max = static_cast<int32_t>(pairs_max(*args, grid));
   args->under_way = 4;
   // An item's columns and a pair's item: 16 and 4 bytes.
-  const int64_t up = half_bytes(args->rows, args->d, args->pairs_max, kFewGatePad, args->items_max) +
+  const int64_t up = half_bytes(*args, args->rows, args->d, args->pairs_max, kFewGatePad, args->items_max) +
                      args->items_max * int64_t{2 * kFewMoeRows} + args->pairs_max * int64_t{4};
-  const int64_t down = half_bytes(entries + 1, args->f, entries, kFewDownPad, routed + args->shared);
+  const int64_t down = half_bytes(*args, entries + 1, args->f, entries, kFewDownPad, routed + args->shared);
   const int64_t fixed = std::max(up, down) + kFewExpertsBarriers * kBarrier;
-  const int64_t units = std::max(gate_up_units(*args), down_units(*args));
-  args->ring_bytes = few_ring_bytes(units, kFewSlotBytes, few_room(gpu, *args) - fixed, few_room(gpu, *args));
+  const int64_t most = std::max(gate_up_ring(*args), down_ring(*args));
+  args->ring_bytes = ring_bytes(*args, most, few_room(gpu, *args) - fixed, few_room(gpu, *args));
   device::Grid out = few_grid(grid, args->ring_bytes + fixed, true);
-  out.threads = kFewExpertsThreads;
+  out.threads = few_experts_threads(args->format);
   return out;
 }
 
 // As moe_some.cu and routes.h lay out their memory.
 constexpr int64_t kColumns = 8;
-constexpr int64_t kSlotWeights = kFewWarps * kFewUnitBytes + kFewWarps * 8;
-constexpr int64_t kSomeBarriers = (kFewBarriers + 4) * kBarrier;
 constexpr int64_t kSomeSlotsMax = 6;
-constexpr int kSomeDownThreads = 544;
 
 int64_t some_routes_bytes(const GpuFewExpertsArgs& args) {
   const int64_t entries = route_entries_max(args.rows, args.experts, args.top_k);
@@ -133,32 +160,52 @@ device::Grid some_routes_grid(const GpuFewExpertsArgs& args) {
 }
 
 device::Grid some_grid(const Gpu& gpu, GpuFewExpertsArgs* args, int64_t blocks, int64_t slot_bytes, int64_t fixed) {
-  fixed += kSomeBarriers + some_routes_bytes(*args);
+  fixed += kSomeBarriers * kBarrier + some_routes_bytes(*args);
   const int64_t room = gpu.device->info().shared_bytes_max - fixed;
   const int64_t slots = std::min<int64_t>(kSomeSlotsMax, room / slot_bytes);
   args->ring_bytes = static_cast<int32_t>(std::max<int64_t>(slots, 2) * slot_bytes);
   return few_grid(blocks, args->ring_bytes + fixed, true);
 }
 
+// Weights of a slot, and their scales.
+int64_t some_slot_bytes(const GpuFewExpertsArgs& args, int64_t weights) {
+  return weights + (few_has_scales(args.format) ? few_chunk_units(args.format) * 2 * kFloat : 0);
+}
+
 device::Grid some_gate_up_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
   const int64_t units = args->d / kBlockK;
   const int64_t fixed = 2 * kColumns * (2 * int64_t{args->d} + 16) + 2 * units * (kColumns * kStripRows + 2) * kFloat;
-  return some_grid(gpu, args, gpu.device->info().multiprocessors, kSlotWeights, fixed);
+  return some_grid(gpu, args, gpu.device->info().multiprocessors, some_slot_bytes(*args, few_chunk_bytes(args->format)),
+                   fixed);
 }
 
 device::Grid some_down_grid(const Gpu& gpu, GpuFewExpertsArgs* args) {
-  const int64_t together = kFewWarps / (args->f / kBlockK);
-  const int64_t slot = kSlotWeights + together * kColumns * (2 * int64_t{args->f} + 16);
+  const int64_t blocks = args->f / kBlockK;
+  const int64_t units = few_chunk_units(args->format);
+  int64_t weights = few_chunk_bytes(args->format);
+  if (few_may_be_apart(args->format)) weights = std::max(weights, blocks * few_unit_bytes(kFewApartFormat));
+  const int64_t slot = some_slot_bytes(*args, weights) + units / blocks * kColumns * (2 * int64_t{args->f} + 16);
   return some_grid(gpu, args, (args->d + kStripRows - 1) / kStripRows, slot,
-                   2 * kFewWarps * (kColumns * kStripRows + 2) * kFloat);
+                   2 * units * (kColumns * kStripRows + 2) * kFloat);
+}
+
+bool takes_format(const GpuFewExpertsArgs& args) {
+  return (args.format == kGpuFp8Block || args.format == kGpuMxfp4) &&
+         (!apart(args) || (few_may_be_apart(args.format) && args.shared_gate_up != nullptr && args.shared != 0));
+}
+
+// The kernel of a format; `many`: of more than 256 experts.
+std::string kernel_of(const GpuFewExpertsArgs& args, std::string_view name, bool many) {
+  return fmt::format("weir_{}{}{}", name, args.format == kGpuMxfp4 ? "_mxfp4" : "", many ? "_many" : "");
 }
 
 }  // namespace
 
 bool some_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args) {
-  if (args.rows < 1 || args.rows > kPackedMoeRows || args.top_k > kPackedTopMax || args.experts > kPackedExpertsMax ||
-      !whole_blocks(args.d) || !whole_blocks(args.f) || args.d < kFewWarps * kBlockK || args.f < 2 * kBlockK ||
-      args.f > kFewWarps * kBlockK || args.stride == 0 || some_routes_bytes(args) > kSomeRoutesBytes) {
+  if (!takes_format(args) || args.rows < 1 || args.rows > kPackedMoeRows || args.top_k > kPackedTopMax ||
+      args.experts > kPackedExpertsMax || !whole_blocks(args.d) || !whole_blocks(args.f) ||
+      args.d < kFewWarps * kBlockK || args.f < 2 * kBlockK || args.f > kFewWarps * kBlockK || args.stride == 0 ||
+      some_routes_bytes(args) > kSomeRoutesBytes) {
     return false;
   }
   GpuFewExpertsArgs sized = args;
@@ -172,32 +219,33 @@ void experts_some(Gpu& gpu, GpuFewExpertsArgs args) {
              args.rows, args.top_k, args.experts, args.d, args.f);
   gpu.launch("weir_some_routes", some_routes_grid(args), args);
   args.routes_bytes = static_cast<int32_t>(some_routes_bytes(args));
-  const device::Grid up = some_gate_up_grid(gpu, &args);
-  gpu.launch("weir_some_gate_up", up, args);
+  device::Grid up = some_gate_up_grid(gpu, &args);
+  up.threads = some_threads(args.format, kSomeUpJoinWarps);
+  gpu.launch(kernel_of(args, "some_gate_up", false), up, args);
   device::Grid down = some_down_grid(gpu, &args);
-  down.threads = kSomeDownThreads;
-  gpu.launch("weir_some_down", down, args);
+  down.threads = some_threads(args.format, kSomeDownJoinWarps);
+  gpu.launch(kernel_of(args, "some_down", false), down, args);
 }
 
 bool few_experts_takes(const Gpu& gpu, const GpuFewExpertsArgs& args) {
-  if (args.rows < 1 || args.rows > kFewMoeRows || args.top_k + args.shared > kFewSlots ||
+  if (!takes_format(args) || args.rows < 1 || args.rows > kFewMoeRows || args.top_k + args.shared > kFewSlots ||
       args.experts > kPackedExpertsMax || !whole_blocks(args.d) || !whole_blocks(args.f) || args.stride == 0 ||
       gpu.device->info().multiprocessors < 2) {
     return false;
   }
   GpuFewExpertsArgs sized = args;
   const int64_t room = few_room(gpu, args);
-  const auto fits = [&](const device::Grid& grid, int64_t units) {
-    return grid.shared_bytes <= room && few_ring_hides(sized.ring_bytes, units, kFewSlotBytes);
+  const auto fits = [&](const device::Grid& grid, int64_t bytes) {
+    return grid.shared_bytes <= room && few_ring_hides(sized.ring_bytes, bytes, few_chunk_bytes(args.format));
   };
   if (args.rows > 1) {
     const device::Grid grid = few_experts_grid(gpu, &sized);
-    return fits(grid, std::max(gate_up_units(sized), down_units(sized)));
+    return fits(grid, std::max(gate_up_ring(sized), down_ring(sized)));
   }
   const device::Grid up = one_gate_up_grid(gpu, &sized);
-  if (!fits(up, gate_up_units(sized))) return false;
+  if (!fits(up, gate_up_ring(sized))) return false;
   const device::Grid down = one_down_grid(gpu, &sized);
-  return fits(down, down_units(sized));
+  return fits(down, down_ring(sized));
 }
 
 void experts_few(Gpu& gpu, GpuFewExpertsArgs args) {
@@ -207,13 +255,13 @@ void experts_few(Gpu& gpu, GpuFewExpertsArgs args) {
   if (args.rows > 1) {
     WEIR_CHECK(args.turns != nullptr, "{} rows without memory for turns", args.rows);
     const device::Grid grid = few_experts_grid(gpu, &args);
-    gpu.launch(many ? "weir_few_experts_many" : "weir_few_experts", grid, args);
+    gpu.launch(kernel_of(args, "few_experts", many), grid, args);
     return;
   }
   const device::Grid up = one_gate_up_grid(gpu, &args);
-  gpu.launch(many ? "weir_one_gate_up_many" : "weir_one_gate_up", up, args);
+  gpu.launch(kernel_of(args, "one_gate_up", many), up, args);
   const device::Grid down = one_down_grid(gpu, &args);
-  gpu.launch(many ? "weir_one_down_many" : "weir_one_down", down, args);
+  gpu.launch(kernel_of(args, "one_down", many), down, args);
 }
 
 }  // namespace weir

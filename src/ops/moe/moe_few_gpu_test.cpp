@@ -1,13 +1,11 @@
-// The kernels for few rows of FP8 experts give the bits of the general ones.
+// The kernels for few rows of FP8 and MXFP4 experts give the bits of the general ones.
 #include "ops/moe/moe_few_gpu.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "ops/linear/linear_few_gpu.h"
 #include "ops/linear/packed_test_tools.h"
 #include "ops/moe/moe_packed_gpu.h"
-#include "ops/norm/norm_rows_gpu.h"
 
 namespace weir {
 namespace {
@@ -20,46 +18,76 @@ uint16_t float_to_f16(float x) {
   return bits;
 }
 
+// How the routed experts and the shared one are stored.
+struct Stored {
+  int32_t routed = kGpuFp8Block;
+  int32_t shared = kGpuFp8Block;
+};
+constexpr Stored kFp8 = {};
+constexpr Stored kMxfp4 = {kGpuMxfp4, kGpuMxfp4};
+constexpr Stored kMxfp4BesideBf16 = {kGpuMxfp4, kGpuBf16};
+
 class MoeFew : public GpuTest {
  protected:
-  // FP8 experts, each one's parts a stride behind those of the one before.
+  // Experts, each one's parts a stride behind those of the one before; the shared one's too, if it is stored like them.
   struct Experts {
+    Stored stored;
     OnDevice<uint8_t> memory;
     OnDevice<GpuPackedMlp> table;
     std::vector<GpuPackedMlp> mlps;
     int64_t stride = 0;
+
+    bool apart() const { return stored.routed != stored.shared; }
+    // The weights of those of few rows.
+    void fill(GpuFewExpertsArgs* args) const {
+      args->format = stored.routed;
+      args->gate_up = mlps.front().gate_up.data;
+      args->down = mlps.front().down.data;
+      args->gate_up_scales = mlps.front().gate_up.scales;
+      args->down_scales = mlps.front().down.scales;
+      args->stride = stride;
+      if (!apart()) return;
+      args->shared_gate_up = mlps.back().gate_up.data;
+      args->shared_down = mlps.back().down.data;
+    }
   };
 
-  Experts make(int64_t d, int64_t f, int32_t experts) {
-    const GpuPacked up = packed_shape(2 * f, d, kGpuFp8Block);
-    const GpuPacked down = packed_shape(d, f, kGpuFp8Block);
+  Experts make(int64_t d, int64_t f, int32_t experts, Stored stored = kFp8) {
     const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
-    const int64_t parts[4] = {aligned(packed_data_bytes(up)), aligned(packed_scale_floats(up) * 4),
-                              aligned(packed_data_bytes(down)), aligned(packed_scale_floats(down) * 4)};
     Experts out;
-    out.stride = parts[0] + parts[1] + parts[2] + parts[3];
-    out.memory = zeros<uint8_t>(static_cast<size_t>(out.stride * (experts + 1)));
+    out.stored = stored;
+    std::vector<PackedOnDevice> packed;  // gate and up, down
     for (int32_t e = 0; e <= experts; ++e) {
       const auto seed = static_cast<uint64_t>(10 * e);
-      const TestMatrix gate = random_matrix(f, d, kGpuFp8Block, seed + 1);
-      const TestMatrix upper = random_matrix(f, d, kGpuFp8Block, seed + 2);
-      const PackedOnDevice a = pack_on_device(gpu(), gate, &upper);
-      const PackedOnDevice b = pack_on_device(gpu(), random_matrix(d, f, kGpuFp8Block, seed + 3));
-      uint8_t* at = out.memory.data() + e * out.stride;
-      const auto put = [&](const void* from, int64_t bytes, int64_t room) {
-        gpu().stream->copy(reinterpret_cast<std::byte*>(at), static_cast<const std::byte*>(from), bytes);
-        uint8_t* place = at;
-        at += room;
-        return place;
-      };
-      GpuPackedMlp mlp{a.packed, b.packed};
-      mlp.gate_up.data = put(a.packed.data, packed_data_bytes(up), parts[0]);
-      mlp.gate_up.scales = reinterpret_cast<float*>(put(a.packed.scales, packed_scale_floats(up) * 4, parts[1]));
-      mlp.down.data = put(b.packed.data, packed_data_bytes(down), parts[2]);
-      mlp.down.scales = reinterpret_cast<float*>(put(b.packed.scales, packed_scale_floats(down) * 4, parts[3]));
-      EXPECT_TRUE(gpu().stream->wait().ok());
-      out.mlps.push_back(mlp);
+      const int32_t format = e < experts ? stored.routed : stored.shared;
+      const TestMatrix gate = random_matrix(f, d, format, seed + 1);
+      const TestMatrix upper = random_matrix(f, d, format, seed + 2);
+      packed.push_back(pack_on_device(gpu(), gate, &upper));
+      packed.push_back(pack_on_device(gpu(), random_matrix(d, f, format, seed + 3)));
     }
+    const auto bytes_of = [&](const GpuPacked& m) {
+      return aligned(packed_data_bytes(m)) + (m.scales != nullptr ? aligned(packed_scale_floats(m) * 4) : 0);
+    };
+    out.stride = bytes_of(packed[0].packed) + bytes_of(packed[1].packed);
+    const int64_t last = bytes_of(packed[packed.size() - 2].packed) + bytes_of(packed.back().packed);
+    out.memory = zeros<uint8_t>(static_cast<size_t>(out.stride * experts + last));
+    uint8_t* at = out.memory.data();
+    const auto put = [&](const void* from, int64_t bytes) {
+      gpu().stream->copy(reinterpret_cast<std::byte*>(at), static_cast<const std::byte*>(from), bytes);
+      uint8_t* place = at;
+      at += aligned(bytes);
+      return place;
+    };
+    const auto move = [&](GpuPacked m) {
+      m.data = put(m.data, packed_data_bytes(m));
+      if (m.scales != nullptr) m.scales = reinterpret_cast<float*>(put(m.scales, packed_scale_floats(m) * 4));
+      return m;
+    };
+    for (size_t i = 0; i < packed.size(); i += 2) {
+      const GpuPacked gate_up = move(packed[i].packed);
+      out.mlps.push_back({gate_up, move(packed[i + 1].packed)});
+    }
+    EXPECT_TRUE(gpu().stream->wait().ok());
     out.table = upload(out.mlps);
     return out;
   }
@@ -90,16 +118,17 @@ class MoeFew : public GpuTest {
 
   // Those of the general kernels against those of few rows.
   void compare_experts(const Case& c, std::initializer_list<int32_t> row_counts,
-                       std::initializer_list<Share> shares = {Share::kChance}) {
-    const Experts m = make(c.d, c.f, c.experts);
+                       std::initializer_list<Share> shares = {Share::kChance}, Stored stored = kFp8) {
+    const Experts m = make(c.d, c.f, c.experts, stored);
     for (const Share share : shares) {
       for (const int32_t rows : row_counts) compare_rows(c, m, rows, share);
     }
   }
   void compare_rows(const Case& c, const Experts& m, int32_t rows, Share share) {
     const std::vector<float> x = normal_values(static_cast<size_t>(rows * c.d), 1, 5);
+    const int32_t type = operand_type(m.stored.routed);
     std::vector<uint16_t> halves;
-    for (const float v : x) halves.push_back(float_to_f16(v));
+    for (const float v : x) halves.push_back(type == kOperandF16 ? float_to_f16(v) : float_to_bf16(v));
     OnDevice<uint16_t> in = upload(halves);
     OnDevice<float> router = upload(router_logits(share, rows, c.experts));
     const int64_t slots = c.top_k + 1;
@@ -128,26 +157,24 @@ class MoeFew : public GpuTest {
       if (which < 2) {
         // The shared expert's hidden values are there before these; experts_some() works them out itself.
         GpuPackedLinearArgs front;
-        front.x_f16 = in.data();
+        (type == kOperandF16 ? front.x_f16 : front.x_bf16) = in.data();
         front.x_stride = c.d;
         front.k = static_cast<int32_t>(c.d);
         front.rows = rows;
         front.outputs[front.count++] = {m.mlps.back().gate_up, hidden.data() + (which == 0 ? 1 : rows) * c.top_k * c.f,
-                                        which == 0 ? slots * c.f : c.f, kPackedSwiglu, kOperandF16};
+                                        which == 0 ? slots * c.f : c.f, kPackedSwiglu, type};
         linear_packed(g, front);
       }
       if (which == 0) {
         GpuExpertsArgs args;
         args.table = m.table.data();
+        args.format = m.stored.routed;
+        args.shared_format = m.stored.shared;
         fill(args);
         experts_packed(g, args);
       } else {
         GpuFewExpertsArgs args;
-        args.gate_up = m.mlps[0].gate_up.data;
-        args.down = m.mlps[0].down.data;
-        args.gate_up_scales = m.mlps[0].gate_up.scales;
-        args.down_scales = m.mlps[0].down.scales;
-        args.stride = m.stride;
+        m.fill(&args);
         fill(args);
         args.routes = routes.data();
         args.turns = reinterpret_cast<GpuFewTurns*>(turns.data());
@@ -173,92 +200,23 @@ class MoeFew : public GpuTest {
                                  << static_cast<int>(share);
     }
   }
-
-  // A group of products, and those of a vocabulary head.
-  void compare_products(int64_t n, int64_t head_n, std::initializer_list<int32_t> row_counts) {
-    constexpr int64_t kK = 2048;
-    const PackedOnDevice fp8 = pack_on_device(gpu(), random_matrix(n, kK, kGpuFp8Block, 1));
-    const PackedOnDevice bf16 = pack_on_device(gpu(), random_matrix(33, kK, kGpuBf16, 2));
-    const PackedOnDevice head = pack_on_device(gpu(), random_matrix(head_n, kK, kGpuBf16, 3));
-    for (const int32_t rows : row_counts) {
-      OnDevice<float> x = upload(normal_values(static_cast<size_t>(rows * kK), 2, 4));
-      OnDevice<float> norm = upload(normal_values(kK, 0.1F, 5));
-      // By the general kernels, by those of few rows, and by the latter with rows that were normed before.
-      enum class By { kGeneral, kFew, kFewNormed };
-      const auto run = [&](By by) {
-        OnDevice<float> a = zeros<float>(static_cast<size_t>(rows * n));
-        OnDevice<float> b = zeros<float>(static_cast<size_t>(rows) * 33);
-        OnDevice<float> c = zeros<float>(static_cast<size_t>(rows * head_n));
-        Gpu g = gpu();
-        const auto fill = [&](auto* args) {
-          args->x = x.data();
-          args->norm = norm.data();
-          args->x_stride = kK;
-          args->k = kK;
-          args->rows = rows;
-        };
-        OnDevice<uint16_t> bf16_rows = zeros<uint16_t>(static_cast<size_t>(rows * kK));
-        OnDevice<uint16_t> f16_rows = zeros<uint16_t>(static_cast<size_t>(rows * kK));
-        if (by != By::kGeneral) {
-          GpuFewArgs args;
-          fill(&args);
-          if (by == By::kFewNormed) {
-            GpuNormRowsArgs before;
-            before.x = x.data();
-            before.x_stride = kK;
-            before.weight = norm.data();
-            before.size = kK;
-            before.eps = args.eps;
-            before.bf16 = bf16_rows.data();
-            before.f16 = f16_rows.data();
-            norm_rows(g, before, rows);
-            args.norm = nullptr;
-            args.x_bf16 = bf16_rows.data();
-            args.x_f16 = f16_rows.data();
-          }
-          args.outputs[0] = {fp8.packed, a.data(), n, kPackedStore, 0};
-          args.outputs[1] = {bf16.packed, b.data(), 33, kPackedStore, 0};
-          args.count = 2;
-          args.fp8_count = 1;
-          EXPECT_TRUE(few_takes(g, args));
-          linear_few(g, args);
-          GpuFewArgs vocabulary;
-          fill(&vocabulary);
-          vocabulary.outputs[0] = {head.packed, c.data(), head_n, kPackedStore, 0};
-          vocabulary.count = 1;
-          EXPECT_TRUE(head_few_takes(g, vocabulary));
-          head_few(g, vocabulary);
-        } else {
-          GpuPackedLinearArgs args;
-          fill(&args);
-          args.outputs[0] = {fp8.packed, a.data(), n, kPackedStore, 0};
-          args.outputs[1] = {bf16.packed, b.data(), 33, kPackedStore, 0};
-          args.count = 2;
-          linear_packed(g, args);
-          GpuPackedLinearArgs vocabulary;
-          fill(&vocabulary);
-          vocabulary.outputs[0] = {head.packed, c.data(), head_n, kPackedStore, 0};
-          vocabulary.count = 1;
-          linear_packed(g, vocabulary);
-        }
-        std::vector<float> all = a.read();
-        const std::vector<float> second = b.read();
-        const std::vector<float> third = c.read();
-        all.insert(all.end(), second.begin(), second.end());
-        all.insert(all.end(), third.begin(), third.end());
-        return all;
-      };
-      const auto general = run(By::kGeneral);
-      EXPECT_EQ(run(By::kFew), general) << rows << " rows";
-      EXPECT_EQ(run(By::kFewNormed), general) << rows << " rows, normed before";
-    }
-  }
 };
 
 TEST_F(MoeFew, HasTheBitsOfTheGeneralKernels) {
   for (const Case& c :
        {Case{256, 128, 16, 4}, Case{2048, 512, 40, 8}, Case{1024, 256, 300, 10}, Case{4096, 1024, 24, 10}}) {
     compare_experts(c, {1, 2, 6, 7, 8, 9, 31, 64});
+  }
+}
+
+TEST_F(MoeFew, Mxfp4HasTheBitsOfTheGeneralKernels) {
+  for (const Stored stored : {kMxfp4BesideBf16, kMxfp4}) {
+    for (const Case& c :
+         {Case{256, 128, 16, 4}, Case{2048, 512, 40, 8}, Case{1024, 256, 300, 10}, Case{4096, 1024, 24, 10}}) {
+      compare_experts(c, {1, 2, 5, 8, 9, 64}, {Share::kChance}, stored);
+    }
+    compare_experts({1024, 256, 40, 8}, {1, 3, 8}, {Share::kAll, Share::kFirstAndLast, Share::kOne, Share::kTies},
+                    stored);
   }
 }
 
@@ -291,11 +249,7 @@ TEST_F(MoeFew, KernelsOfTwoStreamsDoNotWaitForEachOther) {
             zeros<uint32_t>(sizeof(GpuFewTurns) / sizeof(uint32_t)),
             {}};
     GpuFewExpertsArgs& args = own.args;
-    args.gate_up = m.mlps[0].gate_up.data;
-    args.down = m.mlps[0].down.data;
-    args.gate_up_scales = m.mlps[0].gate_up.scales;
-    args.down_scales = m.mlps[0].down.scales;
-    args.stride = m.stride;
+    m.fill(&args);
     args.router = router.data();
     args.x = x.data();
     args.hidden = own.hidden.data();
@@ -332,52 +286,10 @@ TEST_F(MoeFew, KernelsOfTwoStreamsDoNotWaitForEachOther) {
   EXPECT_EQ(first.turns.read(), std::vector<uint32_t>(sizeof(GpuFewTurns) / sizeof(uint32_t), 0));
 }
 
-TEST_F(MoeFew, ProductsHaveTheBitsOfTheGeneralKernel) {
-  compare_products(1040, 40'008, {1, 3, 8});
-}
-
 // Few launches: check.sh has them searched for races.
 TEST_F(MoeFew, SlotsTakeTurns) {
   compare_experts({1024, 256, 8, 4}, {1, 8, 64});
-  compare_products(8448, 2120, {1, 8});
-}
-
-TEST_F(MoeFew, ProductsOfSomeRowsHaveTheBitsOfTheGeneralKernel) {
-  constexpr int64_t kK = 4096;
-  constexpr int64_t kN = 2040;  // the last strip is half there
-  const PackedOnDevice matrix = pack_on_device(gpu(), random_matrix(kN, kK, kGpuFp8Block, 4));
-  for (const int32_t rows : {1, 9, 24, 31, 32}) {
-    std::vector<uint16_t> halves;
-    for (const float v : normal_values(static_cast<size_t>(rows * kK), 1, 5)) halves.push_back(float_to_f16(v));
-    OnDevice<uint16_t> x = upload(halves);
-    const std::vector<float> before = normal_values(static_cast<size_t>(rows * kN), 1, 6);
-    for (const int32_t kind : {kPackedStore, kPackedAdd}) {
-      const auto run = [&](bool some) {
-        OnDevice<float> y = upload(before);
-        Gpu g = gpu();
-        if (some) {
-          GpuFewArgs args;
-          args.outputs[args.count++] = {matrix.packed, y.data(), kN, kind, 0};
-          args.x_f16 = x.data();
-          args.x_stride = kK;
-          args.k = kK;
-          args.rows = rows;
-          EXPECT_TRUE(some_rows_takes(g, args));
-          linear_some(g, args);
-        } else {
-          GpuPackedLinearArgs args;
-          args.outputs[args.count++] = {matrix.packed, y.data(), kN, kind, 0};
-          args.x_f16 = x.data();
-          args.x_stride = kK;
-          args.k = kK;
-          args.rows = rows;
-          linear_packed(g, args);
-        }
-        return y.read();
-      };
-      EXPECT_EQ(run(true), run(false)) << rows << " rows, kind " << kind;
-    }
-  }
+  compare_experts({1024, 256, 8, 4}, {1, 8, 64}, {Share::kChance}, kMxfp4BesideBf16);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// The sparse experts over one row, in two kernels: bound by reading the weights of its experts. Every block works out the
-// routing for itself; the second kernel's stand beside those of the first one, and bring their weights while these read
-// theirs. few_units.h says how weights are worked off.
+// The sparse experts over one row, in two kernels: bound by reading the weights of its experts. Every block works out
+// the routing for itself; the second kernel's stand beside those of the first one, and bring their weights while these
+// read theirs. few_units.h says how weights are worked off.
 #include "ops/moe/few_experts.h"
 
 namespace weir {
@@ -32,7 +32,7 @@ struct Candidates {
   int32_t experts[device::kWarp];
 };
 
-// The experts of the only row, by all warps that multiply: a lane has one expert of 256. There are no fewer groups of
+// The experts of the only row, by the first kFewWarps warps: a lane has one expert of 256. There are no fewer groups of
 // 32 than the row takes experts, so the last of these reaches the smallest of the groups' largest keys: of 256 some
 // twenty do, whose ranks are counted. By the first warp alone if more do than it has lanes (where a group is empty,
 // all), or if the row takes more experts than there are groups.
@@ -87,6 +87,7 @@ WEIR_DEVICE void choose_by_all(const GpuFewExpertsArgs& args, Candidates& c, One
 }
 
 // The block's shared memory: ring, rows, sums, barriers, scales.
+template <int kFormat>
 struct OneShared {
   FewRing ring;
   uint8_t* rows;  // [count + 1][row_bytes], the last one zeros
@@ -102,7 +103,7 @@ struct OneShared {
     sums = reinterpret_cast<float*>(rows + (count + 1) * row_bytes);
     auto* barriers = reinterpret_cast<device::Barrier*>(sums + units * kStripRows);
     scales = reinterpret_cast<float*>(barriers + kFewBarriers);
-    ring = few_experts_ring(args, shared, barriers);
+    ring = few_experts_ring<kFormat>(args, shared, barriers);
   }
   // The lane's part of columns of which the first one is row `row`.
   WEIR_DEVICE uint32_t column(int row) const {
@@ -111,47 +112,46 @@ struct OneShared {
   }
 };
 
-template <int kEach>
+template <int kFormat, int kEach>
 WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared) {
+  constexpr bool kScales = few_has_scales(kFormat);
   __shared__ OneRoutes routes;
   __shared__ Candidates candidates;
   const int thread = static_cast<int>(threadIdx.x);
   const int blocks = args.d / kBlockK;
   const int block_bits = log_of(blocks);
   const int strip_bits = log_of(args.f / (kStripRows / 2));
-  const OneShared m(args, shared, 1, args.d, args.items_max * blocks);
+  const OneShared<kFormat> m(args, shared, 1, args.d, args.items_max * blocks);
   // Items: strip by strip of slot by slot.
   const unsigned total = static_cast<unsigned>(args.top_k) << strip_bits;
   const int first = static_cast<int>(total * blockIdx.x / gridDim.x);
   const int items = static_cast<int>(total * (blockIdx.x + 1) / gridDim.x) - first;
   const int count = items << block_bits;
-  const int chunks = (count + kFewWarps - 1) / kFewWarps;
   const auto strip_of = [&](int item) { return (first + item) & ((1 << strip_bits) - 1); };
   const auto offset_of = [&](int item) { return routes.experts[(first + item) >> strip_bits] * args.stride; };
-  device::NamedBarrier<0, kFewThreads> routes_here;
-  if (few_brings()) m.ring.prepare();
-  clear_row(m.rows + m.row_bytes, m.row_bytes);
+  device::NamedBarrier<0, few_threads(kFormat)> routes_here;
+  if (experts_bring<kFormat>()) m.ring.prepare(few_warps(kFormat));
+  clear_row(m.rows + m.row_bytes, m.row_bytes, few_threads(kFormat));
   device::wait_for_previous();
   device::start_next();
-  if (few_brings()) {
+  if (experts_bring<kFormat>()) {
     if (device::lane() == 0) {
       device::barrier_expect(m.ring.rows, m.row_bytes);
       device::bulk_copy(m.rows, args.x, m.row_bytes, m.ring.rows);
     }
     __syncwarp();
-  } else {
+  } else if (device::warp() < kFewWarps) {
     choose_by_all<kEach>(args, candidates, routes);
   }
   routes_here.wait();
-  if (few_brings()) {
-    const int together = min(kFewWarps, blocks);
+  if (experts_bring<kFormat>()) {
     const auto fill = [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
-      bring_chunk(args.gate_up, chunk, count, together, blocks, block_bits, slot, barrier, strip_of, offset_of);
+      bring_chunk<kFormat>(args.gate_up, chunk, count, blocks, block_bits, slot, barrier, strip_of, offset_of);
     };
-    m.ring.bring(chunks, args.under_way, fill);
+    m.ring.bring(few_chunks<kFormat>(count), args.under_way, fill);
   } else {
 #pragma unroll 1
-    for (int i = thread; i < count; i += kFewMultiply) {
+    for (int i = thread; kScales && i < count; i += few_multiply(kFormat)) {
       const int item = i >> block_bits;
       const auto* from =
           reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(args.gate_up_scales) + offset_of(item));
@@ -160,91 +160,105 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared) {
     device::copies_commit();
     device::barrier_wait(m.ring.rows, 0);
     const uint32_t base = m.column(0);
-    run_units(m.ring, count, [&](int unit, const uint8_t* place) {
-      float d[4];
-      multiply_fp8(place, base + static_cast<uint32_t>((unit & (blocks - 1)) * kBlockK * 2), d);
-      keep_unit(m.sums + unit * kStripRows, 1, d);
-    });
+    RingPlace at;
+    run_chunks<kFormat>(
+        m.ring, at, count, [&](int unit) { return base + static_cast<uint32_t>((unit & (blocks - 1)) * kBlockK * 2); },
+        [&](int unit, const float (&d)[4]) { keep_unit(m.sums + unit * kStripRows, 1, d); });
     device::copies_wait<0>();
   }
   __syncthreads();
   const int values = items * kStripRows;
 #pragma unroll 1
-  for (int begin = device::warp() * device::kWarp; begin < values; begin += kFewThreads) {
+  for (int begin = device::warp() * device::kWarp; begin < values; begin += few_threads(kFormat)) {
     const int i = min(begin + device::lane(), values - 1);
     const int item = i / kStripRows;
     const int row = i % kStripRows;
     const float sum = join_units(m.sums + item * blocks * kStripRows + row, kStripRows,
-                                 m.scales + item * blocks * 2 + row / 8, blocks);
+                                 kScales ? m.scales + item * blocks * 2 + row / 8 : nullptr, blocks);
     const float up = __shfl_down_sync(device::kAllLanes, sum, kStripRows / 2);
     if (begin + device::lane() >= values || row >= kStripRows / 2) continue;
     const int64_t entry = (first + item) >> strip_bits;
     args.hidden[entry * args.f + strip_of(item) * (kStripRows / 2) + row] =
-        static_cast<uint16_t>(device::f16x2(device::silu(sum) * up, 0.0F));
+        few_operand<kFormat>(device::silu(sum) * up);
   }
 }
 
-template <int kEach>
+template <int kFormat, int kEach>
 WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared) {
+  constexpr bool kScales = few_has_scales(kFormat);
   __shared__ OneRoutes routes;
   const int thread = static_cast<int>(threadIdx.x);
   const int blocks = args.f / kBlockK;
   const int block_bits = log_of(blocks);
   const int entries = args.top_k + args.shared;
-  const int count = entries << block_bits;
-  const int chunks = (count + kFewWarps - 1) / kFewWarps;
-  const OneShared m(args, shared, entries, args.f, count);
+  const int count = (few_apart<kFormat>(args) ? args.top_k : entries) << block_bits;
+  const OneShared<kFormat> m(args, shared, entries, args.f, entries << block_bits);
   const int strip = static_cast<int>(blockIdx.x);
-  if (few_brings()) {
-    m.ring.prepare();
+  if (experts_bring<kFormat>()) {
+    m.ring.prepare(few_warps(kFormat));
   } else if (device::warp() == 0) {
     // The router's logits are of the kernel before the one before this, which has ended.
     choose<kEach>(args, true, routes);
   }
-  clear_row(m.rows + entries * m.row_bytes, m.row_bytes);
+  clear_row(m.rows + entries * m.row_bytes, m.row_bytes, few_threads(kFormat));
   __syncthreads();
-  const int together = min(kFewWarps, blocks);
-  const auto fill = [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
-    bring_chunk(
-        args.down, chunk, count, together, blocks, block_bits, slot, barrier, [&](int) { return strip; },
-        [&](int item) { return routes.experts[item] * args.stride; });
-  };
   const int row = thread % kStripRows;
   const int n = strip * kStripRows + row;
   const bool writes = thread < kStripRows && n < args.d;
   float* y = args.y + n;
   float before = 0;
-  if (few_brings()) m.ring.bring(chunks, args.under_way, fill);
+  if (experts_bring<kFormat>() && device::lane() == 0) {
+    const auto strip_of = [&](int) { return strip; };
+    FewRing::Bringing at;
+    m.ring.bring(at, few_chunks<kFormat>(count), args.under_way,
+                 [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
+                   bring_chunk<kFormat>(args.down, chunk, count, blocks, block_bits, slot, barrier, strip_of,
+                                        [&](int item) { return routes.experts[item] * args.stride; });
+                 });
+    if (few_apart<kFormat>(args)) {
+      m.ring.bring(at, few_chunks<kFewApartFormat>(blocks), args.under_way,
+                   [&](int chunk, uint8_t* slot, device::Barrier* barrier) {
+                     bring_chunk<kFewApartFormat>(args.shared_down, chunk, blocks, blocks, block_bits, slot, barrier,
+                                                  strip_of, [](int) { return 0; });
+                   });
+    }
+  }
 #pragma unroll 1
-  for (int i = thread; i < count && !few_brings(); i += kFewMultiply) {
+  for (int i = thread; kScales && i < count && !experts_bring<kFormat>(); i += few_multiply(kFormat)) {
     const auto* from = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(args.down_scales) +
                                                       routes.experts[i >> block_bits] * args.stride);
     device::copy8(m.scales + 2 * i, from + 2 * (strip << block_bits | (i & (blocks - 1))));
   }
   device::copies_commit();
-  if (!few_brings()) {
+  if (!experts_bring<kFormat>()) {
     device::wait_for_previous();
     device::start_next();
-    copy_beside(m.rows, args.hidden, entries * m.row_bytes, thread, kFewMultiply);
+    copy_beside(m.rows, args.hidden, entries * m.row_bytes, thread, few_multiply(kFormat));
     device::copies_commit();
     before = args.add != 0 && writes ? __ldcg(y) : 0.0F;
     device::copies_wait<0>();
-    few_barrier();
+    experts_barrier<kFormat>();
     if (thread == 0) m.ring.note_rows();
-    run_units(m.ring, count, [&](int unit, const uint8_t* place) {
-      float d[4];
-      multiply_fp8(place, m.column(unit >> block_bits) + static_cast<uint32_t>((unit & (blocks - 1)) * kBlockK * 2), d);
-      keep_unit(m.sums + unit * kStripRows, 1, d);
-    });
+    const auto column_of = [&](int unit) {
+      return m.column(unit >> block_bits) + static_cast<uint32_t>((unit & (blocks - 1)) * kBlockK * 2);
+    };
+    RingPlace at;
+    const auto keep = [&](int unit, const float (&d)[4]) { keep_unit(m.sums + unit * kStripRows, 1, d); };
+    run_chunks<kFormat>(m.ring, at, count, column_of, keep);
+    if (few_apart<kFormat>(args)) {
+      run_chunks<kFewApartFormat>(
+          m.ring, at, blocks, [&](int unit) { return column_of(count + unit); },
+          [&](int unit, const float (&d)[4]) { keep(count + unit, d); });
+    }
   }
   device::copies_wait<0>();
   __syncthreads();
   // Every entry's dot by itself, where its first sum stood; then all of them, weighed, in ascending order.
   const auto first_sum = [&](int entry) { return m.sums + (entry << block_bits) * kStripRows + row; };
 #pragma unroll 1
-  for (int entry = thread / kStripRows; entry < entries; entry += kFewThreads / kStripRows) {
+  for (int entry = thread / kStripRows; entry < entries; entry += few_threads(kFormat) / kStripRows) {
     float* of = first_sum(entry);
-    *of = join_units(of, kStripRows, m.scales + (entry << block_bits) * 2 + row / 8, blocks);
+    *of = join_units(of, kStripRows, kScales ? m.scales + (entry << block_bits) * 2 + row / 8 : nullptr, blocks);
   }
   __syncthreads();
   if (!writes) return;
@@ -254,21 +268,37 @@ WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared) {
 }  // namespace
 
 // For at most 256 experts and for 512.
-WEIR_KERNEL_BOUNDED(weir_one_gate_up, GpuFewExpertsArgs, kFewThreads, 1) {
+WEIR_KERNEL_BOUNDED(weir_one_gate_up, GpuFewExpertsArgs, few_threads(kGpuFp8Block), 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
-  gate_up<8>(args, few_shared);
+  gate_up<kGpuFp8Block, 8>(args, few_shared);
 }
-WEIR_KERNEL_BOUNDED(weir_one_gate_up_many, GpuFewExpertsArgs, kFewThreads, 1) {
+WEIR_KERNEL_BOUNDED(weir_one_gate_up_many, GpuFewExpertsArgs, few_threads(kGpuFp8Block), 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
-  gate_up<16>(args, few_shared);
+  gate_up<kGpuFp8Block, 16>(args, few_shared);
 }
-WEIR_KERNEL_BOUNDED(weir_one_down, GpuFewExpertsArgs, kFewThreads, 1) {
+WEIR_KERNEL_BOUNDED(weir_one_down, GpuFewExpertsArgs, few_threads(kGpuFp8Block), 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
-  down<8>(args, few_shared);
+  down<kGpuFp8Block, 8>(args, few_shared);
 }
-WEIR_KERNEL_BOUNDED(weir_one_down_many, GpuFewExpertsArgs, kFewThreads, 1) {
+WEIR_KERNEL_BOUNDED(weir_one_down_many, GpuFewExpertsArgs, few_threads(kGpuFp8Block), 1) {
   extern __shared__ __align__(128) uint8_t few_shared[];
-  down<16>(args, few_shared);
+  down<kGpuFp8Block, 16>(args, few_shared);
+}
+WEIR_KERNEL_BOUNDED(weir_one_gate_up_mxfp4, GpuFewExpertsArgs, few_threads(kGpuMxfp4), 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  gate_up<kGpuMxfp4, 8>(args, few_shared);
+}
+WEIR_KERNEL_BOUNDED(weir_one_gate_up_mxfp4_many, GpuFewExpertsArgs, few_threads(kGpuMxfp4), 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  gate_up<kGpuMxfp4, 16>(args, few_shared);
+}
+WEIR_KERNEL_BOUNDED(weir_one_down_mxfp4, GpuFewExpertsArgs, few_threads(kGpuMxfp4), 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  down<kGpuMxfp4, 8>(args, few_shared);
+}
+WEIR_KERNEL_BOUNDED(weir_one_down_mxfp4_many, GpuFewExpertsArgs, few_threads(kGpuMxfp4), 1) {
+  extern __shared__ __align__(128) uint8_t few_shared[];
+  down<kGpuMxfp4, 16>(args, few_shared);
 }
 
 }  // namespace weir
