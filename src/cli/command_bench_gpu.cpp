@@ -33,8 +33,8 @@ class GpuBench {
 
   void head() const {
     if (options_.json) return;
-    fmt::print("{}: {}, {} weights of {:.2f} GB, {} KV, {}\n", model_.name, on_gpu_.device_text(), format_,
-               static_cast<double>(on_gpu_.weight_bytes()) / 1e9, kv_format(),
+    fmt::print("{}: {}, {} weights of {:.2f} GB, {} KV, prompts in {}, {}\n", model_.name, on_gpu_.device_text(),
+               format_, static_cast<double>(on_gpu_.weight_bytes()) / 1e9, kv_format(), prefill_activations(),
                on_gpu_.packed ? "kernels for packed weights"
                               : "plain float32 kernels: " + packed_takes(model_.config).error().message);
     fmt::print("a kernel reads {:.2f} GiB at {:.0f} GB/s\n", static_cast<double>(rate_.set_bytes) / (1 << 30),
@@ -102,6 +102,10 @@ class GpuBench {
     return on_gpu_.packed ? "BF16" : "F32";
   }
 
+  std::string_view prefill_activations() const {
+    return model_.config.prefill_activations == PrefillActivations::kFp8 ? "FP8" : "16 bits";
+  }
+
   Json about(const char* what) const {
     const ModelConfig& config = model_.config;
     return {{"what", what},
@@ -115,6 +119,7 @@ class GpuBench {
             {"vocabulary", config.vocabulary},
             {"format", format_},
             {"kv_format", kv_format()},
+            {"prefill_activations", prefill_activations()},
             {"packed", on_gpu_.packed},
             {"weight_bytes", on_gpu_.weight_bytes()},
             {"read_gbs", rate_.gbs},

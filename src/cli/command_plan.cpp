@@ -220,8 +220,10 @@ Status command_plan(const Options& options) {
   WEIR_ASSIGN_OR_RETURN(const std::filesystem::path folder, find_model(options));
   WEIR_ASSIGN_OR_RETURN(ModelConfig config, read_model_config(folder.string()));
   WEIR_RETURN_IF_ERROR(choose_kv_format(options, &config));
+  WEIR_RETURN_IF_ERROR(choose_prefill_activations(options, &config));
   WEIR_RETURN_IF_ERROR(check_kernels(options, config));
   WEIR_ASSIGN_OR_RETURN(const ModelShapes shapes, model_shapes(options, folder, config));
+  WEIR_RETURN_IF_ERROR(check_prefill_activations(config, shapes.weights));
   if (options.device != "cpu") return plan_gpu(options, config, shapes);
   const ModelWeights& weights = shapes.weights;
   WEIR_ASSIGN_OR_RETURN(const int64_t free_bytes, free_bytes_of(options));

@@ -87,7 +87,8 @@ class Backend {
         model_.dummy ? ", random weights" : "", config.layer_count(), config.hidden,
         config.moe() ? fmt::format("{} experts, top {}", config.experts, config.experts_per_token) : "dense");
     out += fmt::format("device    {}\n", model_.model->device_text());
-    out += fmt::format("weights   {} packed\n", gib(model_.model->weight_bytes()));
+    out += fmt::format("weights   {} packed{}\n", gib(model_.model->weight_bytes()),
+                       config.prefill_activations == PrefillActivations::kFp8 ? "; prompts with FP8 activations" : "");
     const char* fp8 = config.kv_format == KvFormat::kFp8 ? "FP8 " : "";
     out +=
         memory.layout.pages_a_slot > 0

@@ -49,6 +49,7 @@ struct Options {
   int64_t long_prefill_token_threshold = 0;
   int64_t kv_cache_memory_bytes = 0;
   std::string kv_cache_dtype;
+  std::string prefill_activations;
   int64_t block_size = 0;
   std::string enable_prefix_caching;  // true, false, or empty: as the device and the command have it
   bool reuse_generated = false;

@@ -132,6 +132,7 @@ std::vector<Request> mixed_requests(const ModelConfig& config, size_t count) {
 class Invariance : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
+    if (golden_name(GetParam()).w8a8 && !tests_use_gpu()) GTEST_SKIP() << "the CPU has no kernels for it";
     model_ = load(GetParam());
     requests_ = mixed_requests(model_->config, 32);
     for (size_t i = 0; i < requests_.size(); ++i) alone_.push_back(run(model_.get(), {requests_[i]}, {}).front());
@@ -180,7 +181,8 @@ TEST_P(Invariance, PreemptionDoesNotMatter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Invariance,
-                         testing::Values("moe-odd", "moe-real", "next", "moe-fp8", "moe-fit", "moe-fit fp8"),
+                         testing::Values("moe-odd", "moe-real", "next", "moe-fp8", "moe-fit", "moe-fit fp8",
+                                         "moe-fit w8a8", "share/weir-xs w8a8"),
                          ModelTestName());
 
 #ifdef WEIR_PLANTED_BUGS

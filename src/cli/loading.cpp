@@ -399,6 +399,43 @@ Status choose_kv_format(const Options& options, ModelConfig* config) {
   return Ok{};
 }
 
+Status choose_prefill_activations(const Options& options, ModelConfig* config) {
+  if (options.prefill_activations != "fp8") return Ok{};
+  const Status takes = packed_takes(*config);
+  if (options.device == "cpu" || !takes.ok()) {
+    return Error{ErrorCode::kUnsupported,
+                 options.device == "cpu"
+                     ? "--prefill-activations fp8: the CPU has no kernels for it"
+                     : fmt::format("--prefill-activations fp8: on a GPU this model would run on the plain float32 "
+                                   "kernels, because of {}",
+                                   takes.error().message),
+                 options.device == "cpu" ? "leave the flag out, or run the model on a GPU: --device cuda"
+                                         : "leave the flag out"};
+  }
+  config->prefill_activations = PrefillActivations::kFp8;
+  return Ok{};
+}
+
+Status check_prefill_activations(const ModelConfig& config, const ModelWeights& weights) {
+  constexpr int64_t kBlock = 128;  // of K, that a scale stands for
+  const auto fp8 = [](const WeightMatrix& w) {
+    return w.n > 0 && w.format == WeightFormat::kFp8Block && w.k % kBlock == 0;
+  };
+  const auto any = [&](const LayerWeights& layer) {
+    const bool mixer = layer.kind == LayerKind::kLinear
+                           ? fp8(layer.gdn.in_qkv) || fp8(layer.gdn.out)
+                           : fp8(layer.attention.q) || fp8(layer.attention.k) || fp8(layer.attention.o);
+    return mixer || fp8(layer.dense.down) || (!layer.moe.experts.empty() && fp8(layer.moe.experts.front().down));
+  };
+  if (config.prefill_activations != PrefillActivations::kFp8 ||
+      std::any_of(weights.layers.begin(), weights.layers.end(), any)) {
+    return Ok{};
+  }
+  return Error{ErrorCode::kUnsupported,
+               "--prefill-activations fp8: no matrix of this model is stored as FP8 in blocks of 128 columns",
+               "leave the flag out, or take an FP8 checkpoint of the model"};
+}
+
 Status check_vocabulary(int32_t vocabulary, const ModelConfig& config) {
   if (vocabulary <= config.vocabulary) return Ok{};
   return Error{ErrorCode::kCorrupt,
@@ -448,6 +485,7 @@ Result<LoadedModel> load_model(const Options& options, const TextAssets* text, P
   loaded.name = model_name(options.model);
   WEIR_ASSIGN_OR_RETURN(loaded.config, read_model_config(loaded.folder.string()));
   WEIR_RETURN_IF_ERROR(choose_kv_format(options, &loaded.config));
+  WEIR_RETURN_IF_ERROR(choose_prefill_activations(options, &loaded.config));
   loaded.dummy = options.load_format == "dummy";
   phases->done("config");
 
@@ -473,6 +511,7 @@ Result<LoadedModel> load_model(const Options& options, const TextAssets* text, P
   auto weights = loaded.dummy ? dummy_weights(loaded.config, dummy_format(options), static_cast<uint64_t>(options.seed))
                               : load_weights(loaded.config, *checkpoint);
   if (!weights) return in_context(std::move(weights).error(), loaded.folder.string());
+  WEIR_RETURN_IF_ERROR(check_prefill_activations(loaded.config, *weights));
   if (!draft_ids.empty()) {
     if (!weights->mtp) return no_draft_head();
     const auto threads = static_cast<int>(options.threads);

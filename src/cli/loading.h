@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "cli/flags.h"
 #include "models/config.h"
+#include "models/weights.h"
 #include "runner/cpu_caches.h"
 #include "runner/model_runner.h"
 #include "text/chat.h"
@@ -93,6 +94,11 @@ Status check_kernels(const Options& options, const ModelConfig& config);
 
 // --kv-cache-dtype into the config. kUnsupported where the kernels of the device have no such pages.
 Status choose_kv_format(const Options& options, ModelConfig* config);
+
+// --prefill-activations into the config. kUnsupported where the device has no kernels for it; a model of `weights`
+// without block FP8 is refused by the second.
+Status choose_prefill_activations(const Options& options, ModelConfig* config);
+Status check_prefill_activations(const ModelConfig& config, const ModelWeights& weights);
 
 // kCorrupt when a tokenizer of `vocabulary` ids has more than the model has rows.
 Status check_vocabulary(int32_t vocabulary, const ModelConfig& config);

@@ -30,6 +30,12 @@ enum class KvFormat : uint8_t {
   kFp8,     // rows of codes with a scale each (tensor/fp8_row.h)
 };
 
+// What a prompt's rows are multiplied as.
+enum class PrefillActivations : uint8_t {
+  kNative,  // as generated tokens' rows are
+  kFp8,     // where weights are block FP8: E4M3 codes with a scale for each row and 128 values
+};
+
 // Every size is checked against a range on parsing, so that products of two fit in int64_t with room.
 struct ModelConfig {
   ModelFamily family = ModelFamily::kQwen35Moe;
@@ -67,8 +73,9 @@ struct ModelConfig {
   int64_t dense_width = 0;
 
   int64_t mtp_layers = 0;  // as the file says; the tensors decide
-  // What the file does not say: the caller's choice.
+  // What the file does not say: the caller's choices.
   KvFormat kv_format = KvFormat::kNative;
+  PrefillActivations prefill_activations = PrefillActivations::kNative;
   std::vector<int64_t> eos_ids;
 
   bool moe() const { return experts > 0; }

@@ -16,6 +16,34 @@ constexpr double kLogitDeviation = 2.0;  // that dummy weights aim at
 
 using Rows = std::vector<std::vector<float>>;
 
+std::vector<TokenId> random_tokens(const ModelConfig& config) {
+  std::vector<TokenId> tokens;
+  std::mt19937 random(3);
+  for (int64_t i = 0; i < kTokens; ++i) {
+    tokens.push_back(static_cast<TokenId>(random() % static_cast<uint32_t>(config.vocabulary)));
+  }
+  return tokens;
+}
+
+Rows score(Model* model, const std::vector<TokenId>& tokens, int64_t chunk) {
+  Rows rows;
+  auto offline = OfflineModel::create(model, kTokens, chunk);
+  EXPECT_TRUE(offline.ok());
+  (*offline)->score(tokens, 0, [&](int64_t, std::span<const float> row) { rows.emplace_back(row.begin(), row.end()); });
+  return rows;
+}
+
+double mean_difference(const Rows& a, const Rows& b) {
+  double sum = 0;
+  int64_t count = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    for (size_t n = 0; n < a[i].size(); ++n, ++count) {
+      sum += std::abs(static_cast<double>(a[i][n]) - static_cast<double>(b[i][n]));
+    }
+  }
+  return sum / static_cast<double>(count);
+}
+
 class DummyModel : public testing::TestWithParam<WeightFormat> {
  protected:
   void SetUp() override {
@@ -29,19 +57,9 @@ class DummyModel : public testing::TestWithParam<WeightFormat> {
     auto weights = dummy_weights(config_, GetParam(), 11);
     ASSERT_TRUE(weights.ok()) << weights.error().text();
     weights_ = std::move(*weights);
-    std::mt19937 random(3);
-    for (int64_t i = 0; i < kTokens; ++i) {
-      tokens_.push_back(static_cast<TokenId>(random() % static_cast<uint32_t>(config_.vocabulary)));
-    }
+    tokens_ = random_tokens(config_);
   }
-  Rows logits(Model* model, int64_t chunk) const {
-    Rows rows;
-    auto offline = OfflineModel::create(model, kTokens, chunk);
-    EXPECT_TRUE(offline.ok());
-    (*offline)->score(tokens_, 0,
-                      [&](int64_t, std::span<const float> row) { rows.emplace_back(row.begin(), row.end()); });
-    return rows;
-  }
+  Rows logits(Model* model, int64_t chunk) const { return score(model, tokens_, chunk); }
 
   ModelConfig config_;
   ModelWeights weights_;
@@ -82,16 +100,39 @@ TEST_P(DummyModel, IsTheSameModelOnTheCpuAndInStepsOfAnySize) {
   const std::unique_ptr<Model> on_cpu = CpuModel::create(config_, weights_, options, kTokens);
   const Rows expected = logits(on_cpu.get(), kTokens);
   const Rows many = logits(model->get(), kTokens);
-  double difference = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    for (size_t n = 0; n < expected[i].size(); ++n) {
-      difference += std::abs(static_cast<double>(many[i][n]) - static_cast<double>(expected[i][n]));
-    }
-  }
-  difference /= static_cast<double>(kTokens * config_.vocabulary);
+  const double difference = mean_difference(many, expected);
   std::printf("  mean difference %.2e of logits of %.1f\n", difference, kLogitDeviation);
   EXPECT_LT(difference, 0.1);
   for (const int64_t chunk : {1, 4, 32}) EXPECT_EQ(logits(model->get(), chunk), many) << "chunks of " << chunk;
+}
+
+// Rows of prompts as FP8 codes: all matrices of these shapes take them.
+TEST(QuantisedPrompts, AreTheSameModelInStepsOfAnySize) {
+  if (!tests_use_gpu()) GTEST_SKIP() << "the CPU has no kernels for it";
+  for (const bool dense : {false, true}) {
+    ModelConfig config = read_model_config("tests/data/goldens/moe-fit").value();
+    config.hidden = 256;
+    config.expert_width = config.shared_width = 128;
+    if (dense) config.experts = config.experts_per_token = config.shared_width = 0;
+    config.dense_width = dense ? 256 : 0;
+    const ModelWeights weights = dummy_weights(config, WeightFormat::kFp8Block, 11).value();
+    const std::vector<TokenId> tokens = random_tokens(config);
+    CpuOptions options;
+    options.threads = 2;
+    const std::unique_ptr<Model> on_cpu = CpuModel::create(config, weights, options, kTokens);
+    const Rows expected = score(on_cpu.get(), tokens, kTokens);
+    const auto unquantised = make_test_model(config, weights, kTokens).value();
+    const double rounded = mean_difference(score(unquantised.get(), tokens, kTokens), expected);
+    config.prefill_activations = PrefillActivations::kFp8;
+    const auto model = make_test_model(config, weights, kTokens).value();
+    const Rows many = score(model.get(), tokens, kTokens);
+    const double difference = mean_difference(many, expected);
+    std::printf("  %s: mean difference %.2e, %.2e quantised, of logits of %.1f\n", dense ? "dense" : "sparse", rounded,
+                difference, kLogitDeviation);
+    EXPECT_GT(difference, 2 * rounded);
+    EXPECT_LT(difference, 0.4);
+    for (const int64_t chunk : {1, 4, 32}) EXPECT_EQ(score(model.get(), tokens, chunk), many) << "chunks of " << chunk;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, DummyModel,

@@ -11,6 +11,7 @@
 #include "ops/linear/linear_few_gpu.h"
 #include "ops/linear/linear_packed_gpu.h"
 #include "ops/moe/moe_few_args.h"
+#include "ops/moe/moe_few_gpu.h"
 #include "ops/moe/moe_packed_args.h"
 #include "runner/packed_executor.h"
 #include "runner/packed_weights.h"
@@ -42,6 +43,7 @@ class Namer {
         weights_(weights),
         rows_(rows.rows),
         prompt_(rows.prompt),
+        codes_(rows.prompt && config.prefill_activations == PrefillActivations::kFp8 && !program.hidden_in.valid()),
         takes_(packed_takes(config)) {}
 
   // `normed`: a norm was left to this operation.
@@ -58,13 +60,6 @@ class Namer {
     const WeightMatrix* found = find_matrix(weights_, ref.slot, ref.layer);
     WEIR_CHECK(found != nullptr, "no matrix {} in layer {}", slot_name(ref.slot), ref.layer);
     return *found;
-  }
-  // The kernels of few instructions share K out in whole parts; in front of experts they take FP8 and BF16.
-  static bool before_experts(WeightFormat format) {
-    return format == WeightFormat::kFp8Block || format == WeightFormat::kBf16;
-  }
-  static bool in_parts(int64_t k) {
-    return k % kBlockK == 0 && std::has_single_bit(static_cast<uint64_t>(k / kBlockK));
   }
   // `mixed`: some matrices take f16 rows, others bf16.
   std::string few_rows(int64_t k, bool mixed = false) const {
@@ -91,11 +86,21 @@ class Namer {
     }
     return args;
   }
+  static bool as_codes(WeightFormat format, int64_t k) { return format == WeightFormat::kFp8Block && k % kBlockK == 0; }
+  // Of a prompt's quantised rows; empty where no matrix takes these.
+  std::string linear_of_codes(const LinearOp& op, int64_t k, bool normed) const {
+    const auto takes = [&](const LinearOp::Output& output) { return as_codes(matrix(output.weight).format, k); };
+    if (!codes_ || std::none_of(op.outputs.begin(), op.outputs.end(), takes)) return {};
+    const bool all = std::all_of(op.outputs.begin(), op.outputs.end(), takes);
+    return fmt::format("{}, linear_prompt_e4m3{}", normed ? "norm_rows" : "quantize_rows",
+                       all ? "" : ", linear_prompt");
+  }
   std::string linear(const LinearOp& op, int64_t k, bool mixed, bool normed) const {
+    const bool of_head = op.outputs.front().y.buffer == program_.logits;
+    if (const std::string codes = linear_of_codes(op, k, normed); !of_head && !codes.empty()) return codes;
     const GpuFewArgs args = few_args(op, k, normed);
     if (rows_ > kFewRows && some_rows_fit(h200(), args)) return "linear_some";
     if (rows_ > PackedExecutor::kRowsWithNorm) return normed ? "norm_rows, linear_prompt" : "linear_prompt";
-    const bool of_head = op.outputs.front().y.buffer == program_.logits;
     if (of_head && normed && rows_ <= kFewRows && matrix(op.outputs.front().weight).format == WeightFormat::kBf16 &&
         k % (2 * kBlockK) == 0) {
       return "head_few";
@@ -103,30 +108,61 @@ class Namer {
     return !of_head && few_fits(h200(), args) ? linear_few() : few_rows(k, mixed);
   }
   std::string linear_few() const { return rows_ == 1 ? "linear_one" : "linear_few"; }
+  // As PackedExecutor::few_rows_experts() has them; shapes and formats alone.
+  GpuFewExpertsArgs experts_args(const MoeWeights& moe) const {
+    static constexpr uint8_t kMatrix = 0;  // that there is one
+    const MlpWeights& expert = moe.experts.front();
+    GpuFewExpertsArgs args;
+    args.format = gpu_format(expert.gate.format);
+    if (moe.shared.gate.format != expert.gate.format) args.shared_gate_up = args.shared_down = &kMatrix;
+    args.stride = 1;
+    args.rows = static_cast<int32_t>(rows_);
+    args.experts = static_cast<int32_t>(config_.experts);
+    args.top_k = static_cast<int32_t>(config_.experts_per_token);
+    args.shared = 1;
+    args.d = static_cast<int32_t>(config_.hidden);
+    args.f = static_cast<int32_t>(config_.expert_width);
+    return args;
+  }
+  GpuFewArgs front_args(const MoeWeights& moe) const {
+    static constexpr float kWeight = 0;
+    GpuFewArgs args;
+    args.rows = static_cast<int32_t>(rows_);
+    args.k = static_cast<int32_t>(config_.hidden);
+    if (rows_ <= PackedExecutor::kExpertsNormMax) args.norm = &kWeight;
+    const WeightMatrix& gate = moe.shared.gate;
+    args.fp8_count = gate.format == WeightFormat::kFp8Block ? 1 : 0;
+    args.outputs[args.count++].weight = packed_shape(2 * gate.n, gate.k, gpu_format(gate.format));
+    for (const WeightMatrix* matrix : {&moe.router, &moe.shared_gate}) {
+      args.outputs[args.count++].weight = packed_shape(matrix->n, matrix->k, gpu_format(matrix->format));
+    }
+    return args;
+  }
   std::string experts(const MoeWeights& moe) const {
-    if (rows_ > kPackedMoeRows) return "norm_rows, linear_prompt, routes, moe_prompt";
     const MlpWeights& expert = moe.experts.front();
     const bool shared = config_.shared_width > 0;
+    if (codes_ && as_codes(expert.gate.format, expert.gate.k) && as_codes(expert.down.format, expert.down.k) &&
+        (!shared || as_codes(moe.shared.gate.format, moe.shared.gate.k))) {
+      return "norm_rows, linear_prompt, routes, moe_prompt, quantize_rows";
+    }
+    if (rows_ > kPackedMoeRows) return "norm_rows, linear_prompt, routes, moe_prompt";
     const bool mixed = shared && takes_f16(moe.router.format) != takes_f16(moe.shared.gate.format);
     const std::string front = few_rows(config_.hidden, mixed);
     const WeightFormat format = expert.gate.format;
     const bool mxfp4 = format == WeightFormat::kMxfp4;
     const bool stored = expert.down.format == format &&
                         (moe.shared.gate.format == format || (mxfp4 && moe.shared.gate.format == WeightFormat::kBf16));
-    if (!shared || !(mxfp4 || format == WeightFormat::kFp8Block) || !stored || !in_parts(config_.hidden) ||
-        !in_parts(config_.expert_width)) {
+    if (!takes_.ok() || !shared || !(mxfp4 || format == WeightFormat::kFp8Block) || !stored) {
       return front + ", experts_gate_up, experts_down";
     }
-    if (rows_ <= kFewRows && before_experts(moe.shared.gate.format)) {
+    const GpuFewExpertsArgs args = experts_args(moe);
+    if (few_fits(h200(), front_args(moe)) && few_experts_fit(h200(), args)) {
       const std::string few = (rows_ > PackedExecutor::kExpertsNormMax ? "norm_rows, " : "") + linear_few();
       const char* of = mxfp4 ? "_mxfp4" : "";
       return few +
              (rows_ == 1 ? fmt::format(", one_gate_up{}, one_down{}", of, of) : fmt::format(", few_experts{}", of));
     }
-    // As some_experts_takes() says.
-    const bool some =
-        config_.hidden >= 8 * kBlockK && config_.expert_width >= 2 * kBlockK && config_.expert_width <= 8 * kBlockK;
-    if (!some) return front + ", experts_gate_up, experts_down";
+    if (!some_experts_fit(h200(), args)) return front + ", experts_gate_up, experts_down";
     return mxfp4 ? "norm_rows, linear_prompt, some_routes, some_gate_up_mxfp4, some_down_mxfp4"
                  : "norm_rows, linear_prompt, some_routes, some_gate_up, some_down";
   }
@@ -190,6 +226,10 @@ class Namer {
       unit->kernel = rows_ <= PackedExecutor::kRowsWithNorm
                          ? fmt::format("{}, {}", few_rows(config_.hidden), few_rows(config_.dense_width))
                          : "norm_rows, moe_prompt";
+      if (codes_ && as_codes(layer.dense.gate.format, layer.dense.gate.k) &&
+          as_codes(layer.dense.down.format, layer.dense.down.k)) {
+        unit->kernel = "norm_rows, moe_prompt, quantize_rows";
+      }
       return;
     }
     unit->what = fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width,
@@ -203,6 +243,7 @@ class Namer {
   const ModelWeights& weights_;
   const int64_t rows_;
   const bool prompt_;
+  const bool codes_;  // a prompt's rows are quantised where weights are block FP8
   const Status takes_;
 };
 

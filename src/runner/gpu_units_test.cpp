@@ -114,6 +114,36 @@ TEST_F(GpuUnits, ProjectionsOfFewRowsHaveKernelsOfTheirOwnInFp8AndBf16) {
   }
 }
 
+// The shapes of the 35B.
+TEST_F(GpuUnits, NamesTheKernelsOfExpertsAndOfQuantisedPrompts) {
+  load("moe-fit");
+  config_.hidden = 2048;
+  config_.expert_width = config_.shared_width = 512;
+  config_.gdn_key_heads = 16;
+  config_.gdn_value_heads = 32;
+  const auto kernel = [&](const std::string& operation, const UnitRows& rows) {
+    const std::vector<GpuUnit> all = units(rows);
+    const auto unit = std::find_if(all.begin(), all.end(), [&](const GpuUnit& u) { return u.operation == operation; });
+    return unit == all.end() ? "no such unit" : unit->kernel;
+  };
+  for (const WeightFormat format : {WeightFormat::kFp8Block, WeightFormat::kMxfp4}) {
+    const std::string of = format == WeightFormat::kMxfp4 ? "_mxfp4" : "";
+    weights_ = dummy_shapes(config_, format).value();
+    program_ = make_main_program(config_, gpu_cache_sizes(config_));
+    EXPECT_EQ(kernel("feed-forward", {1, false}), "linear_one, one_gate_up" + of + ", one_down" + of);
+    EXPECT_EQ(kernel("feed-forward", {4, false}), "linear_few, few_experts" + of);
+    EXPECT_EQ(kernel("feed-forward", {8, false}), "norm_rows, linear_few, few_experts" + of);
+    EXPECT_EQ(kernel("feed-forward", {64, false}),
+              "norm_rows, linear_prompt, some_routes, some_gate_up" + of + ", some_down" + of);
+  }
+  weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
+  EXPECT_EQ(kernel("linear", {256, true}), "norm_rows, linear_prompt");
+  config_.prefill_activations = PrefillActivations::kFp8;
+  EXPECT_EQ(kernel("linear", {256, true}), "norm_rows, linear_prompt_e4m3, linear_prompt");
+  EXPECT_EQ(kernel("feed-forward", {256, true}), "norm_rows, linear_prompt, routes, moe_prompt, quantize_rows");
+  EXPECT_EQ(kernel("feed-forward", {4, false}), "linear_few, few_experts");
+}
+
 TEST_F(GpuUnits, UpTo128HeadsOfGatedDeltaNetAreFew) {
   load("moe-fit");
   config_.gdn_key_heads = 16;

@@ -49,7 +49,15 @@ Result<std::unique_ptr<PackedExecutor>> PackedExecutor::create(const Program& pr
 
 PackedExecutor::PackedExecutor(const Program& program, const ModelConfig& config, const PackedWeights& weights,
                                const GpuRope& rope, Gpu gpu, GpuCaches* caches, const ExecutorLimits& limits)
-    : program_(program), config_(config), weights_(weights), rope_(rope), gpu_(gpu), caches_(caches), limits_(limits) {
+    : program_(program),
+      config_(config),
+      weights_(weights),
+      rope_(rope),
+      gpu_(gpu),
+      caches_(caches),
+      limits_(limits),
+      // What a draft head makes of prompts is no output.
+      quantises_(config.prefill_activations == PrefillActivations::kFp8 && !program.hidden_in.valid()) {
   for (const Operation& operation : program.body) {
     if (const auto* op = std::get_if<AttentionOp>(&operation)) mixed_id_ = op->y.buffer;
     if (const auto* op = std::get_if<GdnOp>(&operation)) mixed_id_ = op->y.buffer;
@@ -74,6 +82,10 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
     if (const auto* op = std::get_if<LinearOp>(&operation)) widest = std::max(widest, stride(op->x));
   }
   for (uint16_t*& rows : operands_) rows = parts.take<uint16_t>(limits_.rows * widest);
+  if (quantises_) {
+    codes_ = parts.take<uint8_t>(limits_.rows * widest);
+    code_scales_ = parts.take<float>(limits_.rows * ((widest + kBlockK - 1) / kBlockK));
+  }
   int64_t hidden = 0;
   int64_t router = 0;
   int64_t slots = 0;
@@ -85,9 +97,9 @@ int64_t PackedExecutor::lay_out(std::byte* base) {
     hidden = std::max<int64_t>(hidden, int64_t{layer.slots()} * layer.width);
     router = std::max<int64_t>(router, layer.experts + layer.shared);
     slots = std::max<int64_t>(slots, layer.slots());
-    if (limits_.rows > kRowsWithNorm) {
+    if (limits_.rows > kRowsWithNorm || quantises(*op)) {
       work = std::max(work, moe_prompt_work_bytes(limits_.rows, layer.slots(), static_cast<int64_t>(layer.mlps.size()),
-                                                  config_.hidden, layer.width));
+                                                  config_.hidden, layer.width, quantises(*op)));
     }
   }
   queries_ = parts.take<uint16_t>(limits_.rows * config_.heads * config_.head_dim);
@@ -224,7 +236,13 @@ PackedExecutor::Places PackedExecutor::fill_tables(const StepBatch& batch, Mailb
                step_.first);
     step_.first = s.first;
     step_.fresh = std::max(step_.fresh, s.row_count);
-    if (is_generated(batch, i)) {
+    const bool prompt = !is_generated(batch, i);
+    if (step_.runs.empty() || step_.runs.back().prompt != prompt) {
+      step_.runs.push_back({s.row_begin, s.row_count, prompt});
+    } else {
+      step_.runs.back().count += s.row_count;
+    }
+    if (!prompt) {
       step_.generated_count += s.row_count;
       longest = std::max(longest, s.position + s.row_count);
     } else {

@@ -57,6 +57,13 @@ class PackedExecutor final : public Executor {
 
   // Where the step's tables stand in device memory, and how much of each there is.
   struct Step {
+    // Rows that follow each other and are all of prompts, or none.
+    struct Run {
+      int64_t first = 0;
+      int64_t count = 0;
+      bool prompt = false;
+    };
+    std::vector<Run> runs;
     const int32_t* tokens = nullptr;
     const int32_t* sampled_before = nullptr;  // by row: the token that last_sampled_of() stands for
     const GpuRow* rows = nullptr;
@@ -159,31 +166,45 @@ class PackedExecutor final : public Executor {
   void execute(const AttentionOp& op, const Rows& rows);
   void execute(const GdnOp& op, const Rows& rows);
   void execute(const FeedForwardOp& op, const Rows& rows);
-  void norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y);
+  // What `work(rows, of_prompt)` does to all rows of the body, to those of prompts and to others one after the other
+  // where prompts' rows are quantised.
+  template <class Work>
+  void by_runs(bool quantised, const Rows& rows, const Work& work);
+  void multiply(const LinearOp& op, const Rows& rows);
+  void multiply_quantised(const LinearOp& op, const Rows& rows);
+  void feed_forward(const FeedForwardOp& op, const Rows& rows);
+  bool quantises(const LinearOp& op) const;
+  bool quantises(const FeedForwardOp& op) const;
+  void norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y, bool e4m3 = false);
   void norm_before(GpuFewArgs* args);
   // Rows that lie there as they are, for products of any kernel: a mixer's have the type of the matrix that follows.
   template <class Args>
   void take_operands(const LinearOp& op, Args* args) {
     const bool mixed = op.x.buffer == mixed_id_;
-    args->x_bf16 = mixed ? mixed_ : operands(kOperandBf16);
-    args->x_f16 = mixed ? mixed_ : operands(kOperandF16);
+    args->x_bf16 = mixed ? mixed_rows(op) : operands(kOperandBf16);
+    args->x_f16 = mixed ? mixed_rows(op) : operands(kOperandF16);
   }
   bool fewest_rows(const LinearOp& op, const Rows& rows);
   void few_rows(const LinearOp& op, const Rows& rows);
   bool some_rows(const LinearOp& op, const Rows& rows);
   void many_rows(const LinearOp& op, const Rows& rows);
-  bool few_rows_quantized(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
+  bool few_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void front_of_experts(const PackedFeedForward& layer, const Rows& rows);
-  void score_experts(const PackedFeedForward& layer, const Rows& rows);
+  void score_experts(const PackedFeedForward& layer, const Rows& rows, bool quantised = false);
   void few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void few_rows_dense(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
-  void many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
+  void many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows,
+                         bool quantised = false);
   int32_t mixed_type(Slot slot, int32_t layer) const;
   void sample_rows(const Rows& rows);
   // The 16-bit rows that a buffer's readers take: its own, or those of the last norm.
   uint16_t* operands(int32_t type) { return operands_[static_cast<size_t>(type)]; }
 
-  float* data(BufferRef ref) const { return buffers_[ref.buffer.index()] + ref.column; }
+  uint16_t* mixed_rows(const LinearOp& op) const {
+    return mixed_ + first_row_ * weights_.matrix(op.outputs.front().weight).k;
+  }
+
+  float* data(BufferRef ref) const { return buffers_[ref.buffer.index()] + first_row_ * stride(ref) + ref.column; }
   int64_t stride(BufferRef ref) const { return program_.buffer(ref.buffer).width; }
   static void check_fault(int32_t fault);
   void wait(const Flight& flight) const;
@@ -196,11 +217,15 @@ class PackedExecutor final : public Executor {
   Gpu gpu_;
   GpuCaches* caches_;
   const ExecutorLimits limits_;
+  const bool quantises_;  // prompts' rows, where weights are block FP8
 
   device::Bytes memory_;
   std::vector<float*> buffers_;
   std::array<uint16_t*, 2> operands_{};  // [T][the widest input], bf16 and f16
   uint16_t* mixed_ = nullptr;            // [T][the widest mixer output]
+  uint8_t* codes_ = nullptr;             // [T][the widest input]: of prompts' rows, where these are quantised
+  float* code_scales_ = nullptr;         // [the widest input / 128][T]
+  int64_t first_row_ = 0;                // of buffers, that an operation works on
   BufferId mixed_id_;
   uint16_t* queries_ = nullptr;
   uint16_t* hidden_ = nullptr;  // [64][slots][F]

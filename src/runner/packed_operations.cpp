@@ -11,6 +11,7 @@
 #include "ops/moe/moe_prompt_gpu.h"
 #include "ops/moe/routes_gpu.h"
 #include "ops/norm/norm_rows_gpu.h"
+#include "ops/quantize/quantize_rows_gpu.h"
 #include "ops/sample/sample_gpu.h"
 #include "runner/packed_executor.h"
 
@@ -50,7 +51,7 @@ void PackedExecutor::execute(const NormOp& op, const Rows& rows) {
 }
 
 // The pending norm's rows in the types that are asked for, and as float32 where y is given.
-void PackedExecutor::norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y) {
+void PackedExecutor::norm_to_operands(const Rows& rows, bool bf16, bool f16, float* y, bool e4m3) {
   GpuNormRowsArgs args;
   args.x = data(norm_.x);
   args.x_stride = stride(norm_.x);
@@ -62,10 +63,54 @@ void PackedExecutor::norm_to_operands(const Rows& rows, bool bf16, bool f16, flo
   args.f16 = f16 ? operands(kOperandF16) : nullptr;
   args.y = y;
   args.y_stride = config_.hidden;
+  if (e4m3) {
+    args.e4m3 = codes_;
+    args.scales = code_scales_;
+    args.scale_stride = limits_.rows;
+  }
   norm_rows(gpu_, args, rows.count);
 }
 
+bool PackedExecutor::quantises(const LinearOp& op) const {
+  if (!quantises_ || !(norm_.there || op.x.buffer == mixed_id_)) return false;
+  return std::any_of(op.outputs.begin(), op.outputs.end(),
+                     [&](const LinearOp::Output& output) { return takes_e4m3(weights_.matrix(output.weight)); });
+}
+
+bool PackedExecutor::quantises(const FeedForwardOp& op) const {
+  if (!quantises_) return false;
+  const std::vector<GpuPackedMlp>& mlps = weights_.feed_forward(op.layer).mlps;
+  return std::all_of(mlps.begin(), mlps.end(), [](const GpuPackedMlp& mlp) { return takes_e4m3(mlp); });
+}
+
+template <class Work>
+void PackedExecutor::by_runs(bool quantised, const Rows& rows, const Work& work) {
+  const auto prompt = [](const Step::Run& run) { return run.prompt; };
+  if (!quantised || rows.chosen != nullptr || std::none_of(step_.runs.begin(), step_.runs.end(), prompt)) {
+    return work(rows, false);
+  }
+  const PendingNorm norm = norm_;
+  for (const Step::Run& run : step_.runs) {
+    norm_ = norm;
+    first_row_ = run.first;
+    work({run.count, nullptr, nullptr, nullptr}, run.prompt);
+  }
+  first_row_ = 0;
+}
+
 void PackedExecutor::execute(const LinearOp& op, const Rows& rows) {
+  by_runs(quantises(op), rows, [&](const Rows& run, bool prompt) {
+    if (prompt) {
+      multiply_quantised(op, run);
+    } else {
+      multiply(op, run);
+    }
+  });
+  norm_.there = false;
+  if (op.outputs.front().y.buffer == program_.logits) sample_rows(rows);
+}
+
+void PackedExecutor::multiply(const LinearOp& op, const Rows& rows) {
   if (!norm_.there && op.x.buffer != mixed_id_) {
     // Rows that lie in a buffer as they are: rounded for the product.
     GpuNormRowsArgs args;
@@ -81,8 +126,42 @@ void PackedExecutor::execute(const LinearOp& op, const Rows& rows) {
   } else if (rows.count <= kFewRows || !some_rows(op, rows)) {
     few_rows(op, rows);
   }
-  norm_.there = false;
-  if (op.outputs.front().y.buffer == program_.logits) sample_rows(rows);
+}
+
+// Rows of prompts by matrices of block FP8 as FP8 codes, by others as they are.
+void PackedExecutor::multiply_quantised(const LinearOp& op, const Rows& rows) {
+  GpuPromptArgs quantised;
+  GpuPromptArgs others;
+  bool types[2] = {false, false};
+  for (const LinearOp::Output& output : op.outputs) {
+    const GpuPacked& weight = weights_.matrix(output.weight);
+    GpuPromptArgs& args = takes_e4m3(weight) ? quantised : others;
+    if (&args == &others) types[operand_type(weight.format)] = true;
+    args.rows = static_cast<int32_t>(rows.count);
+    args.x_stride = weight.k;
+    args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? 1 : 0, 0};
+  }
+  if (norm_.there) {
+    norm_to_operands(rows, types[kOperandBf16], types[kOperandF16], nullptr, true);
+  } else {
+    GpuQuantizeRowsArgs args;
+    const int32_t type = operand_type(weights_.matrix(op.outputs.front().weight).format);
+    (type == kOperandF16 ? args.x_f16 : args.x_bf16) = mixed_rows(op);
+    args.e4m3 = codes_;
+    args.scales = code_scales_;
+    args.scale_stride = limits_.rows;
+    args.x_stride = quantised.x_stride;
+    args.size = static_cast<int32_t>(quantised.x_stride);
+    args.rows = quantised.rows;
+    quantize_rows(gpu_, args);
+  }
+  quantised.x_e4m3 = codes_;
+  quantised.x_scales = code_scales_;
+  quantised.scale_stride = limits_.rows;
+  linear_prompt(gpu_, quantised);
+  if (others.count == 0) return;
+  take_operands(op, &others);
+  linear_prompt(gpu_, others);
 }
 
 void PackedExecutor::sample_rows(const Rows& rows) {
@@ -284,6 +363,17 @@ void PackedExecutor::execute(const GdnOp& op, const Rows&) {
 }
 
 void PackedExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
+  by_runs(quantises(op), rows, [&](const Rows& run, bool prompt) {
+    if (prompt) {
+      many_rows_experts(op, weights_.feed_forward(op.layer), run, true);
+    } else {
+      feed_forward(op, run);
+    }
+  });
+  norm_.there = false;
+}
+
+void PackedExecutor::feed_forward(const FeedForwardOp& op, const Rows& rows) {
   const PackedFeedForward& layer = weights_.feed_forward(op.layer);
   const bool sparse = layer.router.n > 0;
   if (sparse && rows.count <= kPackedMoeRows) {
@@ -293,11 +383,10 @@ void PackedExecutor::execute(const FeedForwardOp& op, const Rows& rows) {
   } else {
     many_rows_experts(op, layer, rows);
   }
-  norm_.there = false;
 }
 
 // The same as few_rows_sparse() by the kernels for FP8 and MXFP4 experts; false where they do not take them.
-bool PackedExecutor::few_rows_quantized(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+bool PackedExecutor::few_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
   if (layer.shared == 0 || layer.stride == 0) return false;
   const int64_t logits = layer.experts + layer.shared;
   const GpuPackedMlp& first = layer.mlps.front();
@@ -378,7 +467,7 @@ void PackedExecutor::front_of_experts(const PackedFeedForward& layer, const Rows
 
 // Then the experts.
 void PackedExecutor::few_rows_sparse(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
-  if (few_rows_quantized(op, layer, rows)) return;
+  if (few_rows_experts(op, layer, rows)) return;
   front_of_experts(layer, rows);
   GpuExpertsArgs args;
   args.table = layer.table;
@@ -421,12 +510,13 @@ void PackedExecutor::few_rows_dense(const FeedForwardOp& op, const PackedFeedFor
 }
 
 // Normed rows in the types that experts and router take, and the router's logits, by kernels of many rows.
-void PackedExecutor::score_experts(const PackedFeedForward& layer, const Rows& rows) {
+void PackedExecutor::score_experts(const PackedFeedForward& layer, const Rows& rows, bool quantised) {
   const bool sparse = layer.router.n > 0;
   bool types[2] = {false, false};
-  types[operand_type(layer.format)] = types[operand_type(layer.shared_format)] = true;
+  if (!quantised) types[operand_type(layer.format)] = types[operand_type(layer.shared_format)] = true;
   if (sparse) types[operand_type(layer.router.format)] = true;
-  norm_to_operands(rows, types[kOperandBf16], types[kOperandF16], nullptr);
+  if (layer.shared != 0) types[operand_type(layer.shared_gate.format)] = true;
+  norm_to_operands(rows, types[kOperandBf16], types[kOperandF16], nullptr, quantised);
   if (!sparse) return;
   const int64_t logits = layer.experts + layer.shared;
   GpuPromptArgs score;
@@ -439,9 +529,10 @@ void PackedExecutor::score_experts(const PackedFeedForward& layer, const Rows& r
   linear_prompt(gpu_, score);
 }
 
-void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows) {
+void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows,
+                                       bool quantised) {
   const bool sparse = layer.router.n > 0;
-  score_experts(layer, rows);
+  score_experts(layer, rows, quantised);
   if (sparse) {
     GpuRoutesArgs choice;
     choice.router = router_;
@@ -455,8 +546,14 @@ void PackedExecutor::many_rows_experts(const FeedForwardOp& op, const PackedFeed
   }
   GpuMoePromptArgs args;
   args.table = layer.table;
-  args.x_bf16 = operands(kOperandBf16);
-  args.x_f16 = operands(kOperandF16);
+  if (quantised) {
+    args.x_e4m3 = codes_;
+    args.x_scales = code_scales_;
+    args.scale_stride = limits_.rows;
+  } else {
+    args.x_bf16 = operands(kOperandBf16);
+    args.x_f16 = operands(kOperandF16);
+  }
   args.x_stride = config_.hidden;
   args.experts = experts_;
   args.weights = expert_weights_;

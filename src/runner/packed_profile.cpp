@@ -222,7 +222,7 @@ Result<UnitTime> PackedProfile::time(const GpuUnit& unit) {
     if (!time.kernels.empty()) time.kernels += ", ";
     time.kernels += name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
   }
-  if (static_cast<int64_t>(tokens_.size()) > kFewRows) {
+  if (sequences_.front().role == RowRole::kPrompt || static_cast<int64_t>(tokens_.size()) > kFewRows) {
     WEIR_ASSIGN_OR_RETURN(time.parts, kernel_micros(unit));
   }
   return time;

@@ -20,7 +20,7 @@ struct UnitTime {
   double micros = 0;    // by the device's clock
   std::string kernels;  // that were launched, in order
   // Of each kernel, launches of one name together, in the order of their first: with nothing beside it, so their sum is
-  // more than `micros`. Empty unless the rows are a prompt's.
+  // more than `micros`. Empty for few generated rows.
   struct Kernel {
     std::string_view name;
     double micros = 0;

@@ -43,6 +43,7 @@ struct ModelTestName {
     std::string name = info.param;
     std::replace(name.begin(), name.end(), '-', '_');
     std::replace(name.begin(), name.end(), ' ', '_');
+    std::replace(name.begin(), name.end(), '/', '_');
     return name;
   }
 };
@@ -57,15 +58,15 @@ inline const char* golden_with_drafts() {
   return tests_use_gpu() ? "moe-fit" : "moe-odd";
 }
 
-// "<name>", or "<name> fp8": with pages of FP8.
+// "<name>"; "<name> fp8": with pages of FP8; "<name> w8a8": with rows of prompts as FP8 codes, on a GPU alone.
 struct GoldenName {
   std::string name;
   bool fp8 = false;
+  bool w8a8 = false;
 };
 inline GoldenName golden_name(const std::string& text) {
-  constexpr std::string_view kFp8 = " fp8";
-  const bool fp8 = text.ends_with(kFp8);
-  return {text.substr(0, text.size() - (fp8 ? kFp8.size() : 0)), fp8};
+  const size_t space = text.find(' ');
+  return {text.substr(0, space), text.ends_with(" fp8"), text.ends_with(" w8a8")};
 }
 
 // The checkpoint tests/data/goldens/<name>, or the folder <name> if that is a path, of a golden_name(); its drafts
@@ -73,13 +74,14 @@ inline GoldenName golden_name(const std::string& text) {
 inline Result<std::unique_ptr<Model>> load_golden_model(const std::string& text_of_name, int64_t positions,
                                                         const std::vector<TokenId>& draft_ids = {},
                                                         int threads = kTestThreads) {
-  const auto [name, fp8] = golden_name(text_of_name);
+  const auto [name, fp8, w8a8] = golden_name(text_of_name);
   const std::string folder = name.find('/') == std::string::npos ? "tests/data/goldens/" + name : name;
   std::ifstream file(folder + "/config.json");
   std::stringstream text;
   text << file.rdbuf();
   WEIR_ASSIGN_OR_RETURN(auto config, parse_model_config(text.str()));
   if (fp8) config.kv_format = KvFormat::kFp8;
+  if (w8a8) config.prefill_activations = PrefillActivations::kFp8;
   WEIR_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(folder));
   WEIR_ASSIGN_OR_RETURN(auto weights, load_weights(config, *checkpoint));
   if (!draft_ids.empty()) {

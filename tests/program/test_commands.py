@@ -108,7 +108,7 @@ def test_flags_of_another_command_are_refused():
     ("--temperature", "hot"), ("--temperature", 3), ("--top-p", 1.5), ("--threads", -1), ("--threads", "1.5"), ("--isa", "sse"),
     ("--max-model-len", -1), ("--max-model-len", "9999999999999999999999"), ("--max-num-batched-tokens", "nan"),
     ("--kv-cache-memory-bytes", "5x"), ("--block-size", 16), ("--load-format", "pickle"), ("--seed", -1),
-    ("--kv-cache-dtype", "fp4")])
+    ("--kv-cache-dtype", "fp4"), ("--prefill-activations", "fp4")])
 def test_values_out_of_range_are_refused_with_the_range(flag, value):
     said = refused("run", GOLDEN, "hi", flag, value)
     assert flag in said and str(value) in said and "give" in said
@@ -203,6 +203,18 @@ def test_pages_that_a_device_does_not_have_are_refused():
         assert "float32" in refused("plan", plain, "--device", "cuda", "--kv-cache-dtype", kind)
     assert "--device cpu" in refused("plan", plain, "--device", "cuda", "--kv-cache-dtype", "fp8")
     assert weir("plan", GOLDENS / "moe-fit", "--device", "cuda", "--kv-cache-dtype", "bf16").returncode == 0
+
+
+def test_prefill_of_fp8_activations_is_for_fp8_weights_on_a_gpu():
+    flags = ("--prefill-activations", "fp8")
+    assert "CPU" in refused("plan", GOLDENS / "moe-fit", *flags)
+    assert "float32" in refused("plan", GOLDENS / "moe-odd", "--device", "cuda", *flags)
+    shapes = ("--device", "cuda", "--load-format", "dummy", "--dummy-format")
+    assert "FP8 checkpoint" in refused("plan", GOLDENS / "moe-fit", *shapes, "bf16", *flags)
+    done = weir("plan", GOLDENS / "moe-fit", *shapes, "fp8", *flags, "--json")
+    assert done.returncode == 0, done.stderr
+    quantised = {row["prompt"] for row in json.loads(done.stdout)["operations"] if "e4m3" in row["kernel"]}
+    assert quantised == {True}
 
 
 def test_scores_over_pages_of_fp8_do_not_depend_on_the_chunk_and_are_near(tmp_path):

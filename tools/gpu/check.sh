@@ -85,6 +85,7 @@ part_races() {
     'PagedAttention.AGeneratedRows*'
     'PagedAttention.PromptRows*'
     'LinearPrompt.AddsToWhatIsThere:MoePrompt.AddsToWhatIsThere'
+    'LinearPromptE4m3.AddsToWhatIsThere:MoePromptE4m3.AddsToWhatIsThere:QuantizeRows.RowsMay*'
     'Step.TokensArrive*:Step.AStepThat*'
     'GdnPacked.PromptsAgree*'
   )

@@ -173,7 +173,7 @@ WEIR_DEVICE void begin_products(const Operand (&state)[kSteps], const uint8_t* t
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     const int at = step / 4 * (kGdnKeyHalfBytes / 16) + step % 4 * 2;
-    device::wgmma<true, kRows>(out, state[step], rows + static_cast<uint64_t>(at), step > 0);
+    device::wgmma<device::kWgmmaF16, kRows>(out, state[step], rows + static_cast<uint64_t>(at), step > 0);
   }
   device::wgmma_commit();
 }

@@ -38,7 +38,7 @@ struct FewRing {
   device::Barrier* rows;
   device::Barrier* has_rows;
   int slots;       // at most 32
-  int slot_bytes;  // of eight units
+  int slot_bytes;  // of a chunk of units
 
   // By the warp that brings; the others, of which `warps` multiply, may use the barriers after the block's next
   // barrier.
@@ -55,9 +55,10 @@ struct FewRing {
     __syncwarp();
   }
 
-  // By the same, one lane: how far it has come. Each call brings `chunks` times eight units; `fill(chunk, slot,
-  // barrier)` announces and copies them. `under_way` of them at a time, as what the block, or the kernel before, waits
-  // for meanwhile would queue behind more; once the block has its rows, all that fit.
+  // By the same, one lane: how far it has come. Each call brings so many chunks of units, eight of them or as many as
+  // the kernel has; `fill(chunk, slot, barrier)` announces and copies them. `under_way` of them at a time, as what the
+  // block, or the kernel before, waits for meanwhile would queue behind more; once the block has its rows, all that
+  // fit.
   struct Bringing {
     int slot = 0;
     uint32_t phase = 1;  // of `free`: the first round finds every slot free

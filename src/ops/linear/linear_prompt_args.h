@@ -10,8 +10,9 @@ namespace weir {
 inline constexpr int kPromptStrips = 8;                           // of a unit: 128 rows of weights
 inline constexpr int kPromptTokens = 128;                         // of a unit, at most
 inline constexpr int kPromptXBytes = kPromptTokens * kTileK * 2;  // of one of the two tiles of k of a stage
-inline constexpr int kPromptAlign = 1024;  // what the matrix units' order of shared memory repeats by
-inline constexpr int kPromptSlotsMax = 5;
+inline constexpr int kPromptAlign = 1024;                    // what the matrix units' order of shared memory repeats by
+inline constexpr int kPromptScaleBytes = kPromptTokens * 4;  // of a stage, of quantised rows
+inline constexpr int kPromptSlotsMax = 6;
 inline constexpr int kPromptUnitBytes = 96;  // of a unit's description, at most
 
 // The fewest columns of a matrix product that hold so many rows of x.
@@ -25,15 +26,17 @@ struct PromptStages {
   int32_t slots = 0;
   int64_t shared_bytes = 0;
 };
-// `beside`: bytes of shared memory for other use.
-constexpr PromptStages prompt_stages(int32_t tile_bytes, int32_t beside = 0) {
+// `beside`: bytes of shared memory for other use. `e4m3`: of quantised rows.
+constexpr PromptStages prompt_stages(int32_t tile_bytes, int32_t beside = 0, bool e4m3 = false) {
   constexpr int32_t kShared = 227 * 1024;
-  constexpr int32_t kRest = 16 + (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;  // next unit; barriers; descriptions
+  constexpr int32_t kRest =
+      16 + 2 * 8 + (2 * 8 + kPromptUnitBytes) * kPromptSlotsMax;  // next unit; turns; barriers; descriptions
   PromptStages stages;
   stages.weight_bytes = 2 * kPromptStrips * tile_bytes;
-  const int32_t fit = (kShared - kRest - beside) / (2 * kPromptXBytes + stages.weight_bytes);
+  const int32_t stage = (e4m3 ? kPromptXBytes + kPromptScaleBytes : 2 * kPromptXBytes) + stages.weight_bytes;
+  const int32_t fit = (kShared - kRest - beside) / stage;
   stages.slots = fit < kPromptSlotsMax ? fit : kPromptSlotsMax;
-  stages.shared_bytes = kRest + beside + int64_t{stages.slots} * (2 * kPromptXBytes + stages.weight_bytes);
+  stages.shared_bytes = kRest + beside + int64_t{stages.slots} * stage;
   return stages;
 }
 
@@ -62,6 +65,10 @@ struct GpuPromptArgs {
   int32_t slots = 0;
   int32_t weight_bytes = 0;
   int32_t reserved = 0;
+  // x quantised (ops/quantize/quantize_rows_args.h), instead of the types above: all matrices take_e4m3().
+  const uint8_t* x_e4m3 = nullptr;  // x_stride, a multiple of 16, is of these
+  const float* x_scales = nullptr;  // [K / 128][scale_stride]
+  int64_t scale_stride = 0;
 };
 
 }  // namespace weir

@@ -8,7 +8,9 @@ namespace {
 
 inline constexpr int kTokenTilesTogether = 12;
 
+template <bool kQuantised>
 struct LinearWork {
+  static constexpr bool kE4m3 = kQuantised;
   static constexpr bool kKnownBefore = true;
   static constexpr bool kCounted = false;
   static constexpr int kBeside = 0;
@@ -25,7 +27,11 @@ struct LinearWork {
     while (row_tile >= args.outputs[unit.index].tile_end) ++unit.index;
     const int before = unit.index > 0 ? args.outputs[unit.index - 1].tile_end : 0;
     unit.take(args.outputs[unit.index].weight, (row_tile - before) * args.strips, args.strips);
-    unit.x = operand_type(unit.format) == kOperandF16 ? args.x_f16 : args.x_bf16;
+    if constexpr (kE4m3) {
+      unit.x = reinterpret_cast<const uint16_t*>(args.x_e4m3);
+    } else {
+      unit.x = operand_type(unit.format) == kOperandF16 ? args.x_f16 : args.x_bf16;
+    }
     unit.first = (group * kTokenTilesTogether + rest % together) * args.unit_rows;
     unit.rows = min(args.unit_rows, args.rows - unit.first);
     unit.columns = args.columns;
@@ -33,7 +39,9 @@ struct LinearWork {
     return unit;
   }
   WEIR_DEVICE int64_t row(const PromptUnit& unit, int r) const { return unit.first + r; }
-  WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
+  WEIR_DEVICE int64_t x_stride() const { return kE4m3 ? args.x_stride / 2 : args.x_stride; }
+  WEIR_DEVICE const float* x_scales() const { return args.x_scales; }
+  WEIR_DEVICE int64_t scale_stride() const { return args.scale_stride; }
 
   // Row g + 8 h of a strip: eight lanes write 32 bytes that follow each other. What is there is read for all tokens
   // at once, so that the reads do not wait for each other. `tokens`: how many there are, unless there are all.
@@ -88,7 +96,10 @@ struct LinearWork {
 }  // namespace
 
 WEIR_KERNEL_BOUNDED(weir_linear_prompt, GpuPromptArgs, kPromptThreads, 1) {
-  prompt_products(LinearWork{args}, args.slots, args.weight_bytes);
+  prompt_products(LinearWork<false>{args}, args.slots, args.weight_bytes);
+}
+WEIR_KERNEL_BOUNDED(weir_linear_prompt_e4m3, GpuPromptArgs, kPromptThreads, 1) {
+  prompt_products(LinearWork<true>{args}, args.slots, args.weight_bytes);
 }
 
 }  // namespace weir

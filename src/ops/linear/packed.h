@@ -14,6 +14,11 @@
 // NaN codes 0x7f and 0xff are NaN, as all of a group with the E8M0 code 255). K is cut into blocks of 128; a block is
 // one chain of products on the tensor cores, 16 k a step, ascending, float32 sums from zero; the sums of blocks are
 // joined in ascending order, total = fma(sum, scale of the block, total) from zero (scale 1 where the format has none).
+//
+// Prompt rows have another contract if they are asked for so: activations are e4m3 codes with a scale for every 128 k
+// of a row (ops/quantize/quantize_rows_args.h), all matrices FP8 with scales of blocks, K a multiple of 128. A block is
+// one chain of four products of codes, 32 k a step, ascending, sums as device/wgmma.h says; total = fma(sum, scale of
+// the weights' block * scale of the row's, total), blocks in ascending order.
 #pragma once
 
 #include <cstdint>
@@ -61,5 +66,13 @@ struct GpuPackedMlp {
   GpuPacked gate_up;
   GpuPacked down;
 };
+
+// Whether rows quantised to e4m3 can be multiplied with it.
+constexpr bool takes_e4m3(const GpuPacked& w) {
+  return w.format == kGpuFp8Block && w.k % kBlockK == 0;
+}
+constexpr bool takes_e4m3(const GpuPackedMlp& mlp) {
+  return takes_e4m3(mlp.gate_up) && takes_e4m3(mlp.down);
+}
 
 }  // namespace weir

@@ -50,13 +50,18 @@ struct PromptUnit {
 };
 static_assert(sizeof(PromptUnit) <= kPromptUnitBytes, "the ring has less room for a unit's description");
 
+// kE4m3: of quantised rows. A row's codes of a block have the bytes of 64 numbers, so their block is one tile.
+template <bool kE4m3>
 struct PromptRing {
+  static constexpr int kXBytes = (kE4m3 ? 1 : 2) * kPromptXBytes;
   uint8_t* x;        // [slots][2 tiles][128 rows][64 k], parts of rows exchanged as device/wgmma.h says
   uint8_t* weights;  // [slots][8 strips][2 tiles]
+  float* scales;     // [slots][128 rows]: of codes
   device::Barrier* filled;
   device::Barrier* free;
-  PromptUnit* units;  // [slots]: of the unit whose first stage it is
-  int* next;          // [2]: a unit's number on its way to the threads that bring, in turn
+  device::Barrier* turns;  // [2]: of the warpgroups that compute
+  PromptUnit* units;       // [slots]: of the unit whose first stage it is
+  int* next;               // [2]: a unit's number on its way to the threads that bring, in turn
   uint8_t* beside;
   int slots;
   int weight_bytes;
@@ -66,27 +71,35 @@ struct PromptRing {
       : slots(ring_slots), weight_bytes(ring_weight_bytes) {
     if (device::shared_address(shared) % kPromptAlign != 0) __trap();
     x = shared;
-    weights = x + slots * 2 * kPromptXBytes;
+    weights = x + slots * kXBytes;
     beside = weights + slots * weight_bytes;
+    scales = reinterpret_cast<float*>(beside);
+    if constexpr (kE4m3) beside += slots * kPromptScaleBytes;
     next = reinterpret_cast<int*>(beside + beside_bytes);
     units = reinterpret_cast<PromptUnit*>(next + 4);
     filled = reinterpret_cast<device::Barrier*>(reinterpret_cast<uint8_t*>(units) + slots * kPromptUnitBytes);
     free = filled + slots;
+    turns = free + slots;
     if (threadIdx.x == 0) {
       for (int i = 0; i < slots; ++i) {
         device::barrier_init(&filled[i], kPromptBringing + 1);
         device::barrier_init(&free[i], kPromptComputing / device::kWarp * device::kWarpArrivals);
       }
+      for (int i = 0; i < 2; ++i) {
+        device::barrier_init(&turns[i], kPromptComputing / device::kWarp / 2 * device::kWarpArrivals);
+      }
       device::barrier_init_done();
     }
     __syncthreads();
   }
-  WEIR_DEVICE uint8_t* x_slot(RingPlace at) const { return x + at.slot * 2 * kPromptXBytes; }
+  WEIR_DEVICE uint8_t* x_slot(RingPlace at) const { return x + at.slot * kXBytes; }
   WEIR_DEVICE uint8_t* weight_slot(RingPlace at) const { return weights + at.slot * weight_bytes; }
+  WEIR_DEVICE float* scale_slot(RingPlace at) const { return scales + at.slot * kPromptTokens; }
   WEIR_DEVICE PromptUnit& unit(RingPlace at) const {
     return *reinterpret_cast<PromptUnit*>(reinterpret_cast<uint8_t*>(units) + at.slot * kPromptUnitBytes);
   }
   WEIR_DEVICE void wait_filled(RingPlace at) const { device::barrier_wait(&filled[at.slot], at.phase); }
+  WEIR_DEVICE bool is_filled(RingPlace at) const { return device::barrier_passed(&filled[at.slot], at.phase); }
   // The first round finds every slot free.
   WEIR_DEVICE void wait_free(RingPlace at) const { device::barrier_wait(&free[at.slot], at.phase ^ 1U); }
   WEIR_DEVICE void release(RingPlace at) const { device::warp_arrive(&free[at.slot]); }
@@ -95,7 +108,8 @@ struct PromptRing {
 inline constexpr int kPromptStripsAWarp = kPromptStrips / (kPromptBringing / device::kWarp);
 
 // By every warp that brings: the tiles [2 block, 2 block + tiles) of two of the unit's strips. Counts as one arrival.
-WEIR_DEVICE void bring_weights(const PromptRing& ring, RingPlace at, const PromptUnit& unit, int block, int tiles) {
+template <class Ring>
+WEIR_DEVICE void bring_weights(const Ring& ring, RingPlace at, const PromptUnit& unit, int block, int tiles) {
   if (device::lane() != 0) return;
   const int bytes = packed_tile_bytes(unit.format);
   const int warp = device::warp() - kPromptComputing / device::kWarp;
@@ -113,7 +127,7 @@ WEIR_DEVICE void bring_weights(const PromptRing& ring, RingPlace at, const Promp
   }
 }
 
-// The rows of x that a thread brings: 16 bytes of each 16th row.
+// The rows of x that a thread brings: 16 bytes of each 16th row. Codes are copied as half as many 16-bit numbers.
 struct PromptRows {
   static constexpr int kApart = kPromptBringing / 8;
   static constexpr int kRows = kPromptTokens / kApart;
@@ -164,6 +178,27 @@ struct PromptRows {
   }
 };
 
+// The scales that a thread brings: of one row of codes.
+struct PromptScales {
+  static_assert(kPromptBringing == kPromptTokens);
+  const float* from = nullptr;  // null: there is no such row
+  int64_t stride = 0;
+  int row;
+
+  WEIR_DEVICE PromptScales() : row(static_cast<int>(threadIdx.x) - kPromptComputing) {}
+  template <class Work>
+  WEIR_DEVICE void choose(const Work& work, const PromptUnit& unit) {
+    stride = work.scale_stride();
+    from = row < unit.rows ? work.x_scales() + work.row(unit, row) : nullptr;
+  }
+  // Of one block of all rows, the blocks in turn.
+  WEIR_DEVICE void copy(float* slot) {
+    if (from == nullptr) return;
+    device::copy4(slot + row, from);
+    from += stride;
+  }
+};
+
 inline constexpr int kPromptBringBarrier = 3;
 
 // The numbers of this block's units: every so manieth, or, where units differ (`Work::kCounted`), the next that no
@@ -198,7 +233,7 @@ struct PromptTurns {
 // Fills the ring for every unit of this block of threads. Weights of the first unit are asked for before the kernel
 // before this one has ended, where `Work::kKnownBefore` says that the units can be known then.
 template <class Work>
-WEIR_DEVICE void bring(const Work& work, const PromptRing& ring) {
+WEIR_DEVICE void bring(const Work& work, const PromptRing<Work::kE4m3>& ring) {
   int early = 0;
   if constexpr (Work::kKnownBefore) {
     if (static_cast<int>(blockIdx.x) < work.count()) {
@@ -210,6 +245,7 @@ WEIR_DEVICE void bring(const Work& work, const PromptRing& ring) {
   device::wait_for_previous();
   device::start_next();
   PromptRows rows;
+  PromptScales scales;
   RingPlace at;
   const int count = work.count();
   PromptTurns<Work> turns{work, ring.next};
@@ -219,6 +255,7 @@ WEIR_DEVICE void bring(const Work& work, const PromptRing& ring) {
     const PromptUnit unit = work.unit(turns.now);
     if (unit.strips <= 0) continue;
     rows.choose(work, unit);
+    if constexpr (Work::kE4m3) scales.choose(work, unit);
     for (int tile = 0; tile < unit.tiles; tile += 2) {
       const int tiles = min(2, unit.tiles - tile);
       ring.wait_free(at);
@@ -227,8 +264,13 @@ WEIR_DEVICE void bring(const Work& work, const PromptRing& ring) {
       } else {
         bring_weights(ring, at, unit, tile / 2, tiles);
       }
-      rows.copy(ring.x_slot(at), unit, tile);
-      if (tiles == 2) rows.copy(ring.x_slot(at) + kPromptXBytes, unit, tile + 1);
+      if constexpr (Work::kE4m3) {
+        rows.copy(ring.x_slot(at), unit, tile / 2);
+        scales.copy(ring.scale_slot(at));
+      } else {
+        rows.copy(ring.x_slot(at), unit, tile);
+        if (tiles == 2) rows.copy(ring.x_slot(at) + kPromptXBytes, unit, tile + 1);
+      }
       device::copies_arrive(&ring.filled[at.slot]);
       at.advance(ring.slots);
     }

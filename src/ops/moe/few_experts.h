@@ -1,4 +1,4 @@
-// For kernel files: what the kernels of moe_one.cu and of moe_few.cu have in common.
+// For kernel files: what the kernels of moe_one.cu, moe_few.cu and moe_some.cu have in common.
 #pragma once
 
 #include "ops/linear/few_units.h"

@@ -288,7 +288,7 @@ WEIR_KERNEL_BOUNDED(weir_one_gate_up_mxfp4, GpuFewExpertsArgs, few_threads(kGpuM
   extern __shared__ __align__(128) uint8_t few_shared[];
   gate_up<kGpuMxfp4, 8>(args, few_shared);
 }
-WEIR_KERNEL_BOUNDED(weir_one_gate_up_mxfp4_many, GpuFewExpertsArgs, few_threads(kGpuMxfp4), 1) {
+WEIR_KERNEL_BOUNDED(weir_one_gate_up_mxfp4_many, GpuFewExpertsArgs, few_threads(kGpuMxfp4), 2) {
   extern __shared__ __align__(128) uint8_t few_shared[];
   gate_up<kGpuMxfp4, 16>(args, few_shared);
 }
@@ -296,7 +296,7 @@ WEIR_KERNEL_BOUNDED(weir_one_down_mxfp4, GpuFewExpertsArgs, few_threads(kGpuMxfp
   extern __shared__ __align__(128) uint8_t few_shared[];
   down<kGpuMxfp4, 8>(args, few_shared);
 }
-WEIR_KERNEL_BOUNDED(weir_one_down_mxfp4_many, GpuFewExpertsArgs, few_threads(kGpuMxfp4), 1) {
+WEIR_KERNEL_BOUNDED(weir_one_down_mxfp4_many, GpuFewExpertsArgs, few_threads(kGpuMxfp4), 2) {
   extern __shared__ __align__(128) uint8_t few_shared[];
   down<kGpuMxfp4, 16>(args, few_shared);
 }

@@ -57,6 +57,14 @@ struct GpuMoePromptArgs {
   int32_t* counters = nullptr;    // 2: of units that blocks have taken, of each product
   uint16_t* hidden = nullptr;     // [rows * slots][width], in the order of the list
   float* products = nullptr;
+  // The rows quantised (ops/quantize/quantize_rows_args.h), instead of x_bf16 and x_f16: all experts take_e4m3(), and
+  // hidden values, rounded to f16, are quantised as well.
+  const uint8_t* x_e4m3 = nullptr;  // x_stride, a multiple of 16, is of these
+  const float* x_scales = nullptr;  // [D / 128][scale_stride]
+  int64_t scale_stride = 0;
+  // Filled in.
+  uint8_t* hidden_e4m3 = nullptr;  // [rows * slots][width]
+  float* hidden_scales = nullptr;  // [width / 128][rows * slots]
 };
 
 }  // namespace weir

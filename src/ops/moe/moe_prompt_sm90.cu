@@ -64,9 +64,10 @@ WEIR_DEVICE int moe_prompt_place(int c, int position) {
   return c ^ (position / 2 % 4 * 8);
 }
 
-// What both products share; kDown: the second.
-template <bool kDown>
+// What both products share; kDown: the second. kQuantised: rows and hidden values are.
+template <bool kDown, bool kQuantised>
 struct ExpertWork {
+  static constexpr bool kE4m3 = kQuantised;
   static constexpr bool kKnownBefore = false;
   static constexpr bool kCounted = true;
   static constexpr int kBeside = kDown ? kMoePromptStaging : 0;
@@ -80,19 +81,30 @@ struct ExpertWork {
     unit.index = tile.expert;
     const GpuPackedMlp& mlp = args.table[tile.expert];
     unit.take(kDown ? mlp.down : mlp.gate_up, i % args.row_tiles * kPromptStrips, kPromptStrips);
-    const bool f16 = operand_type(unit.format) == kOperandF16;
-    unit.x = kDown ? args.hidden : (f16 ? args.x_f16 : args.x_bf16);
+    if constexpr (kE4m3) {
+      unit.x = reinterpret_cast<const uint16_t*>(kDown ? args.hidden_e4m3 : args.x_e4m3);
+    } else {
+      const bool f16 = operand_type(unit.format) == kOperandF16;
+      unit.x = kDown ? args.hidden : (f16 ? args.x_f16 : args.x_bf16);
+    }
     unit.first = tile.first;
     unit.rows = tile.rows;
     unit.columns = prompt_columns(tile.rows);
     unit.split = 0;
     return unit;
   }
+  WEIR_DEVICE int64_t x_stride() const {
+    const int64_t stride = kDown ? args.width : args.x_stride;
+    return kE4m3 ? stride / 2 : stride;
+  }
+  WEIR_DEVICE const float* x_scales() const { return kDown ? args.hidden_scales : args.x_scales; }
+  WEIR_DEVICE int64_t scale_stride() const { return kDown ? int64_t{args.rows} * args.slots : args.scale_stride; }
 };
 
-struct HiddenWork : ExpertWork<false> {
+template <bool kQuantised>
+struct HiddenWork : ExpertWork<false, kQuantised> {
+  using ExpertWork<false, kQuantised>::args;
   WEIR_DEVICE int row(const PromptUnit& unit, int r) const { return args.list[unit.first + r]; }
-  WEIR_DEVICE int64_t x_stride() const { return args.x_stride; }
 
   // A lane has a hidden value of two tokens; lanes of rows g and g ^ 1 exchange, and each writes two values of one.
   template <int kSize>
@@ -127,9 +139,10 @@ struct HiddenWork : ExpertWork<false> {
   }
 };
 
-struct ProductWork : ExpertWork<true> {
+template <bool kQuantised>
+struct ProductWork : ExpertWork<true, kQuantised> {
+  using ExpertWork<true, kQuantised>::args;
   WEIR_DEVICE int row(const PromptUnit& unit, int r) const { return unit.first + r; }
-  WEIR_DEVICE int64_t x_stride() const { return args.width; }
 
   // 64 rows of D of 32 tokens at a time go by way of shared memory, from where the copy engine takes them: a half of
   // the warpgroup's part is written while the other is read.
@@ -229,11 +242,17 @@ WEIR_KERNEL(weir_moe_prompt_place, GpuMoePromptArgs) {
 }
 
 WEIR_KERNEL_BOUNDED(weir_moe_prompt_hidden, GpuMoePromptArgs, kPromptThreads, 1) {
-  prompt_products(HiddenWork{{args}}, args.slots_of_ring, args.weight_bytes);
+  prompt_products(HiddenWork<false>{{args}}, args.slots_of_ring, args.weight_bytes);
+}
+WEIR_KERNEL_BOUNDED(weir_moe_prompt_hidden_e4m3, GpuMoePromptArgs, kPromptThreads, 1) {
+  prompt_products(HiddenWork<true>{{args}}, args.slots_of_ring, args.weight_bytes);
 }
 
 WEIR_KERNEL_BOUNDED(weir_moe_prompt_products, GpuMoePromptArgs, kPromptThreads, 1) {
-  prompt_products(ProductWork{{args}}, args.slots_of_ring, args.weight_bytes);
+  prompt_products(ProductWork<false>{{args}}, args.slots_of_ring, args.weight_bytes);
+}
+WEIR_KERNEL_BOUNDED(weir_moe_prompt_products_e4m3, GpuMoePromptArgs, kPromptThreads, 1) {
+  prompt_products(ProductWork<true>{{args}}, args.slots_of_ring, args.weight_bytes);
 }
 
 // A block a row, four columns a thread and turn.

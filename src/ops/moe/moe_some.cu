@@ -295,7 +295,7 @@ WEIR_DEVICE void gate_up(const GpuFewExpertsArgs& args, uint8_t* shared) {
 inline constexpr int kTotals = kPackedMoeRows * kStripRows / (kSomeDownJoinWarps * device::kWarp);  // sums of a thread
 
 // A block takes a strip, of all entries; the rows of hidden values come in the ring's slots beside the weights. Eight
-// warps join what eight others have multiplied. A slot holds the strip of as many entries as make a chunk, or of one of
+// warps join what the others have multiplied. A slot holds the strip of as many entries as make a chunk, or of one of
 // the shared expert's that is stored otherwise.
 template <int kFormat>
 WEIR_DEVICE void down(const GpuFewExpertsArgs& args, uint8_t* shared) {

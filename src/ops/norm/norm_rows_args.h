@@ -22,6 +22,10 @@ struct GpuNormRowsArgs {
   float eps = 1e-6F;
   int32_t rows = 0;  // filled in
   int32_t reserved = 0;
+  // The same quantised, for sizes that are multiples of 128: ops/quantize/quantize_rows_args.h.
+  uint8_t* e4m3 = nullptr;  // [rows][size]
+  float* scales = nullptr;  // [size / 128][scale_stride]; with `e4m3`
+  int64_t scale_stride = 0;
 };
 
 }  // namespace weir
