@@ -103,7 +103,8 @@ class GpuBench {
   }
 
   std::string_view prefill_activations() const {
-    return model_.config.prefill_activations == PrefillActivations::kFp8 ? "FP8" : "16 bits";
+    if (model_.config.prefill_activations == PrefillActivations::kFp8) return "FP8";
+    return on_gpu_.packed ? "16 bits" : "F32";
   }
 
   Json about(const char* what) const {

@@ -417,15 +417,13 @@ Status choose_prefill_activations(const Options& options, ModelConfig* config) {
 }
 
 Status check_prefill_activations(const ModelConfig& config, const ModelWeights& weights) {
-  constexpr int64_t kBlock = 128;  // of K, that a scale stands for
-  const auto fp8 = [](const WeightMatrix& w) {
-    return w.n > 0 && w.format == WeightFormat::kFp8Block && w.k % kBlock == 0;
-  };
-  const auto any = [&](const LayerWeights& layer) {
-    const bool mixer = layer.kind == LayerKind::kLinear
-                           ? fp8(layer.gdn.in_qkv) || fp8(layer.gdn.out)
-                           : fp8(layer.attention.q) || fp8(layer.attention.k) || fp8(layer.attention.o);
-    return mixer || fp8(layer.dense.down) || (!layer.moe.experts.empty() && fp8(layer.moe.experts.front().down));
+  const auto any = [](const LayerWeights& layer) {
+    const bool mixer =
+        layer.kind == LayerKind::kLinear
+            ? takes_e4m3(layer.gdn.in_qkv) || takes_e4m3(layer.gdn.out)
+            : takes_e4m3(layer.attention.q) || takes_e4m3(layer.attention.k) || takes_e4m3(layer.attention.o);
+    return mixer || takes_e4m3(layer.dense.down) ||
+           (!layer.moe.experts.empty() && takes_e4m3(layer.moe.experts.front().down));
   };
   if (config.prefill_activations != PrefillActivations::kFp8 ||
       std::any_of(weights.layers.begin(), weights.layers.end(), any)) {

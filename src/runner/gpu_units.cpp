@@ -65,31 +65,38 @@ class Namer {
   std::string few_rows(int64_t k, bool mixed = false) const {
     return rows_ > 8 && !mixed && k <= kWideK ? "linear_packed_16" : "linear_packed_8";
   }
-  // As PackedExecutor::fewest_rows() orders them; shapes and formats alone. `normed`: in the kernel.
-  GpuFewArgs few_args(const LinearOp& op, int64_t k, bool normed) const {
+  // What a matrix is packed as, with `n` rows; of one that has no packed form, the format alone.
+  static GpuPacked packed_of(const WeightMatrix& w, int64_t n) {
+    GpuPacked packed;
+    packed.format = gpu_format(w.format);
+    if (packed_tile_bytes(packed.format) > 0 && w.k % kTileK == 0) packed = packed_shape(n, w.k, packed.format);
+    return packed;
+  }
+  // Of products of few rows, without outputs. `normed`: in the kernel.
+  GpuFewArgs few_args(int64_t k, bool normed) const {
     static constexpr float kWeight = 0;  // that there is one
     GpuFewArgs args;
     args.rows = static_cast<int32_t>(rows_);
     args.k = static_cast<int32_t>(k);
     if (normed) args.norm = &kWeight;
+    return args;
+  }
+  // As PackedExecutor::fewest_rows() orders them; shapes and formats alone.
+  GpuFewArgs linear_args(const LinearOp& op, int64_t k, bool normed) const {
+    GpuFewArgs args = few_args(k, normed);
     for (const bool fp8 : {true, false}) {
       for (const LinearOp::Output& output : op.outputs) {
         const WeightMatrix& weight = matrix(output.weight);
         if ((weight.format == WeightFormat::kFp8Block) != fp8) continue;
-        GpuPacked& packed = args.outputs[args.count++].weight;
-        packed.format = gpu_format(weight.format);
-        if (packed_tile_bytes(packed.format) > 0 && weight.k % kTileK == 0) {
-          packed = packed_shape(weight.n, weight.k, packed.format);
-        }
+        args.outputs[args.count++].weight = packed_of(weight, weight.n);
         args.fp8_count += fp8 ? 1 : 0;
       }
     }
     return args;
   }
-  static bool as_codes(WeightFormat format, int64_t k) { return format == WeightFormat::kFp8Block && k % kBlockK == 0; }
   // Of a prompt's quantised rows; empty where no matrix takes these.
-  std::string linear_of_codes(const LinearOp& op, int64_t k, bool normed) const {
-    const auto takes = [&](const LinearOp::Output& output) { return as_codes(matrix(output.weight).format, k); };
+  std::string linear_of_codes(const LinearOp& op, bool normed) const {
+    const auto takes = [&](const LinearOp::Output& output) { return takes_e4m3(matrix(output.weight)); };
     if (!codes_ || std::none_of(op.outputs.begin(), op.outputs.end(), takes)) return {};
     const bool all = std::all_of(op.outputs.begin(), op.outputs.end(), takes);
     return fmt::format("{}, linear_prompt_e4m3{}", normed ? "norm_rows" : "quantize_rows",
@@ -97,8 +104,8 @@ class Namer {
   }
   std::string linear(const LinearOp& op, int64_t k, bool mixed, bool normed) const {
     const bool of_head = op.outputs.front().y.buffer == program_.logits;
-    if (const std::string codes = linear_of_codes(op, k, normed); !of_head && !codes.empty()) return codes;
-    const GpuFewArgs args = few_args(op, k, normed);
+    if (const std::string codes = linear_of_codes(op, normed); !of_head && !codes.empty()) return codes;
+    const GpuFewArgs args = linear_args(op, k, normed);
     if (rows_ > kFewRows && some_rows_fit(h200(), args)) return "linear_some";
     if (rows_ > PackedExecutor::kRowsWithNorm) return normed ? "norm_rows, linear_prompt" : "linear_prompt";
     if (of_head && normed && rows_ <= kFewRows && matrix(op.outputs.front().weight).format == WeightFormat::kBf16 &&
@@ -125,24 +132,18 @@ class Namer {
     return args;
   }
   GpuFewArgs front_args(const MoeWeights& moe) const {
-    static constexpr float kWeight = 0;
-    GpuFewArgs args;
-    args.rows = static_cast<int32_t>(rows_);
-    args.k = static_cast<int32_t>(config_.hidden);
-    if (rows_ <= PackedExecutor::kExpertsNormMax) args.norm = &kWeight;
+    GpuFewArgs args = few_args(config_.hidden, rows_ <= PackedExecutor::kExpertsNormMax);
     const WeightMatrix& gate = moe.shared.gate;
     args.fp8_count = gate.format == WeightFormat::kFp8Block ? 1 : 0;
-    args.outputs[args.count++].weight = packed_shape(2 * gate.n, gate.k, gpu_format(gate.format));
-    for (const WeightMatrix* matrix : {&moe.router, &moe.shared_gate}) {
-      args.outputs[args.count++].weight = packed_shape(matrix->n, matrix->k, gpu_format(matrix->format));
-    }
+    args.outputs[args.count++].weight = packed_of(gate, 2 * gate.n);
+    args.outputs[args.count++].weight = packed_of(moe.router, moe.router.n);
+    args.outputs[args.count++].weight = packed_of(moe.shared_gate, moe.shared_gate.n);
     return args;
   }
   std::string experts(const MoeWeights& moe) const {
     const MlpWeights& expert = moe.experts.front();
     const bool shared = config_.shared_width > 0;
-    if (codes_ && as_codes(expert.gate.format, expert.gate.k) && as_codes(expert.down.format, expert.down.k) &&
-        (!shared || as_codes(moe.shared.gate.format, moe.shared.gate.k))) {
+    if (codes_ && takes_e4m3(expert) && (!shared || takes_e4m3(moe.shared))) {
       return "norm_rows, linear_prompt, routes, moe_prompt, quantize_rows";
     }
     if (rows_ > kPackedMoeRows) return "norm_rows, linear_prompt, routes, moe_prompt";
@@ -152,7 +153,7 @@ class Namer {
     const bool mxfp4 = format == WeightFormat::kMxfp4;
     const bool stored = expert.down.format == format &&
                         (moe.shared.gate.format == format || (mxfp4 && moe.shared.gate.format == WeightFormat::kBf16));
-    if (!takes_.ok() || !shared || !(mxfp4 || format == WeightFormat::kFp8Block) || !stored) {
+    if (!shared || !(mxfp4 || format == WeightFormat::kFp8Block) || !stored) {
       return front + ", experts_gate_up, experts_down";
     }
     const GpuFewExpertsArgs args = experts_args(moe);
@@ -226,10 +227,7 @@ class Namer {
       unit->kernel = rows_ <= PackedExecutor::kRowsWithNorm
                          ? fmt::format("{}, {}", few_rows(config_.hidden), few_rows(config_.dense_width))
                          : "norm_rows, moe_prompt";
-      if (codes_ && as_codes(layer.dense.gate.format, layer.dense.gate.k) &&
-          as_codes(layer.dense.down.format, layer.dense.down.k)) {
-        unit->kernel = "norm_rows, moe_prompt, quantize_rows";
-      }
+      if (codes_ && takes_e4m3(layer.dense)) unit->kernel = "norm_rows, moe_prompt, quantize_rows";
       return;
     }
     unit->what = fmt::format("{} experts x {}, top {}, shared {}", config_.experts, config_.expert_width,

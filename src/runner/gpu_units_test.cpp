@@ -21,6 +21,13 @@ class GpuUnits : public ::testing::Test {
     program_ = make_main_program(config_, gpu_cache_sizes(config_));
   }
   std::vector<GpuUnit> units(const UnitRows& rows) const { return gpu_units(program_, config_, weights_, rows); }
+  // Of the first operation of this kind, or whose words begin so.
+  std::string kernel(const std::string& of, const UnitRows& rows) const {
+    for (const GpuUnit& unit : units(rows)) {
+      if (unit.operation == of || unit.what.starts_with(of)) return unit.kernel;
+    }
+    return "no such unit";
+  }
 
   ModelConfig config_;
   ModelWeights weights_;
@@ -90,25 +97,20 @@ TEST_F(GpuUnits, ProjectionsOfFewRowsHaveKernelsOfTheirOwnInFp8AndBf16) {
   config_.gdn_key_heads = 16;
   config_.gdn_value_heads = 32;
   for (const WeightFormat format : {WeightFormat::kFp8Block, WeightFormat::kBf16}) {
-    const auto kernel = [&](const std::string& what, int64_t rows) {
-      const std::vector<GpuUnit> all = units({rows, false});
-      const auto unit =
-          std::find_if(all.begin(), all.end(), [&](const GpuUnit& u) { return u.what.starts_with(what); });
-      return unit == all.end() ? "no such unit" : unit->kernel;
-    };
     make(format);
-    EXPECT_EQ(kernel("gdn_qkv+gdn_z", 1), "linear_one");
-    EXPECT_EQ(kernel("gdn_qkv+gdn_z", 8), "linear_few");
-    EXPECT_TRUE(kernel("gdn_qkv+gdn_z", 9).starts_with("linear_packed")) << kernel("gdn_qkv+gdn_z", 9);
-    EXPECT_EQ(kernel("gdn_out", 8), "linear_few");
-    EXPECT_EQ(kernel("gdn_out", 9), "linear_some");
-    EXPECT_EQ(kernel("gdn_out", 32), "linear_some");
-    EXPECT_EQ(kernel("gdn_out", 33), "linear_prompt");
+    EXPECT_EQ(kernel("gdn_qkv+gdn_z", {1, false}), "linear_one");
+    EXPECT_EQ(kernel("gdn_qkv+gdn_z", {8, false}), "linear_few");
+    EXPECT_TRUE(kernel("gdn_qkv+gdn_z", {9, false}).starts_with("linear_packed"))
+        << kernel("gdn_qkv+gdn_z", {9, false});
+    EXPECT_EQ(kernel("gdn_out", {8, false}), "linear_few");
+    EXPECT_EQ(kernel("gdn_out", {9, false}), "linear_some");
+    EXPECT_EQ(kernel("gdn_out", {32, false}), "linear_some");
+    EXPECT_EQ(kernel("gdn_out", {33, false}), "linear_prompt");
     config_.hidden = 4096;
     config_.gdn_value_heads = 64;
     make(format);
-    EXPECT_EQ(kernel("gdn_qkv+gdn_z", 4), "linear_few");
-    EXPECT_EQ(kernel("gdn_qkv+gdn_z", 5), "linear_packed_8");
+    EXPECT_EQ(kernel("gdn_qkv+gdn_z", {4, false}), "linear_few");
+    EXPECT_EQ(kernel("gdn_qkv+gdn_z", {5, false}), "linear_packed_8");
     config_.hidden = 2048;
     config_.gdn_value_heads = 32;
   }
@@ -121,27 +123,29 @@ TEST_F(GpuUnits, NamesTheKernelsOfExpertsAndOfQuantisedPrompts) {
   config_.expert_width = config_.shared_width = 512;
   config_.gdn_key_heads = 16;
   config_.gdn_value_heads = 32;
-  const auto kernel = [&](const std::string& operation, const UnitRows& rows) {
-    const std::vector<GpuUnit> all = units(rows);
-    const auto unit = std::find_if(all.begin(), all.end(), [&](const GpuUnit& u) { return u.operation == operation; });
-    return unit == all.end() ? "no such unit" : unit->kernel;
-  };
   for (const WeightFormat format : {WeightFormat::kFp8Block, WeightFormat::kMxfp4}) {
     const std::string of = format == WeightFormat::kMxfp4 ? "_mxfp4" : "";
-    weights_ = dummy_shapes(config_, format).value();
-    program_ = make_main_program(config_, gpu_cache_sizes(config_));
+    make(format);
     EXPECT_EQ(kernel("feed-forward", {1, false}), "linear_one, one_gate_up" + of + ", one_down" + of);
     EXPECT_EQ(kernel("feed-forward", {4, false}), "linear_few, few_experts" + of);
     EXPECT_EQ(kernel("feed-forward", {8, false}), "norm_rows, linear_few, few_experts" + of);
     EXPECT_EQ(kernel("feed-forward", {64, false}),
               "norm_rows, linear_prompt, some_routes, some_gate_up" + of + ", some_down" + of);
   }
-  weights_ = dummy_shapes(config_, WeightFormat::kFp8Block).value();
+  make();
   EXPECT_EQ(kernel("linear", {256, true}), "norm_rows, linear_prompt");
   config_.prefill_activations = PrefillActivations::kFp8;
   EXPECT_EQ(kernel("linear", {256, true}), "norm_rows, linear_prompt_e4m3, linear_prompt");
   EXPECT_EQ(kernel("feed-forward", {256, true}), "norm_rows, linear_prompt, routes, moe_prompt, quantize_rows");
   EXPECT_EQ(kernel("feed-forward", {4, false}), "linear_few, few_experts");
+}
+
+// A device refuses them when it loads the weights; a plan is made all the same.
+TEST_F(GpuUnits, MatricesWithoutAPackedFormHaveAPlan) {
+  load("moe-fit");
+  for (LayerWeights& layer : weights_.layers) layer.moe.router.format = WeightFormat::kF32;
+  EXPECT_NE(kernel("feed-forward", {1, false}), "no such unit");
+  EXPECT_EQ(kernel("feed-forward", {1, false}).find("few_experts"), std::string::npos);
 }
 
 TEST_F(GpuUnits, UpTo128HeadsOfGatedDeltaNetAreFew) {

@@ -171,7 +171,6 @@ class PackedExecutor final : public Executor {
   template <class Work>
   void by_runs(bool quantised, const Rows& rows, const Work& work);
   void multiply(const LinearOp& op, const Rows& rows);
-  void multiply_quantised(const LinearOp& op, const Rows& rows);
   void feed_forward(const FeedForwardOp& op, const Rows& rows);
   bool quantises(const LinearOp& op) const;
   bool quantises(const FeedForwardOp& op) const;
@@ -187,7 +186,8 @@ class PackedExecutor final : public Executor {
   bool fewest_rows(const LinearOp& op, const Rows& rows);
   void few_rows(const LinearOp& op, const Rows& rows);
   bool some_rows(const LinearOp& op, const Rows& rows);
-  void many_rows(const LinearOp& op, const Rows& rows);
+  void many_rows(const LinearOp& op, const Rows& rows, bool quantised = false);
+  void quantise_mixed(const LinearOp& op, const Rows& rows);
   bool few_rows_experts(const FeedForwardOp& op, const PackedFeedForward& layer, const Rows& rows);
   void front_of_experts(const PackedFeedForward& layer, const Rows& rows);
   void score_experts(const PackedFeedForward& layer, const Rows& rows, bool quantised = false);

@@ -101,7 +101,7 @@ void PackedExecutor::by_runs(bool quantised, const Rows& rows, const Work& work)
 void PackedExecutor::execute(const LinearOp& op, const Rows& rows) {
   by_runs(quantises(op), rows, [&](const Rows& run, bool prompt) {
     if (prompt) {
-      multiply_quantised(op, run);
+      many_rows(op, run, true);
     } else {
       multiply(op, run);
     }
@@ -126,42 +126,6 @@ void PackedExecutor::multiply(const LinearOp& op, const Rows& rows) {
   } else if (rows.count <= kFewRows || !some_rows(op, rows)) {
     few_rows(op, rows);
   }
-}
-
-// Rows of prompts by matrices of block FP8 as FP8 codes, by others as they are.
-void PackedExecutor::multiply_quantised(const LinearOp& op, const Rows& rows) {
-  GpuPromptArgs quantised;
-  GpuPromptArgs others;
-  bool types[2] = {false, false};
-  for (const LinearOp::Output& output : op.outputs) {
-    const GpuPacked& weight = weights_.matrix(output.weight);
-    GpuPromptArgs& args = takes_e4m3(weight) ? quantised : others;
-    if (&args == &others) types[operand_type(weight.format)] = true;
-    args.rows = static_cast<int32_t>(rows.count);
-    args.x_stride = weight.k;
-    args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? 1 : 0, 0};
-  }
-  if (norm_.there) {
-    norm_to_operands(rows, types[kOperandBf16], types[kOperandF16], nullptr, true);
-  } else {
-    GpuQuantizeRowsArgs args;
-    const int32_t type = operand_type(weights_.matrix(op.outputs.front().weight).format);
-    (type == kOperandF16 ? args.x_f16 : args.x_bf16) = mixed_rows(op);
-    args.e4m3 = codes_;
-    args.scales = code_scales_;
-    args.scale_stride = limits_.rows;
-    args.x_stride = quantised.x_stride;
-    args.size = static_cast<int32_t>(quantised.x_stride);
-    args.rows = quantised.rows;
-    quantize_rows(gpu_, args);
-  }
-  quantised.x_e4m3 = codes_;
-  quantised.x_scales = code_scales_;
-  quantised.scale_stride = limits_.rows;
-  linear_prompt(gpu_, quantised);
-  if (others.count == 0) return;
-  take_operands(op, &others);
-  linear_prompt(gpu_, others);
 }
 
 void PackedExecutor::sample_rows(const Rows& rows) {
@@ -271,22 +235,50 @@ bool PackedExecutor::some_rows(const LinearOp& op, const Rows& rows) {
   return true;
 }
 
-void PackedExecutor::many_rows(const LinearOp& op, const Rows& rows) {
-  GpuPromptArgs args;
-  args.rows = static_cast<int32_t>(rows.count);
+// `quantised`: matrices that take rows as FP8 codes have them so.
+void PackedExecutor::many_rows(const LinearOp& op, const Rows& rows, bool quantised) {
+  GpuPromptArgs of_codes;
+  GpuPromptArgs others;
   bool types[2] = {false, false};
   for (const LinearOp::Output& output : op.outputs) {
     const GpuPacked& weight = weights_.matrix(output.weight);
-    types[operand_type(weight.format)] = true;
+    const bool codes = quantised && takes_e4m3(weight);
+    if (!codes) types[operand_type(weight.format)] = true;
+    GpuPromptArgs& args = codes ? of_codes : others;
+    args.rows = static_cast<int32_t>(rows.count);
     args.x_stride = weight.k;
     args.outputs[args.count++] = {weight, data(output.y), stride(output.y), output.add ? 1 : 0, 0};
   }
   if (norm_.there) {
     norm_to_operands(rows, types[kOperandBf16], types[kOperandF16],
-                     rows.chosen != nullptr ? data({program_.normed, 0}) : nullptr);
+                     rows.chosen != nullptr ? data({program_.normed, 0}) : nullptr, of_codes.count > 0);
+  } else if (of_codes.count > 0) {
+    quantise_mixed(op, rows);
   }
-  take_operands(op, &args);
-  linear_prompt(gpu_, args);
+  if (of_codes.count > 0) {
+    of_codes.x_e4m3 = codes_;
+    of_codes.x_scales = code_scales_;
+    of_codes.scale_stride = limits_.rows;
+    linear_prompt(gpu_, of_codes);
+  }
+  if (others.count > 0) {
+    take_operands(op, &others);
+    linear_prompt(gpu_, others);
+  }
+}
+
+// A mixer's rows as FP8 codes.
+void PackedExecutor::quantise_mixed(const LinearOp& op, const Rows& rows) {
+  const GpuPacked& first = weights_.matrix(op.outputs.front().weight);
+  GpuQuantizeRowsArgs args;
+  (operand_type(first.format) == kOperandF16 ? args.x_f16 : args.x_bf16) = mixed_rows(op);
+  args.e4m3 = codes_;
+  args.scales = code_scales_;
+  args.scale_stride = limits_.rows;
+  args.x_stride = first.k;
+  args.size = first.k;
+  args.rows = static_cast<int32_t>(rows.count);
+  quantize_rows(gpu_, args);
 }
 
 // What the mixer's output is multiplied with next decides its type.

@@ -78,6 +78,14 @@ Status packed_takes(const ModelConfig& config) {
   return Ok{};
 }
 
+bool takes_e4m3(const WeightMatrix& w) {
+  return w.format == WeightFormat::kFp8Block && w.k % kBlockK == 0;
+}
+
+bool takes_e4m3(const MlpWeights& mlp) {
+  return takes_e4m3(mlp.gate) && takes_e4m3(mlp.down);
+}
+
 // Lays everything out first, so that one allocation holds it and what does not fit is said before anything is copied.
 class PackedWeights::Uploader {
  public:

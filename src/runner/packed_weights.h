@@ -39,6 +39,10 @@ struct PackedFeedForward {
 // Why the packed path does not take a model, or nothing.
 Status packed_takes(const ModelConfig& config);
 
+// takes_e4m3() of what they become.
+bool takes_e4m3(const WeightMatrix& w);
+bool takes_e4m3(const MlpWeights& mlp);
+
 class PackedWeights {
  public:
   // Copies every matrix once and packs it on the device; `weights` may be released afterwards. kTooLarge: the device's

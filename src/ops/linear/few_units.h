@@ -155,9 +155,10 @@ WEIR_DEVICE void keep_unit(float* sums, int columns, const float (&d)[4]) {
   }
 }
 
-// By a warp that multiplies: its unit of every eight of `count`, `work(unit, place)`, from the ring's slot `at` on.
+// By a warp that multiplies: its unit of every eight of `count`, `work(unit, place)`.
 template <class Work>
-WEIR_DEVICE void run_units(const FewRing& ring, RingPlace& at, int count, const Work& work) {
+WEIR_DEVICE void run_units(const FewRing& ring, int count, const Work& work) {
+  RingPlace at;
 #pragma unroll 1
   for (int first = 0; first < count; first += kFewWarps) {
     const int unit = first + device::warp();
@@ -167,11 +168,6 @@ WEIR_DEVICE void run_units(const FewRing& ring, RingPlace& at, int count, const 
     device::warp_arrive(&ring.free[at.slot]);
     at.advance(ring.slots);
   }
-}
-template <class Work>
-WEIR_DEVICE void run_units(const FewRing& ring, int count, const Work& work) {
-  RingPlace at;
-  run_units(ring, at, count, work);
 }
 
 // Joins `blocks` sums in ascending order, `stride` apart; scales (null: 1) two apart.

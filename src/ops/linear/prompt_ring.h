@@ -59,9 +59,9 @@ struct PromptRing {
   float* scales;     // [slots][128 rows]: of codes
   device::Barrier* filled;
   device::Barrier* free;
-  device::Barrier* turns;  // [2]: of the warpgroups that compute
-  PromptUnit* units;       // [slots]: of the unit whose first stage it is
-  int* next;               // [2]: a unit's number on its way to the threads that bring, in turn
+  device::Barrier* product_turns;  // [2]: of the warpgroups that compute
+  PromptUnit* units;               // [slots]: of the unit whose first stage it is
+  int* next;                       // [2]: a unit's number on its way to the threads that bring, in turn
   uint8_t* beside;
   int slots;
   int weight_bytes;
@@ -79,14 +79,14 @@ struct PromptRing {
     units = reinterpret_cast<PromptUnit*>(next + 4);
     filled = reinterpret_cast<device::Barrier*>(reinterpret_cast<uint8_t*>(units) + slots * kPromptUnitBytes);
     free = filled + slots;
-    turns = free + slots;
+    product_turns = free + slots;
     if (threadIdx.x == 0) {
       for (int i = 0; i < slots; ++i) {
         device::barrier_init(&filled[i], kPromptBringing + 1);
         device::barrier_init(&free[i], kPromptComputing / device::kWarp * device::kWarpArrivals);
       }
       for (int i = 0; i < 2; ++i) {
-        device::barrier_init(&turns[i], kPromptComputing / device::kWarp / 2 * device::kWarpArrivals);
+        device::barrier_init(&product_turns[i], kPromptComputing / device::kWarp / 2 * device::kWarpArrivals);
       }
       device::barrier_init_done();
     }

@@ -20,14 +20,16 @@ inline constexpr int kPromptManyRegisters = 216;
 // The warpgroups ask for the products of a block in turn: the matrix units work off one's while the other joins sums
 // and makes registers of weights. Left to themselves they share the units evenly, end at the same time and then both
 // leave them idle.
-struct PromptTurn {
+struct ProductTurn {
   device::Barrier* own;
   device::Barrier* other;
   uint32_t phase;
 
   template <class Ring>
-  WEIR_DEVICE PromptTurn(const Ring& ring, int warpgroup)
-      : own(&ring.turns[warpgroup]), other(&ring.turns[warpgroup ^ 1]), phase(warpgroup == 0 ? 1U : 0U) {}
+  WEIR_DEVICE ProductTurn(const Ring& ring, int warpgroup)
+      : own(&ring.product_turns[warpgroup]),
+        other(&ring.product_turns[warpgroup ^ 1]),
+        phase(warpgroup == 0 ? 1U : 0U) {}
   WEIR_DEVICE void wait() {
     device::barrier_wait(own, phase);
     phase ^= 1U;
@@ -39,7 +41,7 @@ struct PromptTurn {
 template <bool kE4m3>
 struct PromptReader {
   const PromptRing<kE4m3>& ring;
-  PromptTurn turn;
+  ProductTurn turn;
   RingPlace at;
   int strip = 0;        // of the unit, that this warp takes
   uint32_t x_byte = 0;  // of a slot: where this warpgroup's columns begin
@@ -249,7 +251,7 @@ template <class Work>
 WEIR_DEVICE void compute(const Work& work, const PromptRing<Work::kE4m3>& ring) {
   device::wait_for_previous();
   device::start_next();
-  PromptReader<Work::kE4m3> reader{ring, PromptTurn(ring, device::warp() / kPromptWarpgroup), {}};
+  PromptReader<Work::kE4m3> reader{ring, ProductTurn(ring, device::warp() / kPromptWarpgroup), {}};
   while (true) {
     reader.wait_filled();
     const PromptUnit unit = ring.unit(reader.at);
